@@ -1,0 +1,163 @@
+"""The control files of an archive, all below ``_cnnbatch/`` so that a full Delta vacuum leaves them alone."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cnnbatch import __version__
+from cnnbatch.archive.schema import CODEC_ID
+from cnnbatch.errors import ArchiveError, CodecFileError, UsageError
+from cnnbatch.storage import Store
+
+FORMAT_PATH = "_cnnbatch/format.json"
+README_PATH = "_cnnbatch/README.md"
+FORMAT_NAME = "cnnbatch archive"
+FORMAT_VERSION = 1
+READER_FEATURES: frozenset[str] = frozenset()  # features beyond version 1 that this code can read
+OWN_FOLDERS = ("_cnnbatch/", "_delta_log/", "data/")
+
+MAX_FORMAT_BYTES = 1 << 16
+MAX_CODEC_BYTES = 1 << 30
+
+README = """\
+# A cnnbatch archive
+
+This folder holds images, compressed by cnnbatch (a convolutional image codec). Keep it whole: a copy of the folder
+can be read anywhere, without a network and without any other file.
+
+- `_delta_log/` is a Delta Lake log: the only truth about which files in `data/` count. Never list `data/` yourself.
+- `data/*.parquet` hold one row an image: its key (path), metadata, sha256 and payload.
+- `_cnnbatch/codecs/<sha256>.safetensors` are the codec files that decode the payloads, named by `codec_id`.
+- `_cnnbatch/format.json` names the format's version.
+
+## Reading it
+
+With cnnbatch: `cnnbatch info .`, `cnnbatch get . KEY`, `python -m jobs.reconstruct . DESTINATION`.
+
+With DuckDB:
+
+    INSTALL delta; LOAD delta;
+    SELECT key, width, height, outcome, octet_length(payload) FROM delta_scan('.');
+    SELECT key FROM delta_scan('.') WHERE sha256(payload) <> lower(hex(payload_sha256));   -- damaged images
+
+With Polars: `polars.scan_delta(".").select("key", "outcome").collect()`
+
+Rows whose `payload_coding` is `verbatim` hold the original file as it was; `jpegxl-transcode` is a JPEG XL file from
+which any JPEG XL decoder restores the original JPEG bit by bit; `cnn` is a bitstream of the codec file in `codec_id`.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveFormat:
+    """What ``format.json`` says: a reader needs this version and every feature; it refuses what it does not know."""
+
+    version: int
+    reader_features: tuple[str, ...]
+    created_by: str
+
+
+def write_layout(store: Store, codec_files: Iterable[bytes]) -> None:
+    """Create the control files that are missing; those that are there stay. May be repeated, and raced.
+
+    Raises:
+        UsageError: there is something else at this URL.
+        ArchiveError: there is an archive of a format that this code does not know.
+    """
+    if store.head(FORMAT_PATH) is None:
+        _refuse_other_content(store)
+        store.put_if_absent(FORMAT_PATH, _format_json())
+    read_format(store)
+    store.put_if_absent(README_PATH, README.encode())
+    for data in codec_files:
+        add_codec(store, data)
+
+
+def _refuse_other_content(store: Store) -> None:
+    for info in store.list():
+        if not info.key.startswith(("_cnnbatch/", "data/")):  # what a crash before format.json could have left
+            raise UsageError(f"{store.url} holds {info.key[:200]!r} and is no archive: choose an empty folder")
+
+
+def _format_json() -> bytes:
+    content = {
+        "format": FORMAT_NAME,
+        "version": FORMAT_VERSION,
+        "reader_features": sorted(READER_FEATURES),
+        "created_by": f"cnnbatch {__version__}",
+    }
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def read_format(store: Store) -> ArchiveFormat:
+    """Read and check ``format.json``.
+
+    Raises:
+        ArchiveError: no archive here, or one of a version or feature that this code does not know.
+    """
+    try:
+        data = store.read(FORMAT_PATH) if _size(store, FORMAT_PATH) <= MAX_FORMAT_BYTES else b""
+        found = json.loads(data)
+        if found["format"] != FORMAT_NAME:
+            raise ValueError(found["format"])
+        result = ArchiveFormat(
+            int(found["version"]), tuple(map(str, found["reader_features"])), str(found.get("created_by"))
+        )
+    except FileNotFoundError:
+        raise ArchiveError(f"there is no cnnbatch archive at {store.url}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ArchiveError(f"{FORMAT_PATH} in {store.url} is not the one of a cnnbatch archive") from error
+    _check_known(store, result)
+    return result
+
+
+def _check_known(store: Store, found: ArchiveFormat) -> None:
+    if found.version != FORMAT_VERSION:
+        raise ArchiveError(
+            f"{store.url} has archive format version {found.version}, this cnnbatch reads {FORMAT_VERSION}: "
+            "use a newer cnnbatch"
+        )
+    unknown = sorted(set(found.reader_features) - READER_FEATURES)
+    if unknown:
+        raise ArchiveError(f"{store.url} needs the reader features {', '.join(unknown)}: use a newer cnnbatch")
+
+
+def _size(store: Store, path: str) -> int:
+    info = store.head(path)
+    if info is None:
+        raise FileNotFoundError(path)
+    return info.size
+
+
+def codec_path(codec_id: str) -> str:
+    """Where a codec file lies in an archive; ``codec_id`` is its sha256 in hex."""
+    if not CODEC_ID.fullmatch(codec_id):
+        raise ArchiveError(f"not a codec id: {codec_id[:80]!r}")
+    return f"_cnnbatch/codecs/{codec_id}.safetensors"
+
+
+def add_codec(store: Store, data: bytes) -> str:
+    """Put a codec file into an archive, unless it is there, and return its id. Do so before a row that needs it."""
+    codec_id = hashlib.sha256(data).hexdigest()
+    path = codec_path(codec_id)
+    if store.head(path) is None:
+        store.put_if_absent(path, data)
+    return codec_id
+
+
+def read_codec(store: Store, codec_id: str) -> bytes:
+    """Read a codec file out of an archive, its sha256 checked.
+
+    Raises:
+        CodecFileError: it is missing or damaged.
+    """
+    path = codec_path(codec_id)
+    try:
+        if (size := _size(store, path)) > MAX_CODEC_BYTES:
+            raise CodecFileError(f"{path} in {store.url} has {size} bytes, the limit is {MAX_CODEC_BYTES}")
+        data = store.read(path)
+    except FileNotFoundError:
+        raise CodecFileError(f"{path} is missing from {store.url}") from None
+    if (actual := hashlib.sha256(data).hexdigest()) != codec_id:
+        raise CodecFileError(f"{path} in {store.url} is damaged: its sha256 is {actual}")
+    return data

@@ -1,0 +1,277 @@
+"""The archive's log: a Delta table whose commits are fenced, identified and safe to repeat.
+
+::
+
+    log = ArchiveLog.create_or_open("s3://bucket/archive", codec_files=[codec_file])
+    base = log.snapshot()
+    inventory = log.inventory(base)                          # decide what is new
+    shard = write_shard(log.store, rows, footer=lineage)     # on any machine
+    result = log.commit(run_id, sequence, [shard], base=base)
+
+Every writer advances one shared application id, the fence, so that of two commits made from the same version one
+fails; the loser looks at the new version and leaves out what the winner already brought (``merge.py``).
+"""
+
+import json
+import os
+import random
+import re
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
+
+from cnnbatch.archive import layout
+from cnnbatch.archive.merge import Change, KeyCache, resolve
+from cnnbatch.archive.schema import SCHEMA
+from cnnbatch.archive.shards import ShardInfo
+from cnnbatch.archive.snapshot import DEFAULT_THREADS, Inventory, Snapshot, read_inventory, take_snapshot
+from cnnbatch.errors import ArchiveError, StorageError, UsageError
+from cnnbatch.storage import StorageConfig, Store, open_store
+from cnnbatch.storage.durable import sync_folder
+
+FENCE = "cnnbatch.fence"
+COMMIT_SECONDS = 120.0  # how long one commit goes on trying against other writers
+MAX_BACKOFF_SECONDS = 2.0
+# A checkpoint every ten commits, as Spark does: a cold open on S3 then reads at most ten small files.
+TABLE_CONFIGURATION = {"delta.checkpointInterval": "10"}
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True)
+class CommitResult:
+    """What became of one commit.
+
+    ``dropped`` are keys of new shards that another writer had committed first: his rows stay, ours are left out.
+    ``stale`` are shards to be removed or replaced that were not live any more: that part was left out whole.
+    ``repeated`` is true when this (run id, sequence) had been committed before this call, and nothing was done.
+    """
+
+    version: int
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    stale: tuple[str, ...] = ()
+    repeated: bool = False
+
+
+class ArchiveLog:
+    """The log of one archive. Not for concurrent use by threads; any number of processes may have one each."""
+
+    def __init__(self, store: Store, config: StorageConfig | None) -> None:
+        self.store = store
+        self._options = _delta_options(store.url, config)
+        self._vetted: set[str] = set()  # shards that carry on rows of shards that the caller knew
+
+    @classmethod
+    def create_or_open(
+        cls, url: str, config: StorageConfig | None = None, *, codec_files: Iterable[bytes] = ()
+    ) -> Self:
+        """Open an archive, creating it first where there is none, and put these codec files into it.
+
+        Raises:
+            UsageError: there is something else at this URL, or it is of a kind that cannot hold an archive.
+            ArchiveError: an archive of an unknown format.
+            StorageError: the store refused.
+        """
+        store = open_store(url, config)
+        log = cls(store, config)
+        layout.write_layout(store, codec_files)
+        log._create_table()
+        log.snapshot()
+        return log
+
+    @classmethod
+    def open(cls, url: str, config: StorageConfig | None = None) -> Self:
+        """Open an existing archive.
+
+        Raises:
+            ArchiveError: there is none, or one of an unknown format.
+        """
+        store = open_store(url, config)
+        layout.read_format(store)
+        log = cls(store, config)
+        log.snapshot()
+        return log
+
+    def snapshot(self) -> Snapshot:
+        """Read the newest version of the log: which shards are live."""
+        return take_snapshot(self.load_table())
+
+    def inventory(self, snapshot: Snapshot, *, threads: int = DEFAULT_THREADS) -> Inventory:
+        """Read key, size, ETag, time, outcome, codec and quality of every image: one request or a few per shard."""
+        return read_inventory(self.store, snapshot.shards, threads=threads)
+
+    def last_sequence(self, run_id: str) -> int | None:
+        """Return the highest sequence number that this run has committed, or ``None``."""
+        return self.load_table().transaction_version(run_id)
+
+    def commit(
+        self,
+        run_id: str,
+        sequence: int,
+        adds: Sequence[ShardInfo],
+        *,
+        removes: Sequence[str] = (),
+        base: Snapshot | None = None,
+    ) -> CommitResult:
+        """Make written shards live, and others not, in one transaction. When it returns, it is durable.
+
+        A run's sequence numbers rise, and a run id belongs to one driver: a sequence number at or below the last one
+        committed is taken for a repetition and does nothing.
+
+        ``base`` is the snapshot that the caller compared the added keys with; only shards that came later are looked
+        at for keys that are live already. Without it all shards with overlapping key ranges are read. ``removes`` are
+        shards that go and leave nothing; those named in ``ShardInfo.replaces`` go by themselves.
+
+        Data files are never deleted here: after an error nobody knows whether the commit is in.
+
+        Raises:
+            ArchiveError: an added shard is missing or of another size than written.
+            StorageError: the store refused, or other writers were faster for `COMMIT_SECONDS`.
+        """
+        if not _RUN_ID.fullmatch(run_id) or run_id == FENCE or sequence < 0:
+            raise ValueError(f"not a run id and sequence number: {run_id!r}, {sequence}")
+        self._check_written(adds)
+        known = set() if base is None else {shard.path for shard in base.shards} | self._vetted
+        result = self._commit_fenced(run_id, sequence, adds, removes, known)
+        self._vetted.update(shard.path for shard in adds if shard.replaces and known.issuperset(shard.replaces))
+        return result
+
+    def _commit_fenced(
+        self, run_id: str, sequence: int, adds: Sequence[ShardInfo], removes: Sequence[str], known: set[str]
+    ) -> CommitResult:
+        deadline = time.monotonic() + COMMIT_SECONDS
+        keys, backoff, change, failure = KeyCache(self.store), 0.05, None, None
+        while True:
+            table = self.load_table()
+            if _is_in(table, run_id, sequence):  # also when the answer to our own write was lost
+                self._sync(table.version())
+                return _result(table.version(), change)
+            if time.monotonic() > deadline:
+                raise StorageError(f"{self.store.url}: no commit within {COMMIT_SECONDS:g} s: {failure}") from failure
+            snapshot = take_snapshot(table)
+            change = resolve(keys, snapshot, adds=adds, removes=removes, known=known)
+            if not change.adds and not change.removes:
+                return _result(snapshot.version, change)
+            try:
+                _write_commit(table, change, run_id, sequence)
+            except (DeltaError, OSError) as error:  # a conflict, or no answer: the log tells which
+                failure = error
+                time.sleep(backoff * random.uniform(0.5, 1.5))
+                backoff = min(2 * backoff, MAX_BACKOFF_SECONDS)
+            else:
+                self._sync(snapshot.version + 1)
+                return _result(snapshot.version + 1, change)
+
+    def load_table(self) -> DeltaTable:
+        """Open the Delta table at its newest version.
+
+        Raises:
+            ArchiveError: there is none, or its log is damaged.
+            StorageError: the store refused.
+        """
+        try:
+            return DeltaTable(self.store.url, storage_options=self._options)
+        except TableNotFoundError:
+            raise ArchiveError(f"{self.store.url} has no log: its creation was not finished, run it again") from None
+        except DeltaError as error:
+            raise ArchiveError(f"the log of {self.store.url} is damaged: {_first_line(error)}") from error
+        except OSError as error:
+            raise StorageError(f"{self.store.url}: {_first_line(error)}") from error
+
+    def _create_table(self) -> None:
+        try:
+            DeltaTable.create(
+                self.store.url,
+                SCHEMA,
+                mode="ignore",
+                name="cnnbatch archive",
+                configuration=TABLE_CONFIGURATION,
+                storage_options=self._options,
+            )
+        except (DeltaError, OSError):  # another creator was faster, or no answer
+            self.load_table()
+        self._sync(0)
+
+    def _check_written(self, adds: Sequence[ShardInfo]) -> None:
+        with ThreadPoolExecutor(DEFAULT_THREADS) as pool:
+            found = list(pool.map(self.store.head, [shard.path for shard in adds]))
+        for shard, info in zip(adds, found, strict=True):
+            if info is None or info.size != shard.num_bytes:
+                actual = "is missing" if info is None else f"has {info.size} bytes"
+                raise ArchiveError(f"{shard.path} in {self.store.url} {actual}, written were {shard.num_bytes}")
+
+    def _sync(self, version: int) -> None:
+        """Local only: the Delta writer links files into place without an fsync."""
+        if not self.store.url.startswith("/"):
+            return
+        folder = Path(self.store.url, "_delta_log")
+        for path in (*folder.glob(f"{version:020d}.*"), folder / "_last_checkpoint"):
+            if path.exists():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        sync_folder(folder)
+        sync_folder(folder.parent)
+
+
+def _delta_options(url: str, config: StorageConfig | None) -> dict[str, str] | None:
+    if url.startswith("/"):
+        return None
+    if url.split("://")[0] not in {"s3", "gs", "az"}:
+        raise UsageError(f"an archive is a local folder or an object store (s3, gs, az), not {url}")
+    return (config or StorageConfig.from_environment()).for_deltalake()
+
+
+def _is_in(table: DeltaTable, run_id: str, sequence: int) -> bool:
+    last = table.transaction_version(run_id)
+    return last is not None and last >= sequence
+
+
+def _result(version: int, change: Change | None) -> CommitResult:
+    if change is None:
+        return CommitResult(version, repeated=True)
+    return CommitResult(
+        version,
+        added=tuple(shard.path for shard in change.adds),
+        removed=tuple(shard.path for shard in change.removes),
+        dropped=change.dropped,
+        stale=change.stale,
+    )
+
+
+def _write_commit(table: DeltaTable, change: Change, run_id: str, sequence: int) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    actions: list[AddAction | RemoveAction] = [
+        AddAction(shard.path, shard.num_bytes, {}, now_ms, True, _statistics(shard)) for shard in change.adds
+    ]
+    actions += [RemoveAction(shard.path, True, now_ms, shard.num_bytes, {}) for shard in change.removes]
+    fence = (table.transaction_version(FENCE) or 0) + 1
+    properties = CommitProperties(
+        custom_metadata={"cnnbatch.run_id": run_id, "cnnbatch.sequence": sequence},
+        max_commit_retries=0,  # Delta's own retry would commit what was decided on an older version
+        app_transactions=[Transaction(FENCE, fence), Transaction(run_id, sequence)],
+    )
+    table.create_write_transaction(actions, "append", table.schema(), commit_properties=properties)
+
+
+def _statistics(shard: ShardInfo) -> str:
+    """Only the key has a range: by it readers skip shards; the payload has none, as in the Parquet file."""
+    return json.dumps(
+        {
+            "numRecords": shard.num_rows,
+            "minValues": {"key": shard.min_key},
+            "maxValues": {"key": shard.max_key},
+            "nullCount": {"key": 0},
+        }
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

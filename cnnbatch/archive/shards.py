@@ -1,0 +1,244 @@
+"""Shards: the Parquet files of an archive, each sorted by key and never changed once written.
+
+A shard is named by the sha256 of its bytes and by chance, so that a task that runs twice leaves two files of which at
+most one is ever committed.
+"""
+
+import hashlib
+import io
+import json
+import uuid
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cnnbatch.archive.parquet import damage_as_archive_error, open_parquet
+from cnnbatch.archive.schema import (
+    BLOBS,
+    COLUMNS,
+    SCHEMA,
+    SMALL_COLUMNS,
+    ArchiveRow,
+    check_row,
+    conform,
+    rows_to_table,
+    table_to_rows,
+)
+from cnnbatch.errors import ArchiveError, DamagedRow
+from cnnbatch.storage import Store
+
+ROW_GROUP_BYTES = 16 << 20
+ROW_GROUP_ROWS = 1024
+SUMMARY_KEY = "cnnbatch.summary"
+MAX_FOOTER_VALUE_BYTES = 1 << 20
+
+# About one image a page, with a page index: one image by key is a few small requests whatever the row group.
+_LAYOUT: dict[str, Any] = {
+    "compression": {name: "zstd" for name in SMALL_COLUMNS} | {"payload": "none"},
+    "use_dictionary": [name for name in SMALL_COLUMNS if SCHEMA.field(name).type == pa.string() and name != "key"],
+    "write_statistics": [name for name in SMALL_COLUMNS if name not in BLOBS],
+    "write_page_index": True,
+    "write_page_checksum": True,
+    "write_batch_size": 1,
+    "data_page_size": 32 << 10,
+    "sorting_columns": [pq.SortingColumn(0)],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSummary:
+    """Counts over a shard's rows, also kept in its footer. Sizes in bytes."""
+
+    outcomes: Mapping[str, int]
+    codecs: Mapping[str, int]  # codec id → rows
+    source_bytes: int
+    payload_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardInfo:
+    """A written shard that waits to be committed; small, pickles, travels from worker to driver.
+
+    ``replaces`` names live shards whose other rows this one carries on; they leave in the commit that adds it, or it
+    is not added at all.
+    """
+
+    path: str
+    num_bytes: int
+    num_rows: int
+    sha256: str
+    min_key: str
+    max_key: str
+    summary: ShardSummary
+    replaces: tuple[str, ...] = field(default=())
+
+
+def write_shard(
+    store: Store, rows: Sequence[ArchiveRow], *, footer: Mapping[str, str], replaces: Sequence[str] = ()
+) -> ShardInfo:
+    """Write rows as one shard, sorted by key. It is durable on return, and invisible until it is committed.
+
+    ``footer`` is the lineage kept in the file: model, code version, configuration.
+
+    Raises:
+        ValueError: no rows, a key twice, or a row that `check_row` refuses.
+        StorageError: the store refused.
+    """
+    rows = _checked(rows)
+    summary = _summarise(rows)
+    data = _encode(rows, {**footer, SUMMARY_KEY: json.dumps(_summary_as_dict(summary), sort_keys=True)})
+    digest = hashlib.sha256(data).hexdigest()
+    path = f"data/{digest[:32]}-{uuid.uuid4().hex[:8]}.parquet"
+    store.put(path, data)
+    return ShardInfo(
+        path, len(data), len(rows), digest, rows[0].key, rows[-1].key, summary=summary, replaces=tuple(replaces)
+    )
+
+
+def _checked(rows: Sequence[ArchiveRow]) -> list[ArchiveRow]:
+    if not rows:
+        raise ValueError("a shard needs at least one row")
+    ordered = sorted(rows, key=lambda row: row.key)  # by code point, which is also the order of the UTF-8 bytes
+    for row in ordered:
+        check_row(row)
+    for one, next_ in zip(ordered, ordered[1:], strict=False):
+        if one.key == next_.key:
+            raise ValueError(f"{one.key!r} is twice in one shard")
+    return ordered
+
+
+def _encode(rows: Sequence[ArchiveRow], footer: Mapping[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, SCHEMA, **_LAYOUT) as writer:
+        for group in _row_groups(rows):
+            writer.write_table(rows_to_table(group), row_group_size=len(group))
+        writer.add_key_value_metadata(dict(footer))
+    return buffer.getvalue()
+
+
+def _row_groups(rows: Sequence[ArchiveRow]) -> Iterator[Sequence[ArchiveRow]]:
+    start = size = 0
+    for index, row in enumerate(rows):
+        row_bytes = len(row.payload) + sum(len(getattr(row, name) or b"") for name in BLOBS)
+        if index > start and (size + row_bytes > ROW_GROUP_BYTES or index - start == ROW_GROUP_ROWS):
+            yield rows[start:index]
+            start, size = index, 0
+        size += row_bytes
+    yield rows[start:]
+
+
+def _summarise(rows: Sequence[ArchiveRow]) -> ShardSummary:
+    return ShardSummary(
+        outcomes=dict(Counter(row.outcome for row in rows)),
+        codecs=dict(Counter(row.codec_id for row in rows if row.codec_id)),
+        source_bytes=sum(row.source_size for row in rows),
+        payload_bytes=sum(len(row.payload) for row in rows),
+    )
+
+
+def _summary_as_dict(summary: ShardSummary) -> dict[str, Any]:
+    return {name: getattr(summary, name) for name in ("outcomes", "codecs", "source_bytes", "payload_bytes")}
+
+
+def read_summary(store: Store, path: str, *, num_bytes: int | None = None) -> ShardSummary:
+    """Read a shard's counts from its footer: one request when ``num_bytes`` is given.
+
+    Raises:
+        ArchiveError: no shard of ours, or damaged.
+    """
+    footer = read_footer(store, path, num_bytes=num_bytes)
+    try:
+        found = json.loads(footer[SUMMARY_KEY])
+        return ShardSummary(
+            outcomes={str(name): int(count) for name, count in found["outcomes"].items()},
+            codecs={str(name): int(count) for name, count in found["codecs"].items()},
+            source_bytes=int(found["source_bytes"]),
+            payload_bytes=int(found["payload_bytes"]),
+        )
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise ArchiveError(f"{path} in {store.url} has no readable {SUMMARY_KEY} in its footer") from error
+
+
+def read_footer(store: Store, path: str, *, num_bytes: int | None = None) -> dict[str, str]:
+    """Read a shard's lineage: what `write_shard` was given as ``footer``, and the summary."""
+    with open_parquet(store, path, num_bytes=num_bytes) as file:
+        found = file.metadata.metadata or {}
+    return {
+        name.decode("utf-8", "replace"): value.decode("utf-8", "replace")
+        for name, value in found.items()
+        if len(value) <= MAX_FOOTER_VALUE_BYTES and name != b"ARROW:schema"
+    }
+
+
+def read_shard(
+    store: Store, path: str, *, keys: Collection[str] | None = None, num_bytes: int | None = None
+) -> Iterator[ArchiveRow | DamagedRow]:
+    """Yield a shard's rows in key order, each checked; in place of a damaged row its `DamagedRow`, which names the key.
+
+    ``keys`` limits the rows, and row groups without one are not read. Memory is one row group.
+
+    Raises:
+        ArchiveError: the shard is missing, or not one.
+    """
+    with (
+        open_parquet(store, path, num_bytes=num_bytes) as small,
+        open_parquet(store, path, num_bytes=num_bytes, check_pages=False) as large,
+    ):
+        for group in range(small.metadata.num_row_groups):
+            where = f"{path} row group {group}"
+            try:
+                with damage_as_archive_error(store, where):
+                    table = conform(small.read_row_group(group, columns=list(SMALL_COLUMNS), use_threads=False))
+            except ArchiveError as error:
+                yield DamagedRow(f"{small.metadata.row_group(group).num_rows} rows cannot be named: {error}")
+                continue
+            yield from _read_group(store, large, group, table, where=where, keys=keys)
+
+
+def _read_group(
+    store: Store, file: Any, group: int, small: pa.Table, *, where: str, keys: Collection[str] | None
+) -> Iterator[ArchiveRow | DamagedRow]:
+    names = _decode_keys(small)
+    wanted = [index for index, key in enumerate(names) if keys is None or key in keys]
+    if not wanted:
+        return
+    try:
+        with damage_as_archive_error(store, where):
+            payloads = file.read_row_group(group, columns=["payload"], use_threads=False).column("payload")
+    except ArchiveError as error:
+        yield from (DamagedRow(f"{names[index]!r}: {error}") for index in wanted)
+        return
+    table = small.append_column(SCHEMA.field("payload").with_nullable(True), payloads)
+    yield from table_to_rows((table if len(wanted) == len(names) else table.take(wanted)).select(COLUMNS))
+
+
+def _decode_keys(table: pa.Table) -> list[str]:
+    """The keys, with wrong bytes replaced: such a row is reported, and can match nothing that was asked for."""
+    return [bytes(key or b"").decode("utf-8", "replace") for key in table.column("key").cast(pa.binary()).to_pylist()]
+
+
+def rewrite_without(
+    store: Store, path: str, keys: Collection[str], *, num_bytes: int | None = None
+) -> ShardInfo | None:
+    """Copy a shard without some of its keys, for the commit that replaces it; ``None`` when no row is left.
+
+    The rows are copied as they are, so nothing is encoded again. The result's ``replaces`` names ``path``.
+
+    Raises:
+        DamagedRow: a row that would be carried on is damaged; nothing is written.
+    """
+    kept: list[ArchiveRow] = []
+    for row in read_shard(store, path, num_bytes=num_bytes):
+        if isinstance(row, DamagedRow):
+            raise row
+        if row.key not in keys:
+            kept.append(row)
+    if not kept:
+        return None
+    footer = read_footer(store, path, num_bytes=num_bytes)
+    footer.pop(SUMMARY_KEY, None)
+    return write_shard(store, kept, footer=footer, replaces=(path,))

@@ -1,0 +1,129 @@
+"""One version of an archive's log: which shards are live, and which images they hold."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+
+from cnnbatch.archive.parquet import map_parallel, read_columns
+from cnnbatch.errors import ArchiveError
+from cnnbatch.storage import Store
+
+DEFAULT_THREADS = 16  # requests in flight, not processors: most of the time is spent waiting for the store
+INVENTORY_COLUMNS = ("key", "source_size", "source_etag", "source_mtime", "outcome", "codec_id", "quality")
+_REPEATED = ("outcome", "codec_id")
+_SHARD_PATH = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9_.=-]*(/[A-Za-z0-9_=-][A-Za-z0-9_.=-]*)*\.parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class LiveShard:
+    """One shard that the log names. ``min_key`` … ``max_key`` bounds its keys."""
+
+    path: str
+    num_bytes: int
+    num_rows: int
+    min_key: str
+    max_key: str
+
+    def may_hold(self, key: str) -> bool:
+        return self.min_key <= key <= self.max_key
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The live shards at one version of the log, ordered by their first key."""
+
+    version: int
+    shards: tuple[LiveShard, ...]
+
+    @property
+    def num_rows(self) -> int:
+        return sum(shard.num_rows for shard in self.shards)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(shard.num_bytes for shard in self.shards)
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """Every image of a snapshot in Arrow columns (`INVENTORY_COLUMNS` and ``shard``): about 150 bytes an image."""
+
+    table: pa.Table
+
+    def find(self, keys: pa.Array) -> pa.Array:
+        """Return for each key the index of its row in ``table``, or null. Ask for many keys at once."""
+        return pc.index_in(keys, value_set=self.table.column("key"))
+
+
+def take_snapshot(table: DeltaTable) -> Snapshot:
+    """Read the live shards out of a loaded Delta table.
+
+    Raises:
+        ArchiveError: the log needs a Delta reader feature, or names a file that cannot be a shard of this archive.
+    """
+    protocol = table.protocol()
+    if protocol.min_reader_version > 1:
+        raise ArchiveError(
+            f"the log needs Delta reader version {protocol.min_reader_version} with {protocol.reader_features}: "
+            "another tool changed the table"
+        )
+    actions = pa.table(table.get_add_actions(flatten=True))
+    shards = sorted(_live_shards(actions), key=lambda shard: (shard.min_key, shard.path))
+    return Snapshot(table.version(), tuple(shards))
+
+
+def _live_shards(actions: pa.Table) -> Iterator[LiveShard]:
+    wanted = ("path", "size_bytes", "num_records", "min.key", "max.key")
+    if actions.num_rows and not set(wanted) <= set(actions.column_names):
+        raise ArchiveError("the log has no counts and key ranges of its shards")
+    for row in actions.select(wanted).to_pylist() if actions.num_rows else ():
+        if not _SHARD_PATH.fullmatch(row["path"]):
+            raise ArchiveError(f"the log names {row['path'][:200]!r}, which is not a file inside an archive")
+        if any(row[name] is None for name in wanted):
+            raise ArchiveError(f"the log has no count and key range of {row['path']}")
+        yield LiveShard(*(row[name] for name in wanted))
+
+
+def read_inventory(store: Store, shards: Sequence[LiveShard], *, threads: int = DEFAULT_THREADS) -> Inventory:
+    """Read what a diff needs of every image in these shards: small columns only, ``threads`` shards at a time.
+
+    Raises:
+        ArchiveError: a shard is missing or damaged.
+        StorageError: the store refused.
+    """
+    paths = pa.array([shard.path for shard in shards], type=pa.string())
+    parts = []
+    for index, table in enumerate(map_parallel(partial(_read_part, store), shards, threads=threads)):
+        indices = pa.repeat(pa.scalar(index, pa.int32()), table.num_rows)
+        parts.append(table.append_column("shard", pa.DictionaryArray.from_arrays(indices, paths)))
+    if not parts:
+        return Inventory(_empty_inventory())
+    return Inventory(pa.concat_tables(parts).unify_dictionaries())
+
+
+def _read_part(store: Store, shard: LiveShard) -> pa.Table:
+    table = read_columns(store, shard.path, INVENTORY_COLUMNS, num_bytes=shard.num_bytes)
+    for name in _REPEATED:
+        position = table.column_names.index(name)
+        table = table.set_column(position, name, table.column(name).dictionary_encode())
+    return table.combine_chunks()
+
+
+def _empty_inventory() -> pa.Table:
+    repeated = pa.dictionary(pa.int32(), pa.string())
+    kinds = [
+        pa.string(),
+        pa.int64(),
+        pa.string(),
+        pa.timestamp("us", tz="UTC"),
+        repeated,
+        repeated,
+        pa.float32(),
+        repeated,
+    ]
+    return pa.schema(list(zip((*INVENTORY_COLUMNS, "shard"), kinds, strict=True))).empty_table()

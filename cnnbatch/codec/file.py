@@ -1,0 +1,189 @@
+"""The codec file: weights, integer tables and settings of one codec in safetensors, named by its sha256.
+
+Everything a decoder needs is data in this file: the float weights of the transforms, the integers of the scale net, the
+entropy tables, the integer offsets for every quality, and a known answer that a loader computes again before it decodes
+anything. Float weights stay in it, so training can go on from a codec file alone.
+
+Read with numpy only: no pickle, every name, type and shape checked, and a checksum over all of it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from cnnbatch import bitstream
+from cnnbatch.codec.hyperprior import Hyperprior, HyperpriorSettings
+from cnnbatch.codec.scale_net import IntegerLinear
+from cnnbatch.errors import BitstreamError, CodecFileError
+from cnnbatch.rans import Tables, gaussian_tables
+
+FORMAT = "cnnbatch-codec"
+VERSION = 1
+ARCHITECTURE = "hyperprior"
+MAX_BYTES = 1 << 30
+"""Larger files are refused unread."""
+
+Array = npt.NDArray[Any]
+
+
+class CodecFile(BaseModel):
+    """A parsed codec file: ``id`` is the sha256 of its bytes in hex."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    id: str
+    architecture: str
+    settings: HyperpriorSettings
+    training: dict[str, Any]
+    arrays: dict[str, Array]
+
+    def tables(self) -> Tables:
+        """The entropy coder's tables."""
+        try:
+            return Tables.from_frequencies(
+                self.arrays["tables.frequencies"].astype(np.uint32), self.arrays["tables.radius"].astype(np.int32)
+            )
+        except BitstreamError as error:
+            raise CodecFileError(str(error)) from error
+
+    def model(self) -> Hyperprior:
+        """The network with the file's weights, its scale net fixed to the file's integers."""
+        model = Hyperprior(self.settings)
+        try:
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    if not name.startswith("scale_net."):
+                        _copy(parameter, self.arrays[name])
+                for name, layer in _integer_layers(model):
+                    weight, shift, bias = (self.arrays[f"{name}.{part}"] for part in ("weight", "shift", "bias"))
+                    layer.fix(*(torch.from_numpy(a.astype(np.float32)) for a in (weight, shift, bias)))
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CodecFileError(f"codec file {self.id[:12]}: weights do not fit its settings: {error}") from error
+        model.scale_net.check_exact()
+        return model.eval()
+
+
+def _copy(parameter: torch.nn.Parameter, array: Array) -> None:
+    if array.shape != tuple(parameter.shape) or not np.isfinite(array).all():
+        raise ValueError(f"array of shape {array.shape} where finite numbers of {tuple(parameter.shape)} are expected")
+    parameter.copy_(torch.from_numpy(array.astype(np.float32)))
+
+
+def _integer_layers(model: Hyperprior) -> list[tuple[str, IntegerLinear]]:
+    return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, IntegerLinear)]
+
+
+def dump_codec(model: Hyperprior, *, training: Mapping[str, Any]) -> bytes:
+    """The codec file of a trained model; raises CodecFileError if its scale net is not exact."""
+    model.scale_net.check_exact()
+    arrays = _float_arrays(model) | _integer_arrays(model) | _known_answer(model)
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "architecture": ARCHITECTURE,
+        "settings": model.settings.model_dump_json(),
+        "training": json.dumps(dict(training), sort_keys=True),
+    }
+    metadata["checksum"] = _checksum(arrays, metadata)
+    return bytes(save_safetensors({name: np.ascontiguousarray(a) for name, a in arrays.items()}, metadata))
+
+
+def _float_arrays(model: Hyperprior) -> dict[str, Array]:
+    """Matrices in float16 (their rounding is far below that of a pixel), the rest in float32."""
+    arrays = {}
+    for name, parameter in model.named_parameters():
+        if not name.startswith("scale_net."):
+            array = parameter.detach().cpu().numpy()
+            compact = array.ndim >= 2 and not name.endswith(".anchors")
+            arrays[name] = array.astype(np.float16 if compact else np.float32)
+    return arrays
+
+
+@torch.no_grad()
+def _integer_arrays(model: Hyperprior) -> dict[str, Array]:
+    s = model.settings
+    quality = torch.arange(bitstream.MAX_QUALITY_STEPS + 1) / bitstream.QUALITY_STEPS
+    offsets = torch.floor(model.scale_offset(quality)[:, 0, 0] + 0.5)
+    z_indexes = torch.floor(model.z_scale(quality)[:, 0, 0] + 0.5).clamp(0, s.num_scales - 1)
+    tables = gaussian_tables(s.scales().numpy())
+    arrays: dict[str, Array] = {
+        "scale_offset.table": offsets.numpy().astype(np.int16),
+        "z_scale.table": z_indexes.numpy().astype(np.uint8),
+        "tables.frequencies": tables.frequencies.astype(np.uint16),
+        "tables.radius": tables.radius,
+    }
+    for name, layer in _integer_layers(model):
+        weight, shift, bias = layer.integers()
+        arrays[f"{name}.weight"] = weight.numpy().astype(np.int8)
+        arrays[f"{name}.shift"] = shift.numpy().astype(np.int8)
+        arrays[f"{name}.bias"] = bias.numpy().astype(np.int32)
+    return arrays
+
+
+@torch.no_grad()
+def _known_answer(model: Hyperprior) -> dict[str, Array]:
+    z_hat = np.random.default_rng(0).integers(-9, 10, (1, 4, 5, model.settings.hyper_channels)).astype(np.int8)
+    answer = model.scale_net(torch.from_numpy(z_hat.astype(np.float32)))
+    return {"known_answer.z_hat": z_hat, "known_answer.positions": answer.numpy()}
+
+
+def _checksum(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps({k: v for k, v in metadata.items() if k != "checksum"}, sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def parse_codec(data: bytes) -> CodecFile:
+    """Raises CodecFileError for anything but an intact codec file of a known version and architecture."""
+    if len(data) > MAX_BYTES:
+        raise CodecFileError(f"codec file of {len(data)} bytes, the limit is {MAX_BYTES}")
+    metadata = _metadata(data)
+    if metadata.get("format") != FORMAT:
+        raise CodecFileError("not a codec file: a safetensors file without the mark of a cnnbatch codec")
+    if metadata.get("version") != str(VERSION) or metadata.get("architecture") != ARCHITECTURE:
+        raise CodecFileError(
+            f"codec file of version {metadata.get('version')!r} and architecture {metadata.get('architecture')!r}, "
+            f"expected {VERSION} and {ARCHITECTURE!r}"
+        )
+    try:
+        arrays = load_safetensors(data)
+        settings = HyperpriorSettings.model_validate_json(metadata["settings"])
+        training = json.loads(metadata["training"])
+    except (SafetensorError, KeyError, ValueError, ValidationError) as error:
+        raise CodecFileError(f"damaged codec file: {error}") from error
+    if _checksum(arrays, metadata) != metadata.get("checksum"):
+        raise CodecFileError("damaged codec file: wrong checksum")
+    return CodecFile(
+        id=hashlib.sha256(data).hexdigest(),
+        architecture=ARCHITECTURE,
+        settings=settings,
+        training=training,
+        arrays=arrays,
+    )
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file, whose first 8 bytes are the length of a JSON header."""
+    length = int.from_bytes(data[:8], "little")
+    try:
+        if len(data) < 8 or length > len(data) - 8:
+            raise ValueError("no safetensors header")
+        header = json.loads(data[8 : 8 + length])
+        metadata = header["__metadata__"]
+        if not all(isinstance(v, str) for v in metadata.values()):
+            raise ValueError("metadata is not text")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CodecFileError("not a codec file: no readable safetensors header") from error
+    return dict(metadata)

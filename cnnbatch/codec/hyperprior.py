@@ -1,0 +1,248 @@
+"""Decoupled hyperprior: transforms at 1/8 and 1/16, scales from an exact integer net, means in float.
+
+    x ─ g_a ─ y ──────────── r = round(y − μ) ──── ŷ = r + μ ─ g_s ─ x̂
+              │                ▲ entropy coder: zero-mean Gaussian of scale index i
+              h_a ─ ẑ ─┬─ scale net (integers) ─ i
+                       └─ mean net (float) ───── μ
+
+(Ballé et al. 2018, arXiv 1802.01436; mean and scale: Minnen et al. 2018, arXiv 1809.02736; decoupled like JPEG AI.)
+A wrong μ moves a pixel by less than one level; a wrong i would destroy everything behind it, which is why only i has to
+be exact. Both transforms have a linear bypass (a 16×16 block KLT, cf. AuxT, arXiv 2501.13751), so the untrained model is
+already a working transform coder.
+
+Quality q in [0, 63] sets λ(q), hence the quantisation step Δ(q); y, ŷ, μ and the scales are all in units of Δ, the
+learned paths see inputs in units that keep their size at every q, and per-channel gains (`QualityCurve`) do the rest.
+
+Shapes: N images, H × W pixels (multiples of 64 here), M latent channels; tensors are [N, H, W, C] float32.
+"""
+
+import math
+from typing import NamedTuple, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cnnbatch.codec.layers import Block, FullPrecisionLinear, QualityCurve, blocks, depth_to_space, space_to_depth
+from cnnbatch.codec.scale_net import Z_MAX, ScaleNet, round_half_up
+
+BLOCK = 16
+"""Pixels a latent position covers in each direction."""
+
+HYPER_BLOCK = 4
+"""Latent positions a hyper-latent position covers in each direction."""
+
+PIXEL_UNIT = 64.0
+"""Grey levels that the learned analysis path sees as 1."""
+
+
+class HyperpriorSettings(BaseModel):
+    """Sizes of one model; they live in its codec file and nowhere else."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width_8: int = Field(96, ge=8, le=1024)
+    width_16: int = Field(192, ge=8, le=1024)
+    analysis_blocks: tuple[int, int] = (4, 4)
+    synthesis_blocks: tuple[int, int] = (4, 4)
+    latent_channels: int = Field(320, ge=8, le=768)
+    hyper_channels: int = Field(96, ge=8, le=512)
+    hyper_width: int = Field(96, ge=8, le=512)
+    lmbda_range: tuple[float, float] = (0.0009, 1.0)
+    num_scales: int = Field(64, ge=2, le=64)
+    scale_range: tuple[float, float] = (0.11, 128.0)
+    coded_from: int = Field(1, ge=0, le=63)
+    """Symbols of smaller scale indexes are taken as zero and not coded."""
+
+    def lmbda(self, quality: Tensor) -> Tensor:
+        """λ(q) of loss = λ·MSE + bpp, MSE over grey levels 0…255: log-linear in q."""
+        low, high = (math.log(v) for v in self.lmbda_range)
+        return torch.exp(low + (high - low) / 63.0 * quality)
+
+    def step(self, quality: Tensor) -> Tensor:
+        """Δ(q) in grey levels of an orthonormal transform: the high-rate optimum √(18/(λ ln 2))."""
+        return torch.sqrt(18 / (math.log(2) * self.lmbda(quality)))
+
+    def scales(self) -> Tensor:
+        """[num_scales] float64, log-spaced, in quantisation steps."""
+        low, high = (math.log(v) for v in self.scale_range)
+        return torch.exp(torch.linspace(low, high, self.num_scales, dtype=torch.float64))
+
+    @property
+    def indexes_per_nat(self) -> float:
+        """Scale indexes for a factor e of scale."""
+        return (self.num_scales - 1) / math.log(self.scale_range[1] / self.scale_range[0])
+
+
+class HyperLatents(NamedTuple):
+    """What the entropy coder needs of one image: scale positions (before rounding) and means, [N, H/16, W/16, M]."""
+
+    scale_positions: Tensor
+    means: Tensor
+
+
+class Analysis(nn.Module):
+    """g_a: pixels → latents in units of Δ(q)."""
+
+    def __init__(self, s: HyperpriorSettings) -> None:
+        super().__init__()
+        self.settings = s
+        self.bypass = FullPrecisionLinear(3 * BLOCK**2, s.latent_channels, bias=False)
+        self.enter = nn.Linear(3 * 8**2, s.width_8)
+        self.gain = QualityCurve(s.width_8)
+        self.blocks_8 = blocks(s.width_8, s.analysis_blocks[0])
+        self.down = nn.Linear(4 * s.width_8, s.width_16)
+        self.blocks_16 = blocks(s.width_16, s.analysis_blocks[1])
+        self.leave = nn.Linear(s.width_16, s.latent_channels)
+        self.latent_gain = QualityCurve(s.latent_channels)
+
+    def forward(self, x: Tensor, quality: Tensor) -> Tensor:
+        """``x`` [N, H, W, 3] in 0…255, ``quality`` [N] → y [N, H/16, W/16, M]."""
+        x = x - 128
+        step = self.settings.step(quality)[:, None, None, None]
+        features = self.enter(space_to_depth(x / PIXEL_UNIT, 8)) * torch.exp(self.gain(quality))
+        features = self.down(space_to_depth(self.blocks_8(features), 2))
+        learned = self.leave(self.blocks_16(features)) * PIXEL_UNIT
+        y = self.bypass(space_to_depth(x, BLOCK)) + learned
+        return cast(Tensor, y * (torch.exp(self.latent_gain(quality)) / step))
+
+
+class Synthesis(nn.Module):
+    """g_s: latents in units of Δ(q) → pixels."""
+
+    def __init__(self, s: HyperpriorSettings) -> None:
+        super().__init__()
+        self.settings = s
+        self.latent_gain = QualityCurve(s.latent_channels)
+        self.bypass = FullPrecisionLinear(s.latent_channels, 3 * BLOCK**2, bias=False)
+        self.enter = nn.Linear(s.latent_channels, s.width_16)
+        self.gain = QualityCurve(s.width_16)
+        self.blocks_16 = blocks(s.width_16, s.synthesis_blocks[1])
+        self.up = nn.Linear(s.width_16, 4 * s.width_8)
+        self.blocks_8 = blocks(s.width_8, s.synthesis_blocks[0])
+        self.leave = nn.Linear(s.width_8, 3 * 8**2)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
+        """``y_hat`` [N, h, w, M], ``quality`` [N] → [N, 16h, 16w, 3], around 0…255, not clamped."""
+        step = self.settings.step(quality)[:, None, None, None]
+        features = self.enter(torch.asinh(y_hat)) * torch.exp(self.gain(quality))
+        features = depth_to_space(self.up(self.blocks_16(features)), 2)
+        learned = depth_to_space(self.leave(self.blocks_8(features)), 8)
+        linear = depth_to_space(self.bypass(y_hat * torch.exp(self.latent_gain(quality))), BLOCK)
+        return (linear + learned) * step + 128
+
+
+class HyperAnalysis(nn.Module):
+    """h_a: latents → hyper-latents z at 1/64, before rounding."""
+
+    def __init__(self, s: HyperpriorSettings) -> None:
+        super().__init__()
+        width = s.hyper_width
+        self.enter = nn.Linear(2 * s.latent_channels, width)
+        self.gain = QualityCurve(width)
+        self.block_16 = Block(width)
+        self.down_32 = nn.Linear(4 * width, width)
+        self.block_32 = Block(width)
+        self.down_64 = FullPrecisionLinear(4 * width, s.hyper_channels)
+
+    def forward(self, y: Tensor, quality: Tensor) -> Tensor:
+        """``y`` [N, h, w, M] with h, w multiples of 4 → z [N, h/4, w/4, Cz]."""
+        level = torch.asinh(y)
+        x = self.enter(torch.cat([level, level.abs()], -1)) * torch.exp(self.gain(quality))
+        x = self.down_32(space_to_depth(F.gelu(self.block_16(x), approximate="tanh"), 2))
+        return cast(Tensor, self.down_64(space_to_depth(self.block_32(x), 2)))
+
+
+class MeanNet(nn.Module):
+    """ẑ → means of the latents, in float."""
+
+    def __init__(self, s: HyperpriorSettings) -> None:
+        super().__init__()
+        width = s.hyper_width
+        self.enter = nn.Linear(s.hyper_channels, 4 * width)
+        self.block_32 = Block(width)
+        self.grow = nn.Linear(width, 4 * width)
+        self.blocks_16 = blocks(width, 2)
+        self.leave = FullPrecisionLinear(width, s.latent_channels)
+        self.gain = QualityCurve(s.latent_channels)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, z_hat: Tensor, quality: Tensor) -> Tensor:
+        """``z_hat`` [N, h, w, Cz] → [N, 4h, 4w, M]."""
+        x = depth_to_space(F.gelu(self.enter(z_hat), approximate="tanh"), 2)
+        x = depth_to_space(F.gelu(self.grow(self.block_32(x)), approximate="tanh"), 2)
+        return cast(Tensor, self.leave(self.blocks_16(x)) * torch.exp(self.gain(quality)))
+
+
+class Hyperprior(nn.Module):
+    """The whole model. `forward` is the training pass; the codec calls the parts."""
+
+    def __init__(self, settings: HyperpriorSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.g_a = Analysis(settings)
+        self.g_s = Synthesis(settings)
+        self.h_a = HyperAnalysis(settings)
+        self.mean_net = MeanNet(settings)
+        self.scale_net = ScaleNet(
+            hyper_channels=settings.hyper_channels,
+            width=settings.hyper_width,
+            latent_channels=settings.latent_channels,
+        )
+        self.scale_offset = QualityCurve(settings.latent_channels)
+        self.z_scale = QualityCurve(settings.hyper_channels)
+
+    def hyper_synthesis(self, z_hat: Tensor, quality: Tensor) -> HyperLatents:
+        """``z_hat`` integers → scale positions (real, to be rounded half up and clamped) and means."""
+        positions = self.scale_net(z_hat) + round_half_up(self.scale_offset(quality))
+        return HyperLatents(positions, self.mean_net(z_hat, quality))
+
+    def forward(self, x: Tensor, quality: Tensor, *, noise: bool) -> tuple[Tensor, Tensor]:
+        """``x`` [N, H, W, 3] → (x̂, bits [N]); ``noise``: additive uniform noise for the rate, else true rounding.
+
+        The reconstruction always sees rounded latents, with straight-through gradients.
+        """
+        s = self.settings
+        y = self.g_a(x, quality)
+        z = self.h_a(y, quality)
+        z_hat = round_half_up(z.clamp(-Z_MAX, Z_MAX))
+        hyper = self.hyper_synthesis(z_hat, quality)
+        residual = y - hyper.means
+        r_hat = round_half_up(residual)
+        positions = round_half_up(hyper.scale_positions).clamp(0, s.num_scales - 1)
+        scales = s.scale_range[0] * torch.exp(positions / s.indexes_per_nat)
+        z_positions = round_half_up(self.z_scale(quality)).clamp(0, s.num_scales - 1)
+        z_scales = s.scale_range[0] * torch.exp(z_positions / s.indexes_per_nat)
+        bits = gaussian_bits(_noisy(residual) if noise else r_hat, scales) + gaussian_bits(
+            _noisy(z) if noise else z_hat, z_scales
+        )
+        return self.g_s(r_hat + hyper.means, quality), bits
+
+    @torch.no_grad()
+    def initialise_from_klt(self, basis: Tensor, deviations: Tensor) -> None:
+        """``basis`` [M, 768] orthonormal rows, ``deviations`` [M] in grey levels: KLT of 16×16×3 training blocks."""
+        self.g_a.bypass.weight.copy_(basis)
+        self.g_s.bypass.weight.copy_(basis.T)
+        nn.init.zeros_(self.g_a.leave.weight)
+        nn.init.zeros_(self.g_a.leave.bias)
+        anchors = torch.linspace(0, 63, self.scale_offset.anchors.shape[0])
+        in_steps = 0.6 * deviations / self.settings.step(anchors)[:, None]
+        index = torch.log(in_steps / self.settings.scale_range[0]) * self.settings.indexes_per_nat
+        self.scale_offset.anchors.copy_(index.clamp(0, self.settings.num_scales - 1))
+        self.z_scale.anchors.fill_(self.settings.indexes_per_nat * math.log(1.0 / self.settings.scale_range[0]))
+
+
+def _noisy(values: Tensor) -> Tensor:
+    return values + torch.rand_like(values) - 0.5
+
+
+def gaussian_bits(values: Tensor, scales: Tensor) -> Tensor:
+    """−log₂ of a zero-mean Gaussian integrated over ±½ around each value, summed per image → [N]."""
+    magnitude = values.abs()
+    upper = torch.special.ndtr((0.5 - magnitude) / scales)
+    lower = torch.special.ndtr((-0.5 - magnitude) / scales)
+    return -torch.log2((upper - lower).clamp(min=1e-9)).flatten(1).sum(1)

@@ -1,0 +1,169 @@
+"""The exact scale net: ẑ → scale indexes, the same integers on every machine.
+
+The entropy decoder needs the very scale indexes that the encoder used, or everything after the first difference is
+garbage (Ballé et al., "Integer networks for data compression with latent-variable models", ICLR 2019). So this small net
+computes with integers only, held in float32 tensors:
+
+- weights are integers |w| ≤ 127 times 2^-k, with one k per output channel;
+- activations are integers 0…255 in units of 1/16, requantised with floor(v + ½) and a clamp;
+- for every output channel Σ|w|·a_max + |b| < 2²⁴, checked when a codec file is written and when it is loaded.
+
+Every partial sum is then an integer below 2²⁴ (times a power of two), which float32 holds exactly, so the order of
+the additions, the number of threads, the BLAS and the device cannot change it. Depthwise layers are shifted adds and 1×1
+layers one matrix product: never a library convolution, which may take the Winograd path.
+
+Training uses the same forward pass with straight-through gradients: what is trained is what is shipped.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cnnbatch.codec.layers import depth_to_space
+from cnnbatch.errors import CodecFileError
+
+ACTIVATION_UNIT = 1 / 16
+ACTIVATION_MAX = 255 * ACTIVATION_UNIT
+WEIGHT_MAX = 127
+Z_MAX = 127
+EXACT_LIMIT = 2**24
+MIN_SHIFT, MAX_SHIFT = 1, 10
+_POWERS = torch.tensor([2.0**-k for k in range(MAX_SHIFT + 1)])
+"""2^-k by table: a library's exp2 need not be exact."""
+
+
+def round_half_up(x: Tensor) -> Tensor:
+    """floor(x + ½), with the gradient of the identity."""
+    return x + (torch.floor(x.detach() + 0.5) - x.detach())
+
+
+def requantise(x: Tensor) -> Tensor:
+    """To the grid of activations: multiples of 1/16 in [0, 255/16]."""
+    return (round_half_up(x / ACTIVATION_UNIT) * ACTIVATION_UNIT).clamp(0, ACTIVATION_MAX)
+
+
+def _unit(shift: Tensor) -> Tensor:
+    return _POWERS.to(shift.device)[shift.long()]
+
+
+class IntegerLinear(nn.Module):
+    """1×1 layer with int8 weights and a power-of-two scale per output channel.
+
+    ``input_unit`` is the size of one integer step of the input (1 for ẑ, 1/16 for activations).
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, input_unit: float, input_max: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.input_unit, self.input_max = input_unit, input_max
+        self._fixed_shift: Tensor | None = None
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+
+    def shift(self) -> Tensor:
+        """[outputs, 1]: the k of 2^-k, the largest for which every |w|·2^k ≤ 127, or what `fix` said."""
+        if self._fixed_shift is not None:
+            return self._fixed_shift
+        largest = self.weight.detach().flatten(1).abs().amax(1).clamp(min=2.0**-20)
+        k = torch.floor(torch.log2(WEIGHT_MAX / largest)).clamp(MIN_SHIFT, MAX_SHIFT)
+        return k[:, None]
+
+    def quantised(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias as the integer net uses them (multiples of 2^-k and of 2^-k · input_unit)."""
+        if self._fixed_shift is not None:
+            return self.weight, self.bias
+        unit = _unit(self.shift())
+        weight = round_half_up(self.weight / unit).clamp(-WEIGHT_MAX, WEIGHT_MAX) * unit
+        bias_unit = unit.flatten() * self.input_unit
+        return weight, round_half_up(self.bias / bias_unit) * bias_unit
+
+    def integers(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What a codec file holds, as whole numbers: weight in units of 2^-k, k, bias in units of 2^-k · input_unit."""
+        weight, bias = self.quantised()
+        shift = self.shift()
+        unit = _unit(shift)
+        return weight / unit, shift[:, 0], bias / (unit[:, 0] * self.input_unit)
+
+    @torch.no_grad()
+    def fix(self, weight: Tensor, shift: Tensor, bias: Tensor) -> None:
+        """Takes over `integers` of a codec file, bit for bit."""
+        if weight.shape != self.weight.shape or shift.shape != bias.shape or bias.shape != self.bias.shape:
+            raise ValueError(f"integers of shapes {tuple(weight.shape)}, {tuple(shift.shape)}, {tuple(bias.shape)}")
+        if not bool(((shift >= MIN_SHIFT) & (shift <= MAX_SHIFT)).all()):
+            raise ValueError(f"shifts outside {MIN_SHIFT}…{MAX_SHIFT}")
+        unit = _unit(shift)
+        self._fixed_shift = shift[:, None]
+        self.weight.copy_(weight * unit[:, None])
+        self.bias.copy_(bias * unit * self.input_unit)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, H, W, inputs] → [N, H, W, outputs], exact."""
+        return F.linear(x, *self.quantised())
+
+    def check_exact(self) -> None:
+        """Raises CodecFileError if a partial sum could leave the integers that float32 holds exactly."""
+        weight, bias = self.quantised()
+        unit = _unit(self.shift()).flatten() * self.input_unit
+        largest = (weight.flatten(1).abs().sum(1) * self.input_max + bias.abs()) / unit
+        if not bool((largest < EXACT_LIMIT / 2).all()):
+            raise CodecFileError(f"scale net is not exact: a sum may reach {largest.max():.0f}, limit {EXACT_LIMIT // 2}")
+
+
+class IntegerDepthwise(IntegerLinear):
+    """Depthwise 3×3 layer as nine shifted adds; weights [C, 9]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(9, channels, input_unit=ACTIVATION_UNIT, input_max=ACTIVATION_MAX)
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, H, W, C] → the same shape, zero padding, exact."""
+        weight, bias = self.quantised()
+        height, width = x.shape[1:3]
+        padded = F.pad(x, (0, 0, 1, 1, 1, 1))
+        taps = [padded[:, i : i + height, j : j + width] * weight[:, 3 * i + j] for i in range(3) for j in range(3)]
+        return torch.stack(taps).sum(0) + bias
+
+
+class IntegerBlock(nn.Module):
+    """Residual block of integers: x + requantise(1×1(requantise(depthwise(x)))), clamped."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = IntegerDepthwise(channels)
+        self.pointwise = _activation_linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, H, W, C] → the same shape."""
+        branch = self.pointwise(requantise(self.depthwise(x)))
+        return requantise(x + branch)
+
+
+def _activation_linear(inputs: int, outputs: int) -> IntegerLinear:
+    return IntegerLinear(inputs, outputs, input_unit=ACTIVATION_UNIT, input_max=ACTIVATION_MAX)
+
+
+class ScaleNet(nn.Module):
+    """ẑ [N, H/64, W/64, Cz] → scale indexes without their offset [N, H/16, W/16, M], exact multiples of 2^-k/16."""
+
+    def __init__(self, *, hyper_channels: int, width: int, latent_channels: int) -> None:
+        super().__init__()
+        self.enter = IntegerLinear(hyper_channels, 4 * width, input_unit=1.0, input_max=Z_MAX)
+        self.block_32 = IntegerBlock(width)
+        self.grow = _activation_linear(width, 4 * width)
+        self.block_16 = IntegerBlock(width)
+        self.leave = _activation_linear(width, latent_channels)
+
+    def forward(self, z_hat: Tensor) -> Tensor:
+        """``z_hat`` holds integers in ±127; zero padding at the borders of the unit."""
+        with torch.autocast(z_hat.device.type, enabled=False):
+            x = depth_to_space(requantise(self.enter(z_hat)), 2)
+            x = depth_to_space(requantise(self.grow(self.block_32(x))), 2)
+            out: Tensor = self.leave(self.block_16(x))
+        return out
+
+    def check_exact(self) -> None:
+        """Raises CodecFileError unless every layer keeps the exactness bound."""
+        for layer in self.modules():
+            if isinstance(layer, IntegerLinear):
+                layer.check_exact()

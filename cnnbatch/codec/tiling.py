@@ -1,0 +1,97 @@
+"""Which windows of an image the transforms run over: the whole image, or tiles with a halo when it is huge.
+
+All coordinates are latent positions (16 × 16 pixels). The halo covers the transforms' receptive field, so the inner part
+of a tile is what the whole image would have given, and there is no seam.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cnnbatch.bitstream import UNIT_SIDE
+from cnnbatch.codec.hyperprior import BLOCK, HyperpriorSettings
+
+UNIT = UNIT_SIDE // BLOCK
+"""Latent positions of a full unit in each direction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A tile in one direction: the window [start, stop) and inside it the inner part [inner_start, inner_stop)."""
+
+    start: int
+    stop: int
+    inner_start: int
+    inner_stop: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """What two spans must share to be computed in one batch: length and place of the inner part."""
+        return self.stop - self.start, self.inner_start - self.start, self.inner_stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One window of an image."""
+
+    rows: Span
+    columns: Span
+
+    @property
+    def shape(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """Tiles of equal shape can be computed in one batch."""
+        return self.rows.shape, self.columns.shape
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the window."""
+        return (self.rows.stop - self.rows.start) * (self.columns.stop - self.columns.start) * BLOCK**2
+
+    def unit_slices(self) -> Iterator[tuple[tuple[int, int], tuple[slice, slice]]]:
+        """((unit row, unit column) in the image, slices of that unit inside the tile's window)."""
+        for row, row_slice in _unit_slices(self.rows):
+            for column, column_slice in _unit_slices(self.columns):
+                yield (row, column), (row_slice, column_slice)
+
+
+def _unit_slices(span: Span) -> Iterator[tuple[int, slice]]:
+    for start in range(span.inner_start, span.inner_stop, UNIT):
+        stop = min(start + UNIT, span.inner_stop)
+        yield start // UNIT, slice(start - span.start, stop - span.start)
+
+
+def halo(settings: HyperpriorSettings) -> int:
+    """Latent positions a pixel or a latent depends on beyond its own, for the deeper of both transforms."""
+    return max(b16 + -(-b8 // 2) for b8, b16 in (settings.analysis_blocks, settings.synthesis_blocks))
+
+
+def latent_shape(height: int, width: int) -> tuple[int, int]:
+    """Latent positions (rows, columns) of an image of ``height`` × ``width`` pixels."""
+    return -(-height // BLOCK), -(-width // BLOCK)
+
+
+def tiles(shape: tuple[int, int], *, side: int, halo: int) -> list[Tile]:
+    """Tiles of an image of ``shape`` latent positions; ``side``: inner pixels of a tile, a multiple of `UNIT_SIDE`."""
+    rows, columns = (_spans(length, side // BLOCK, halo) for length in shape)
+    return [Tile(row, column) for row in rows for column in columns]
+
+
+def _spans(length: int, side: int, halo: int) -> list[Span]:
+    if length <= side + halo:  # a little more than one tile is cheaper whole
+        return [Span(0, length, 0, length)]
+    return [
+        Span(max(0, start - halo), min(length, start + side + halo), start, min(length, start + side))
+        for start in range(0, length, side)
+    ]
+
+
+def window_pixels(image: npt.NDArray[np.uint8], tile: Tile) -> npt.NDArray[np.uint8]:
+    """The window's pixels [h, w, 3] of ``image`` [H, W, 3] or [H, W]; beyond the edge the last pixel is repeated."""
+    top, left = tile.rows.start * BLOCK, tile.columns.start * BLOCK
+    bottom, right = tile.rows.stop * BLOCK, tile.columns.stop * BLOCK
+    part = image[top:bottom, left:right]
+    missing = [(0, bottom - top - part.shape[0]), (0, right - left - part.shape[1])]
+    part = np.pad(part, missing + [(0, 0)] * (image.ndim - 2), mode="edge")
+    return part if part.ndim == 3 else np.repeat(part[..., None], 3, axis=2)

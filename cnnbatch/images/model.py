@@ -1,0 +1,121 @@
+"""The records that pass between a file's header, its pixels and the file written back, and the words of a refusal.
+
+Reason words of `Undecodable` (stable: they end up in the archive's ``reason`` column):
+
+    unknown-format   not one of the formats below            truncated        the file ends too early
+    corrupt          structure, checksum or pixel data wrong too-many-pixels  width × height over ``max_pixels``
+    16-bit, 12-bit … more than 8 bits a sample               float            floating point samples
+    cmyk             CMYK or YCCK                            lab              CIE Lab
+    multi-frame      animation, pages, stereo or gain map    mode             samples of another kind
+    trailing-data    data after the picture (motion photo)   metadata         metadata the way back cannot write
+    unsupported      a variant not read here (BigTIFF, lossless JPEG)
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cnnbatch.errors import Undecodable
+
+FORMATS: Final = ("jpeg", "png", "gif", "webp", "bmp", "tiff", "avif", "ppm")
+"""Formats that are decoded and written; names as in the column ``source_format``."""
+
+MAX_DROPPED_BYTES: Final = 4096
+"""Side data that is not carried (PNG text, bytes after the end): up to here decoration, above it content to keep."""
+
+MAX_METADATA_BYTES: Final = 1 << 24
+"""Limit on EXIF, ICC and XMP each, also after decompression: the largest real ICC profiles have a few MB."""
+
+BAD_IMAGE: Final = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    EOFError,
+    OverflowError,
+    RuntimeError,
+    UserWarning,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+    imagecodecs.Jpeg8Error,
+    imagecodecs.WebpError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """What a file says of its picture; ``width`` and ``height`` in pixels as stored, before any orientation.
+
+    ``mode`` is ``1``, ``L``, ``LA``, ``P``, ``RGB``, ``RGBA``, ``CMYK``, ``LAB``, or the format's own word for others.
+    ``num_frames`` is 1 for a still picture; counting may stop at 2, which then means "more than one".
+    """
+
+    format: str
+    width: int
+    height: int
+    mode: str
+    bits_per_sample: int = 8
+    num_frames: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """A file read without decoding: header, metadata, and the reason word if the file cannot be given back faithfully.
+
+    ``exif`` begins with the TIFF byte order mark; ``words`` are the small things that `DecodedImage.mode` carries.
+    """
+
+    header: ImageHeader
+    exif: bytes | None = None
+    icc: bytes | None = None
+    xmp: bytes | None = None
+    words: tuple[str, ...] = ()
+    refusal: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecodedImage:
+    """A picture and what its file needs beside the pixels.
+
+    ``pixels``: uint8 [H, W, 3] or [H, W] as stored: neither orientation nor profile are applied.
+    ``format``: one of `FORMATS`. ``mode``: the original's mode, then ``key=value`` words separated by a space, of which
+    unknown ones are ignored: ``bits=1|2|4`` gray levels, ``dpi=300x300``, and PNG colour chunks in hex (``gAMA=0000b18f``).
+    ``alpha``: the losslessly coded channel (`cnnbatch.images.alpha`), None where the file has none.
+    ``exif`` (from the byte order mark on), ``icc``, ``xmp``: as in the file.
+    """
+
+    pixels: NDArray[np.uint8] = field(repr=False)
+    format: str
+    mode: str
+    alpha: bytes | None = field(default=None, repr=False)
+    exif: bytes | None = field(default=None, repr=False)
+    icc: bytes | None = field(default=None, repr=False)
+    xmp: bytes | None = field(default=None, repr=False)
+
+
+@contextmanager
+def bad_image(what: str) -> Iterator[None]:
+    """Turn every exception that readers raise for a bad file into `Undecodable`; the only place that does.
+
+    Wrap nothing but a call into Pillow or imagecodecs or a parser of untrusted bytes. MemoryError passes: sizes were
+    checked before, so it is the machine's.
+    """
+    try:
+        yield
+    except Undecodable:
+        raise
+    except BAD_IMAGE as error:
+        reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
+        raise Undecodable(reason, f"{what}: {type(error).__name__}: {error}") from error

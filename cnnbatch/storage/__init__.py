@@ -1,0 +1,16 @@
+"""Bytes behind a URL: local folders, object stores, and whatever else fsspec opens.
+
+::
+
+    store = open_store("s3://bucket/pictures")
+    for info, body in store.get_many(store.list(), max_bytes=256 << 20, concurrency=16):
+        ...                                     # body is bytes, or the Unreadable that says why not
+"""
+
+from cnnbatch.storage.config import StorageConfig
+from cnnbatch.storage.interface import ObjectInfo, Store
+from cnnbatch.storage.keys import is_safe_key, safe_join
+from cnnbatch.storage.opening import open_store
+from cnnbatch.storage.urls import overlaps
+
+__all__ = ["ObjectInfo", "StorageConfig", "Store", "is_safe_key", "open_store", "overlaps", "safe_join"]

@@ -1,0 +1,125 @@
+"""What a store is: objects under keys, below one URL."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+from cnnbatch.errors import Unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One listed object.
+
+    ``key`` is relative to the store's root, separated by ``/``, always encodable as UTF-8. ``etag`` has no quotes and
+    is ``None`` where the store has none (local files); ``mtime`` is in UTC, to the microsecond.
+
+    ``fault`` is set on what was listed but cannot be read under that key: ``"name"`` (a local name that is not UTF-8;
+    ``key`` then shows the wrong bytes as ``\\xNN``), ``"link"`` (a symbolic link that is broken or leads out of the
+    root) or ``"forbidden"`` (a local folder that may not be listed). `Store.get` raises ``Unreadable(fault)`` for
+    it, so the caller counts it as failed with no special case.
+    """
+
+    key: str
+    size: int
+    etag: str | None = None
+    mtime: datetime | None = None
+    fault: str | None = None
+
+
+class Store(Protocol):
+    """Objects below one URL. Safe to share between threads; pickles as its URL and configuration.
+
+    What writes or deletes takes only keys that `is_safe_key` allows, and raises `UsageError` for others.
+
+    Every method raises `StorageError` with one sentence when the store cannot be reached or refuses, after the
+    retries and within the time limits of `StorageConfig`.
+    """
+
+    @property
+    def url(self) -> str:
+        """The normalised URL, without credentials and without a final ``/``."""
+
+    def check(self) -> None:
+        """Probe cheaply that the store answers and lets us list.
+
+        Raises:
+            StorageError: missing folder or bucket, wrong credentials, unreachable endpoint.
+        """
+
+    def check_writable(self) -> None:
+        """Probe the same for a store to write to, which may not exist yet; nothing is written."""
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Stream every object below the folder ``prefix``, in any order, names with ``_`` and ``.`` included.
+
+        Memory does not grow with the number of objects. A folder that does not exist is empty.
+        """
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Describe one object, or return ``None`` where there is none."""
+
+    def get(self, info: ObjectInfo) -> bytes:
+        """Read a listed object and check its length, that it did not change since, and its MD5 where the ETag is one.
+
+        Raises:
+            Unreadable: the object's own fault, with the reason ``vanished``, ``forbidden``, ``changed``, ``checksum``,
+                ``truncated``, ``io-error``, ``name`` or ``link``.
+        """
+
+    def get_many(
+        self, infos: Iterable[ObjectInfo], *, max_bytes: int, concurrency: int
+    ) -> Iterator[tuple[ObjectInfo, bytes | Unreadable]]:
+        """Read many listed objects as `get` does, in the order in which they complete.
+
+        ``max_bytes`` bounds what is in flight together with what waits for the caller; ``concurrency`` bounds the
+        requests. ``infos`` is consumed lazily. An object larger than ``max_bytes`` comes back as
+        ``Unreadable("too-large")`` and is not read.
+        """
+
+    def read(self, key: str) -> bytes:
+        """Read a whole small object.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+
+    def read_versioned(self, key: str) -> tuple[bytes, str]:
+        """Read a small object with the version token that `put_if_match` takes.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """Read ``length`` bytes from byte ``start``; exactly that many, or `StorageError`.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write a whole object: readers see the old bytes or the new ones, and it is durable on return."""
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Write a local file's bytes as an object, like `put`, without holding it in memory."""
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Create an object; ``False`` when there is one already, which stays as it is.
+
+        After a lost response a client's retry may meet its own first write: ``False`` does not prove another writer.
+        """
+
+    def put_if_match(self, key: str, data: bytes, etag: str | None) -> bool:
+        """Replace the version ``etag`` (of `read_versioned`); ``False`` when the object is another one by now.
+
+        ``etag=None`` means that there must be no object, as in `put_if_absent`.
+        """
+
+    def delete(self, key: str) -> None:
+        """Remove an object; no error where there is none."""
+
+    def remove_unfinished(self, *, older_than: timedelta) -> int:
+        """Delete what interrupted local writes left behind, when it is older than any write takes; return how many."""

@@ -1,0 +1,229 @@
+"""A folder as a store: durable atomic writes, and a listing that never leaves the folder."""
+
+import errno
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+from cnnbatch.errors import StorageError, Unreadable, UsageError
+from cnnbatch.storage.durable import create_file, locked_folder, replace_file, sync_folder
+from cnnbatch.storage.interface import ObjectInfo
+from cnnbatch.storage.keys import TEMPORARY_PREFIX, safe_join
+from cnnbatch.storage.many import Outcome, read_many
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_GONE = (FileNotFoundError, NotADirectoryError)
+_OWN_FAULTS = {
+    errno.ENOENT: "vanished",
+    errno.ENOTDIR: "vanished",
+    errno.EISDIR: "changed",
+    errno.EACCES: "forbidden",
+    errno.EPERM: "forbidden",
+    errno.ELOOP: "link",
+    errno.EIO: "io-error",  # a bad sector under this one file
+}
+
+
+class LocalStore:
+    """The files below a folder.
+
+    Links: a symbolic link to a file inside the root is an object; to a folder inside it is skipped, since its files
+    are listed where they are; one that is broken or leads out is listed with ``fault="link"`` and never followed.
+    Sockets, pipes and devices are skipped, and so are our own unfinished writes (`remove_unfinished`).
+    """
+
+    def __init__(self, root: str) -> None:
+        self.url = root
+        self._root = Path(root)
+
+    def check(self) -> None:
+        if not self._root.is_dir():
+            raise StorageError(f"no such folder: {self.url}")
+        with self._faults("list"):
+            os.scandir(self._root).close()
+
+    def check_writable(self) -> None:
+        folder = next(folder for folder in (self._root, *self._root.parents) if os.path.lexists(folder))
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise StorageError(f"{self.url} cannot be written: {folder} is not a folder that we may write to")
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        prefix = prefix.strip("/")
+        folders = [os.fsencode(self._inside(prefix) if prefix else self._root)]
+        while folders:
+            folder = folders.pop()
+            try:
+                with self._faults("list"), os.scandir(folder) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append(entry.path)
+                        else:
+                            yield from self._describe(entry)
+            except FileNotFoundError:
+                continue
+            except PermissionError:
+                yield ObjectInfo(self._key(folder)[0], 0, fault="forbidden")
+
+    def head(self, key: str) -> ObjectInfo | None:
+        try:
+            with self._faults("look at", key):
+                status = self._inside(key).stat()
+        except FileNotFoundError:
+            return None
+        return _info(key, status) if stat.S_ISREG(status.st_mode) else None
+
+    def get(self, info: ObjectInfo) -> bytes:
+        if info.fault is not None:
+            raise Unreadable(info.fault, f"{info.key}: listed, but not readable under this name")
+        try:
+            return self._get_unchanged(info)
+        except OSError as error:
+            if error.errno in _OWN_FAULTS:
+                raise Unreadable(_OWN_FAULTS[error.errno], f"{info.key}: {error.strerror}") from error
+            raise StorageError(f"cannot read {self.url}/{info.key}: {error.strerror}") from error
+
+    def get_many(self, infos: Iterable[ObjectInfo], *, max_bytes: int, concurrency: int) -> Iterator[Outcome]:
+        return read_many(self.get, infos, max_bytes=max_bytes, concurrency=concurrency)
+
+    def read(self, key: str) -> bytes:
+        with self._faults("read", key):
+            return self._inside(key).read_bytes()
+
+    def read_versioned(self, key: str) -> tuple[bytes, str]:
+        data = self.read(key)
+        return data, hashlib.sha256(data).hexdigest()
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        with self._faults("read", key), self._inside(key).open("rb") as file:
+            file.seek(start)
+            data = file.read(length)
+        if len(data) != length:
+            raise StorageError(f"{self.url}/{key} ends before byte {start + length}")
+        return data
+
+    def put(self, key: str, data: bytes) -> None:
+        with self._faults("write", key):
+            replace_file(safe_join(self._root, key), _writes(data))
+
+    def put_file(self, key: str, path: Path) -> None:
+        with self._faults("write", key), path.open("rb") as source:
+            replace_file(safe_join(self._root, key), lambda file: shutil.copyfileobj(source, file, 1 << 20))
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        with self._faults("write", key):
+            return create_file(safe_join(self._root, key), _writes(data))
+
+    def put_if_match(self, key: str, data: bytes, etag: str | None) -> bool:
+        if etag is None:
+            return self.put_if_absent(key, data)
+        path = safe_join(self._root, key)
+        try:
+            with self._faults("write", key), locked_folder(path.parent):
+                if self.read_versioned(key)[1] != etag:
+                    return False
+                replace_file(path, _writes(data))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def delete(self, key: str) -> None:
+        path = safe_join(self._root, key)
+        try:
+            with self._faults("delete", key):
+                path.unlink()
+                sync_folder(path.parent)
+        except FileNotFoundError:
+            return
+
+    def remove_unfinished(self, *, older_than: timedelta) -> int:
+        limit = (datetime.now(UTC) - older_than).timestamp()
+        with self._faults("sweep"):
+            found = [path for path in self._root.rglob(f"{TEMPORARY_PREFIX}*") if path.lstat().st_mtime < limit]
+            for path in found:
+                path.unlink(missing_ok=True)
+        return len(found)
+
+    @cached_property
+    def _real_root(self) -> str:
+        return os.path.realpath(self._root)
+
+    def _get_unchanged(self, info: ObjectInfo) -> bytes:
+        with self._inside(info.key).open("rb") as file:
+            status = os.fstat(file.fileno())
+            same = status.st_size == info.size and info.mtime in {None, _mtime(status)}
+            data = file.read(info.size + 1) if same else b""
+        if not same or len(data) != info.size:
+            raise Unreadable("changed", f"{info.key}: the file changed after it was listed")
+        return data
+
+    def _describe(self, entry: "os.DirEntry[bytes]") -> Iterator[ObjectInfo]:
+        if entry.name.startswith(TEMPORARY_PREFIX.encode()):
+            return
+        key, fault = self._key(entry.path)
+        if entry.is_symlink() and not self._leads_inside(Path(os.fsdecode(entry.path))):
+            yield ObjectInfo(key, 0, fault="link")
+            return
+        try:
+            status = entry.stat()
+        except _GONE:
+            return
+        if stat.S_ISREG(status.st_mode):
+            yield _info(key, status, fault)
+
+    def _key(self, path: bytes) -> tuple[str, str | None]:
+        relative = os.path.relpath(path, os.fsencode(self._root))
+        try:
+            return relative.decode(), None
+        except UnicodeDecodeError:
+            return relative.decode(errors="backslashreplace"), "name"
+
+    def _inside(self, key: str) -> Path:
+        """The path to read ``key`` from: odd names may be read, but never from outside the root."""
+        if "\0" in key or not {"", ".", ".."}.isdisjoint(key.split("/")):
+            raise UsageError(f"not a key: {key[:200]!r}")
+        path = self._root / key
+        if not self._contains(str(path)):
+            raise OSError(errno.ELOOP, "a symbolic link leads out of the folder")
+        return path
+
+    def _leads_inside(self, link: Path) -> bool:
+        return link.exists() and self._contains(str(link))
+
+    def _contains(self, path: str) -> bool:
+        return os.path.realpath(path).startswith(self._real_root.rstrip("/") + "/")
+
+    @contextmanager
+    def _faults(self, action: str, key: str = "") -> Iterator[None]:
+        """Turn the system's errors into one sentence; `FileNotFoundError` is the answer that there is no such key."""
+        where = f"{self.url}/{key}" if key else self.url
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            if action == "write":
+                raise StorageError(f"cannot write {where}: {error.strerror}") from error
+            raise FileNotFoundError(errno.ENOENT, "no such object", where) from error
+        except PermissionError as error:
+            if action == "list":
+                raise
+            raise StorageError(f"cannot {action} {where}: {error.strerror}") from error
+        except OSError as error:
+            raise StorageError(f"cannot {action} {where}: {error.strerror}") from error
+
+
+def _writes(data: bytes) -> Callable[[BinaryIO], object]:
+    return lambda file: file.write(data)
+
+
+def _info(key: str, status: os.stat_result, fault: str | None = None) -> ObjectInfo:
+    return ObjectInfo(key, status.st_size, None, _mtime(status), fault)
+
+
+def _mtime(status: os.stat_result) -> datetime:
+    return _EPOCH + timedelta(microseconds=status.st_mtime_ns // 1000)

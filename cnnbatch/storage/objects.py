@@ -1,0 +1,227 @@
+"""A bucket as a store: obstore for speed, botocore for the listing and for keys that obstore cannot name."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, PreconditionError
+from obstore.store import S3Store
+
+from cnnbatch.errors import StorageError, Unreadable, UsageError
+from cnnbatch.storage.config import StorageConfig
+from cnnbatch.storage.interface import ObjectInfo
+from cnnbatch.storage.keys import require_safe_key
+from cnnbatch.storage.many import Outcome, read_many
+from cnnbatch.storage.s3_listing import S3Client, plain_etag, quote_etag
+from cnnbatch.storage.trouble import CLIENT_ERRORS, code_of, raise_own_fault, storage_error
+from cnnbatch.storage.urls import parse_url
+
+CHUNK_BYTES = 8 << 20  # of a multipart upload: 10,000 parts at most, so up to 80 GB
+UPLOADS_AT_ONCE = 4
+PROBE_LIMIT_S = 10
+_MD5 = re.compile(r"[0-9a-f]{32}")
+
+
+class ObjectStore:
+    """The objects below a prefix of a bucket. A PUT is atomic and durable by itself.
+
+    Keys that obstore cannot name (control characters, ``..``, empty components) are listed and read, through
+    botocore, and not written. Empty "folder" objects (a key that ends in ``/``) are no images and are not listed.
+    """
+
+    def __init__(self, url: str, config: StorageConfig) -> None:
+        location = parse_url(url)
+        self.url = location.url
+        self._config = config
+        self._bucket = location.host
+        self._is_s3 = location.scheme == "s3"
+        self._bucket_url = f"{location.scheme}://{location.host}"
+        self._prefix = "".join(f"{part}/" for part in location.parts)
+        self._etags_are_md5 = self._is_s3
+
+    def __reduce__(self) -> tuple[type["ObjectStore"], tuple[str, StorageConfig]]:
+        return type(self), (self.url, self._config)
+
+    def __repr__(self) -> str:
+        return f"ObjectStore({self.url!r})"
+
+    def check(self) -> None:
+        limits = {"retries": 1, "timeout_s": min(self._config.timeout_s, PROBE_LIMIT_S)}
+        probe = ObjectStore(self.url, self._config.model_copy(update=limits))
+        next(probe._list(probe._prefix, page_size=1), None)
+
+    def check_writable(self) -> None:
+        self.check()
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        folder = prefix.strip("/")
+        for info in self._list(f"{self._prefix}{folder}/" if folder else self._prefix):
+            if info.size or not info.key.endswith("/"):
+                yield ObjectInfo(info.key[len(self._prefix) :], info.size, info.etag, info.mtime)
+
+    def head(self, key: str) -> ObjectInfo | None:
+        try:
+            with self._faults("look at", key):
+                meta = obstore.head(self._client, self._path(key))
+        except FileNotFoundError:
+            return None
+        return ObjectInfo(key, meta["size"], plain_etag(meta["e_tag"]), meta["last_modified"])
+
+    def get(self, info: ObjectInfo) -> bytes:
+        data = self._get(info)
+        if self._is_sound(info, data):
+            return data
+        data = self._get(info)  # a bit flipped on the way comes right the second time
+        if self._is_sound(info, data):
+            return data
+        raise Unreadable("checksum", f"{info.key}: the bytes do not match the store's length and MD5, read twice")
+
+    def get_many(self, infos: Iterable[ObjectInfo], *, max_bytes: int, concurrency: int) -> Iterator[Outcome]:
+        return read_many(self.get, infos, max_bytes=max_bytes, concurrency=concurrency)
+
+    def read(self, key: str) -> bytes:
+        return self.read_versioned(key)[0]
+
+    def read_versioned(self, key: str) -> tuple[bytes, str]:
+        with self._faults("read", key):
+            result = obstore.get(self._client, self._path(key))
+            return bytes(result.bytes()), plain_etag(result.meta["e_tag"]) or ""
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        if length == 0:
+            return b""
+        with self._faults("read", key):
+            data = bytes(obstore.get_range(self._client, self._path(key), start=start, length=length))
+        if len(data) != length:
+            raise StorageError(f"{self.url}/{key} ends before byte {start + length}")
+        return data
+
+    def put(self, key: str, data: bytes) -> None:
+        self._put(key, data)
+
+    def put_file(self, key: str, path: Path) -> None:
+        self._put(key, path)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        try:
+            self._put(key, data, mode="create", use_multipart=False)
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def put_if_match(self, key: str, data: bytes, etag: str | None) -> bool:
+        if etag is None:
+            return self.put_if_absent(key, data)
+        try:
+            self._put(key, data, mode=self._version(key, etag), use_multipart=False)
+        except (PreconditionError, FileNotFoundError):
+            return False
+        return True
+
+    def delete(self, key: str) -> None:
+        require_safe_key(key)
+        try:
+            with self._faults("delete", key):
+                obstore.delete(self._client, self._path(key))
+        except FileNotFoundError:
+            return
+
+    def remove_unfinished(self, *, older_than: timedelta) -> int:
+        return 0  # parts of broken multipart uploads: a lifecycle rule of the bucket (AbortIncompleteMultipartUpload)
+
+    @cached_property
+    def _client(self) -> Any:
+        if self._is_s3:
+            return S3Store(self._bucket, **self._config.for_obstore())
+        return obstore.store.from_url(self._bucket_url, **self._config.for_obstore_client())
+
+    @cached_property
+    def _s3(self) -> S3Client:
+        return S3Client(self._bucket, self._config)
+
+    def _list(self, prefix: str, *, page_size: int = 1000) -> Iterator[ObjectInfo]:
+        with self._faults("list"):
+            if self._is_s3:
+                yield from self._s3.list(prefix, page_size=page_size)
+                return
+            for chunk in obstore.list(self._client, prefix or None, chunk_size=page_size):
+                for meta in chunk:
+                    yield ObjectInfo(meta["path"], meta["size"], plain_etag(meta["e_tag"]), meta["last_modified"])
+
+    def _get(self, info: ObjectInfo) -> bytes:
+        if info.fault is not None:
+            raise Unreadable(info.fault, f"{info.key}: listed, but not readable under this name")
+        key = self._prefix + info.key
+        try:
+            if self._is_s3 and _is_odd(key):
+                return self._s3.get(key, info.etag)
+            options: obstore.GetOptions = {"if_match": quote_etag(info.etag)} if info.etag else {}
+            result = obstore.get(self._client, key, options=options)
+            if result.meta["size"] != info.size:
+                raise Unreadable("changed", f"{info.key}: {result.meta['size']} bytes, but {info.size} were listed")
+            return bytes(result.bytes())
+        except CLIENT_ERRORS as error:
+            raise_own_fault(error, info.key, f"{self.url}/{info.key}")
+
+    def _is_sound(self, info: ObjectInfo, data: bytes) -> bool:
+        if len(data) != info.size:
+            return False
+        if not (self._etags_are_md5 and info.etag and _MD5.fullmatch(info.etag)):
+            return True
+        if hashlib.md5(data, usedforsecurity=False).hexdigest() == info.etag:
+            return True
+        with self._faults("look at", info.key):
+            self._etags_are_md5 = self._s3.has_md5_etag(self._prefix + info.key)
+        return not self._etags_are_md5
+
+    def _path(self, key: str) -> str:
+        path = self._prefix + key
+        if _is_odd(path):
+            raise UsageError(f"not a key: {key[:200]!r}")
+        return path
+
+    def _put(self, key: str, data: bytes | Path, **options: Any) -> None:
+        require_safe_key(key)
+        with self._faults("write", key):
+            obstore.put(
+                self._client,
+                self._path(key),
+                data,
+                chunk_size=CHUNK_BYTES,
+                max_concurrency=UPLOADS_AT_ONCE,
+                **options,
+            )
+
+    def _version(self, key: str, etag: str) -> "obstore.UpdateVersion":
+        """What names the version ``etag``: on S3 the ETag, elsewhere the store's version number beside it."""
+        if self._is_s3:
+            return {"e_tag": quote_etag(etag)}
+        meta = obstore.head(self._client, self._path(key))
+        if plain_etag(meta["e_tag"]) != etag:
+            raise PreconditionError(f"{key} has another version")
+        return {"e_tag": meta["e_tag"], "version": meta["version"]}
+
+    @contextmanager
+    def _faults(self, action: str, key: str = "") -> Iterator[None]:
+        """Turn client errors into one sentence; what says "no such key" or "condition not met" stays what it is."""
+        where = f"{self.url}/{key}" if key else self.url
+        try:
+            yield
+        except (AlreadyExistsError, PreconditionError):
+            raise
+        except CLIENT_ERRORS as error:
+            if code_of(error) == "NotFound" and key and action != "write":
+                raise FileNotFoundError(f"no such object: {where}") from error
+            raise storage_error(error, action, where) from error
+
+
+def _is_odd(key: str) -> bool:
+    """Whether obstore refuses or rewrites this key."""
+    has_control = any(char < " " or char == "\x7f" for char in key)
+    return has_control or not {"", ".", ".."}.isdisjoint(key.split("/"))

@@ -1,0 +1,24 @@
+"""From a URL to its store."""
+
+from cnnbatch.storage.config import StorageConfig
+from cnnbatch.storage.generic import FsspecStore
+from cnnbatch.storage.interface import Store
+from cnnbatch.storage.local import LocalStore
+from cnnbatch.storage.objects import ObjectStore
+from cnnbatch.storage.urls import OBJECT_STORES, parse_url
+
+
+def open_store(url: str, config: StorageConfig | None = None) -> Store:
+    """Open a path, ``file://``, ``s3://bucket/prefix``, ``gs://``, ``az://``, or any other URL that fsspec opens.
+
+    Nothing is read or created yet: `Store.check` is the probe. Without ``config`` the environment counts.
+
+    Raises:
+        UsageError: the URL is not one, or names a protocol that is unknown or not installed.
+    """
+    location = parse_url(url)
+    if location.scheme == "file":
+        return LocalStore(location.url)
+    if location.scheme in OBJECT_STORES:
+        return ObjectStore(location.url, config or StorageConfig.from_environment())
+    return FsspecStore(url)

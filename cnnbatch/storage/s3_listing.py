@@ -1,0 +1,86 @@
+"""Listing and reading S3 through botocore, for what obstore cannot: keys with control characters, '..' or '//'.
+
+obstore ends a whole listing at the first such key (``InvalidPathError``, measured with 0.12), and cannot name one.
+botocore can, but builds a nested dict of strings for each key. A ``before-parse`` handler, botocore's hook for
+this, replaces its parser on listing pages.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+from urllib.parse import unquote_plus
+from xml.etree import ElementTree
+
+import botocore.session
+
+from cnnbatch.storage.config import StorageConfig
+from cnnbatch.storage.interface import ObjectInfo
+
+NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
+
+
+class S3Client:
+    """A botocore client whose listing pages come back as `ObjectInfo`."""
+
+    def __init__(self, bucket: str, config: StorageConfig) -> None:
+        session = botocore.session.Session()
+        self._client: Any = session.create_client("s3", **config.for_botocore())
+        self._client.meta.events.register("before-parse.s3.ListObjectsV2", _parse_page)
+        self._bucket = bucket
+
+    def list(self, prefix: str, *, page_size: int = 1000) -> Iterator[ObjectInfo]:
+        """Stream the objects whose full key starts with ``prefix``; keys come back full.
+
+        Raises:
+            botocore.exceptions.ClientError, BotoCoreError
+        """
+        # Control characters are no XML: EncodingType makes the store percent-encode the keys.
+        request = {"Bucket": self._bucket, "Prefix": prefix, "EncodingType": "url", "MaxKeys": page_size}
+        while True:
+            page = self._client.list_objects_v2(**request)
+            yield from page.get("CnnbatchObjects", ())
+            if not page.get("CnnbatchToken"):
+                return
+            request["ContinuationToken"] = page["CnnbatchToken"]
+
+    def get(self, key: str, etag: str | None) -> bytes:
+        """Read one whole object, if it still has that ETag."""
+        condition = {"IfMatch": quote_etag(etag)} if etag else {}
+        body: bytes = self._client.get_object(Bucket=self._bucket, Key=key, **condition)["Body"].read()
+        return body
+
+    def has_md5_etag(self, key: str) -> bool:
+        """Tell whether the object's ETag can be an MD5: under SSE-KMS and SSE-C it only looks like one."""
+        head = self._client.head_object(Bucket=self._bucket, Key=key)
+        return "SSECustomerAlgorithm" not in head and not head.get("ServerSideEncryption", "").startswith("aws:kms")
+
+
+def quote_etag(etag: str) -> str:
+    """The ETag as HTTP writes it; `ObjectInfo.etag` has no quotes."""
+    return etag if etag.startswith("W/") else f'"{etag}"'
+
+
+def plain_etag(etag: str | None) -> str | None:
+    """The ETag without the quotes of HTTP."""
+    return etag.strip('"') if etag and not etag.startswith("W/") else etag
+
+
+def _parse_page(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
+    if response_dict["status_code"] != 200:
+        return
+    try:
+        page = ElementTree.fromstring(response_dict["body"])
+    except ElementTree.ParseError:  # left to botocore's own parser, which raises its own error
+        return
+    space = NAMESPACE if page.tag.startswith(NAMESPACE) else ""
+    customized_response_dict["CnnbatchObjects"] = [_info(item, space) for item in page.iter(f"{space}Contents")]
+    truncated = page.findtext(f"{space}IsTruncated") == "true"
+    customized_response_dict["CnnbatchToken"] = page.findtext(f"{space}NextContinuationToken") if truncated else None
+    response_dict["body"] = b"<ListBucketResult/>"
+
+
+def _info(item: ElementTree.Element, space: str) -> ObjectInfo:
+    text = item.findtext
+    key = unquote_plus(text(f"{space}Key", ""))
+    mtime = datetime.fromisoformat(text(f"{space}LastModified", ""))
+    return ObjectInfo(key, int(text(f"{space}Size", "0")), plain_etag(text(f"{space}ETag")), mtime)

@@ -1,0 +1,84 @@
+"""What an object store's error means, in one sentence, without the client's debug output."""
+
+import re
+from typing import NoReturn
+
+from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, NoCredentialsError
+from obstore.exceptions import BaseError
+
+from cnnbatch.errors import StorageError, Unreadable
+
+CLIENT_ERRORS = (BaseError, ClientError, BotoCoreError, OSError)  # what both clients raise for the store's faults
+
+_SENTENCES = {
+    "NoSuchBucket": "the bucket does not exist",
+    "InvalidAccessKeyId": "the credentials are wrong: the store does not know the access key",
+    "SignatureDoesNotMatch": "the credentials are wrong: the secret does not belong to the access key",
+    "InvalidToken": "the credentials are wrong: the session token is not valid",
+    "ExpiredToken": "the credentials have expired",
+    "RequestTimeTooSkewed": "this machine's clock is wrong, so the store refuses its signatures",
+    "AccessDenied": "the credentials do not permit it",
+    "PermanentRedirect": "the bucket is in another region: set AWS_REGION",
+    "AuthorizationHeaderMalformed": "the bucket is in another region: set AWS_REGION",
+    "SlowDown": "the store is overloaded (503), also after the retries",
+    "InternalError": "the store had an internal error, also after the retries",
+    "Unreachable": "the endpoint cannot be reached",
+    "Timeout": "the store did not answer in time",
+    "NoCredentials": "there are no credentials: set AWS_ACCESS_KEY_ID or AWS_PROFILE, or anonymous",
+    "Truncated": "the body ended too early, also after the retries",
+}
+_OF_THE_WHOLE_BUCKET = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "RequestTimeTooSkewed"}
+_BY_STATUS = {
+    "301": "PermanentRedirect",
+    "401": "AccessDenied",
+    "403": "AccessDenied",
+    "404": "NotFound",
+    "412": "PreconditionFailed",
+    "500": "InternalError",
+    "503": "SlowDown",
+    "ServiceUnavailable": "SlowDown",
+    "TokenRefreshRequired": "ExpiredToken",
+    "NoSuchKey": "NotFound",
+}
+# Of obstore's text, most telling first: it carries the store's XML, the status line, or reqwest's error kinds.
+_PATTERNS = (
+    (re.compile(r"<Code>(\w+)</Code>"), None),
+    (re.compile(r"169\.254\.169\.254|169\.254\.170\.2"), "NoCredentials"),
+    (re.compile(r"status code: (\d+)"), None),
+    (re.compile(r"kind: Connect|dns error|tcp connect error"), "Unreachable"),
+    (re.compile(r"TimedOut|timed out|kind: Timeout"), "Timeout"),
+    (re.compile(r"IncompleteBody|IncompleteMessage|UnexpectedEof|kind: (?:Decode|Body)|error decoding"), "Truncated"),
+)
+
+
+def code_of(error: Exception) -> str:
+    """S3's error code, or one of ours (``Unreachable``, ``Timeout``, ``Truncated``, ``NoCredentials``, ``Unknown``)."""
+    if isinstance(error, ClientError):
+        code = str(error.response.get("Error", {}).get("Code", "Unknown"))
+        return _BY_STATUS.get(code, code)
+    if isinstance(error, NoCredentialsError):
+        return "NoCredentials"
+    if isinstance(error, HTTPClientError | ConnectionError):
+        return "Timeout" if "imed out" in str(error) else "Unreachable"
+    for pattern, meaning in _PATTERNS:
+        if found := pattern.search(str(error)):
+            name = meaning or found[1]
+            return _BY_STATUS.get(name, name)
+    return "NotFound" if isinstance(error, FileNotFoundError) else "Unknown"
+
+
+def storage_error(error: Exception, action: str, where: str) -> StorageError:
+    """One sentence; the client's own words only where we have none."""
+    code = code_of(error)
+    cause = _SENTENCES.get(code) or str(error).partition("\n")[0][:300]
+    return StorageError(f"cannot {action} {where}: {cause}")
+
+
+def raise_own_fault(error: Exception, key: str, where: str) -> NoReturn:
+    """Raise `Unreadable` where the fault is this one object's, else `StorageError`."""
+    code = code_of(error)
+    reasons = {"NotFound": "vanished", "AccessDenied": "forbidden", "PreconditionFailed": "changed"}
+    reasons |= {"Truncated": "truncated", "InvalidObjectState": "forbidden"}  # the latter: archived in Glacier
+    if code in reasons and code not in _OF_THE_WHOLE_BUCKET:
+        raise Unreadable(reasons[code], f"{key}: {_SENTENCES.get(code, reasons[code])}") from error
+    raise storage_error(error, "read", where) from error

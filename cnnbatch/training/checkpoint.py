@@ -1,0 +1,77 @@
+"""Training checkpoints as safetensors: no pickle, so a checkpoint from anywhere is safe to read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from cnnbatch.codec.hyperprior import Hyperprior, HyperpriorSettings
+
+Progress = dict[str, float]
+"""``step``, ``seconds`` (of training, over all resumes), ``pixels``."""
+
+
+def save_checkpoint(
+    path: Path,
+    *,
+    model: nn.Module,
+    average: dict[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    progress: Progress,
+    settings: dict[str, Any],
+) -> None:
+    """Writes to a temporary file and renames, so that a kill leaves the previous checkpoint."""
+    tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
+    tensors |= {f"average.{name}": value for name, value in average.items()}
+    for name, parameter in model.named_parameters():
+        for kind in ("exp_avg", "exp_avg_sq"):
+            if kind in optimiser.state.get(parameter, {}):
+                tensors[f"{kind}.{name}"] = optimiser.state[parameter][kind]
+    temporary = path.with_suffix(".partial")
+    save_file(
+        {name: value.contiguous() for name, value in tensors.items()},
+        temporary,
+        metadata={"progress": json.dumps(progress), "settings": json.dumps(settings)},
+    )
+    temporary.replace(path)
+
+
+def averaged_model(path: Path) -> Hyperprior:
+    """The model with the moving average of the weights, as a codec file gets it."""
+    model = Hyperprior(HyperpriorSettings.model_validate(read_settings(path)))
+    with safe_open(path, framework="pt") as file:
+        model.load_state_dict({name: file.get_tensor(f"average.{name}") for name, _ in model.named_parameters()})
+    return model.eval()
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The model settings a checkpoint was written with."""
+    with safe_open(path, framework="pt") as file:
+        settings: dict[str, Any] = json.loads(file.metadata()["settings"])
+    return settings
+
+
+def load_checkpoint(path: Path, *, model: nn.Module, average: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> Progress:
+    """Restores model, moving average and optimiser moments in place.
+
+    A parameter the checkpoint lacks (the model has grown since) keeps its initial value.
+    """
+    with safe_open(path, framework="pt") as file:
+        names = set(file.keys())
+        progress: Progress = json.loads(file.metadata()["progress"])
+        for name, parameter in model.named_parameters():
+            if f"model.{name}" not in names:
+                continue
+            parameter.data.copy_(file.get_tensor(f"model.{name}"))
+            average[name].copy_(file.get_tensor(f"average.{name}"))
+            if f"exp_avg.{name}" in names:
+                optimiser.state[parameter] = {
+                    "step": torch.tensor(float(progress["step"])),
+                    "exp_avg": file.get_tensor(f"exp_avg.{name}"),
+                    "exp_avg_sq": file.get_tensor(f"exp_avg_sq.{name}"),
+                }
+    return progress

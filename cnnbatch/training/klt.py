@@ -1,0 +1,33 @@
+"""Karhunen–Loève transform (PCA) of 16×16×3 blocks: what the linear bypass starts from."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cnnbatch.codec.hyperprior import BLOCK
+from cnnbatch.training.data import Pixels
+
+SUBSAMPLE = 4
+"""Every fourth block in each direction is enough: 768 dimensions against about 10⁵ blocks."""
+
+
+def block_klt(pictures: Sequence[Pixels], components: int) -> tuple[Tensor, Tensor]:
+    """(basis [components, 768] with orthonormal rows, standard deviations [components] in grey levels), float32."""
+    moment = np.zeros((3 * BLOCK**2,) * 2)
+    count = 0
+    for picture in pictures:
+        blocks = _blocks(picture)
+        moment += blocks.T @ blocks
+        count += len(blocks)
+    values, vectors = np.linalg.eigh(moment / count)
+    order = np.argsort(values)[::-1][:components]
+    deviations = np.sqrt(np.maximum(values[order], 1e-3))
+    return torch.from_numpy(vectors[:, order].T.copy()).float(), torch.from_numpy(deviations).float()
+
+
+def _blocks(picture: Pixels) -> np.ndarray:
+    h, w = (n // BLOCK for n in picture.shape[:2])
+    grid = picture[: h * BLOCK, : w * BLOCK].reshape(h, BLOCK, w, BLOCK, 3).transpose(0, 2, 1, 3, 4)
+    return grid[::SUBSAMPLE, ::SUBSAMPLE].reshape(-1, 3 * BLOCK**2).astype(np.float64) - 128
