@@ -114,7 +114,7 @@ class Decoder:
     def __init__(self, data: bytes | memoryview, tables: Tables, *, lanes: int) -> None:
         if len(data) % 4 or len(data) < 8 * lanes:
             raise BitstreamError(f"entropy-coded stream of {len(data)} bytes, expected a multiple of 4, at least {8 * lanes}")
-        self._words = np.frombuffer(data, "<u4").astype(np.uint32, copy=False)
+        self._words = np.frombuffer(data, "<u4").astype(np.uint32)  # a copy: aligned, so numba compiles one version
         self._tables = tables
         self._states = self._words[: 2 * lanes].astype("<u4").view("<u8").astype(np.uint64)
         self._position = 2 * lanes

@@ -1,0 +1,1 @@
+"""The Ray programs: the only place that imports Ray."""

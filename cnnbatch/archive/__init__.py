@@ -1,0 +1,42 @@
+"""The archive: rows ↔ a folder with a Delta log and Parquet shards.
+
+Writing: `ArchiveLog`, `write_shard`, `rewrite_without`, `Lease`. Reading: `open_archive`, `read_shard`.
+"""
+
+from cnnbatch.archive.lease import Lease
+from cnnbatch.archive.log import ArchiveLog, CommitResult
+from cnnbatch.archive.reader import Archive, ArchiveInfo, open_archive
+from cnnbatch.archive.schema import SCHEMA, ArchiveRow, check_row
+from cnnbatch.archive.shards import (
+    ShardInfo,
+    ShardSummary,
+    read_footer,
+    read_shard,
+    read_summary,
+    rewrite_without,
+    write_shard,
+)
+from cnnbatch.archive.snapshot import Inventory, LiveShard, Snapshot, read_inventory
+
+__all__ = [
+    "SCHEMA",
+    "Archive",
+    "ArchiveInfo",
+    "ArchiveLog",
+    "ArchiveRow",
+    "CommitResult",
+    "Inventory",
+    "Lease",
+    "LiveShard",
+    "ShardInfo",
+    "ShardSummary",
+    "Snapshot",
+    "check_row",
+    "open_archive",
+    "read_footer",
+    "read_inventory",
+    "read_shard",
+    "read_summary",
+    "rewrite_without",
+    "write_shard",
+]

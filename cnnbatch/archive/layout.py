@@ -5,17 +5,16 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cnnbatch import __version__
 from cnnbatch.archive.schema import CODEC_ID
 from cnnbatch.errors import ArchiveError, CodecFileError, UsageError
 from cnnbatch.storage import Store
+from cnnbatch.version import VERSION
 
 FORMAT_PATH = "_cnnbatch/format.json"
 README_PATH = "_cnnbatch/README.md"
 FORMAT_NAME = "cnnbatch archive"
 FORMAT_VERSION = 1
 READER_FEATURES: frozenset[str] = frozenset()  # features beyond version 1 that this code can read
-OWN_FOLDERS = ("_cnnbatch/", "_delta_log/", "data/")
 
 MAX_FORMAT_BYTES = 1 << 16
 MAX_CODEC_BYTES = 1 << 30
@@ -65,7 +64,9 @@ def write_layout(store: Store, codec_files: Iterable[bytes]) -> None:
         ArchiveError: there is an archive of a format that this code does not know.
     """
     if store.head(FORMAT_PATH) is None:
-        _refuse_other_content(store)
+        other = _other_content(store)
+        if other is not None and store.head(FORMAT_PATH) is None:  # else a racing creator was faster
+            raise UsageError(f"{store.url} holds {other[:200]!r} and is no archive: choose an empty folder")
         store.put_if_absent(FORMAT_PATH, _format_json())
     read_format(store)
     store.put_if_absent(README_PATH, README.encode())
@@ -73,10 +74,10 @@ def write_layout(store: Store, codec_files: Iterable[bytes]) -> None:
         add_codec(store, data)
 
 
-def _refuse_other_content(store: Store) -> None:
-    for info in store.list():
-        if not info.key.startswith(("_cnnbatch/", "data/")):  # what a crash before format.json could have left
-            raise UsageError(f"{store.url} holds {info.key[:200]!r} and is no archive: choose an empty folder")
+def _other_content(store: Store) -> str | None:
+    """A key that no crash before ``format.json`` could have left."""
+    keys = (info.key for info in store.list())
+    return next((key for key in keys if not key.startswith(("_cnnbatch/", "data/"))), None)
 
 
 def _format_json() -> bytes:
@@ -84,7 +85,7 @@ def _format_json() -> bytes:
         "format": FORMAT_NAME,
         "version": FORMAT_VERSION,
         "reader_features": sorted(READER_FEATURES),
-        "created_by": f"cnnbatch {__version__}",
+        "created_by": f"cnnbatch {VERSION}",
     }
     return (json.dumps(content, indent=2) + "\n").encode()
 
@@ -100,9 +101,7 @@ def read_format(store: Store) -> ArchiveFormat:
         found = json.loads(data)
         if found["format"] != FORMAT_NAME:
             raise ValueError(found["format"])
-        result = ArchiveFormat(
-            int(found["version"]), tuple(map(str, found["reader_features"])), str(found.get("created_by"))
-        )
+        result = ArchiveFormat(int(found["version"]), tuple(map(str, found["reader_features"])), str(found.get("created_by")))
     except FileNotFoundError:
         raise ArchiveError(f"there is no cnnbatch archive at {store.url}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -33,7 +33,7 @@ from cnnbatch.archive.schema import SCHEMA
 from cnnbatch.archive.shards import ShardInfo
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, Inventory, Snapshot, read_inventory, take_snapshot
 from cnnbatch.errors import ArchiveError, StorageError, UsageError
-from cnnbatch.storage import StorageConfig, Store, open_store
+from cnnbatch.storage import StorageConfig, open_store
 from cnnbatch.storage.durable import sync_folder
 
 FENCE = "cnnbatch.fence"
@@ -64,15 +64,14 @@ class CommitResult:
 class ArchiveLog:
     """The log of one archive. Not for concurrent use by threads; any number of processes may have one each."""
 
-    def __init__(self, store: Store, config: StorageConfig | None) -> None:
-        self.store = store
-        self._options = _delta_options(store.url, config)
-        self._vetted: set[str] = set()  # shards that carry on rows of shards that the caller knew
+    def __init__(self, url: str, config: StorageConfig | None = None) -> None:
+        """Name the archive; nothing is read or checked yet (`open` and `create_or_open` do)."""
+        self.store = open_store(url, config)
+        self._options = _delta_options(self.store.url, config)
+        self._keys = KeyCache(self.store)
 
     @classmethod
-    def create_or_open(
-        cls, url: str, config: StorageConfig | None = None, *, codec_files: Iterable[bytes] = ()
-    ) -> Self:
+    def create_or_open(cls, url: str, config: StorageConfig | None = None, *, codec_files: Iterable[bytes] = ()) -> Self:
         """Open an archive, creating it first where there is none, and put these codec files into it.
 
         Raises:
@@ -80,9 +79,8 @@ class ArchiveLog:
             ArchiveError: an archive of an unknown format.
             StorageError: the store refused.
         """
-        store = open_store(url, config)
-        log = cls(store, config)
-        layout.write_layout(store, codec_files)
+        log = cls(url, config)
+        layout.write_layout(log.store, codec_files)
         log._create_table()
         log.snapshot()
         return log
@@ -94,9 +92,8 @@ class ArchiveLog:
         Raises:
             ArchiveError: there is none, or one of an unknown format.
         """
-        store = open_store(url, config)
-        layout.read_format(store)
-        log = cls(store, config)
+        log = cls(url, config)
+        layout.read_format(log.store)
         log.snapshot()
         return log
 
@@ -139,16 +136,14 @@ class ArchiveLog:
         if not _RUN_ID.fullmatch(run_id) or run_id == FENCE or sequence < 0:
             raise ValueError(f"not a run id and sequence number: {run_id!r}, {sequence}")
         self._check_written(adds)
-        known = set() if base is None else {shard.path for shard in base.shards} | self._vetted
-        result = self._commit_fenced(run_id, sequence, adds, removes, known)
-        self._vetted.update(shard.path for shard in adds if shard.replaces and known.issuperset(shard.replaces))
-        return result
+        known = set() if base is None else {shard.path for shard in base.shards}
+        return self._commit_fenced(run_id, sequence, adds, removes, known)
 
     def _commit_fenced(
         self, run_id: str, sequence: int, adds: Sequence[ShardInfo], removes: Sequence[str], known: set[str]
     ) -> CommitResult:
         deadline = time.monotonic() + COMMIT_SECONDS
-        keys, backoff, change, failure = KeyCache(self.store), 0.05, None, None
+        backoff, change, failure = 0.05, None, None
         while True:
             table = self.load_table()
             if _is_in(table, run_id, sequence):  # also when the answer to our own write was lost
@@ -157,7 +152,7 @@ class ArchiveLog:
             if time.monotonic() > deadline:
                 raise StorageError(f"{self.store.url}: no commit within {COMMIT_SECONDS:g} s: {failure}") from failure
             snapshot = take_snapshot(table)
-            change = resolve(keys, snapshot, adds=adds, removes=removes, known=known)
+            change = resolve(self._keys, snapshot, adds=adds, removes=removes, known=known)
             if not change.adds and not change.removes:
                 return _result(snapshot.version, change)
             try:
@@ -269,7 +264,8 @@ def _statistics(shard: ShardInfo) -> str:
             "minValues": {"key": shard.min_key},
             "maxValues": {"key": shard.max_key},
             "nullCount": {"key": 0},
-        }
+        },
+        ensure_ascii=False,  # deltalake 1.6.6 misreads the escape of U+20000 and skips the shard
     )
 
 

@@ -9,6 +9,7 @@ Between a diff and its commit other writers may have committed. Three rules deci
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,7 +32,7 @@ class Change:
 
 
 class KeyCache:
-    """The keys of shards, read once a commit."""
+    """The keys of shards that overlap what was committed; each is read once, and forgotten when it is not live."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -42,6 +43,9 @@ class KeyCache:
             table = read_columns(self.store, shard.path, ["key"], num_bytes=shard.num_bytes)
             self._keys[shard.path] = table.column("key")
         return self._keys[shard.path]
+
+    def forget_all_but(self, paths: Collection[str]) -> None:
+        self._keys = {path: keys for path, keys in self._keys.items() if path in paths}
 
 
 def resolve(
@@ -54,21 +58,31 @@ def resolve(
 
     Raises:
         ArchiveError: an added shard is live already.
+        ValueError: two added shards carry on the same row.
     """
     live = {shard.path: shard for shard in snapshot.shards}
+    cache.forget_all_but(live)
     for shard in adds:
         if shard.path in live:
             raise ArchiveError(f"{shard.path} is live already, added by another commit")
+    _refuse_twins(cache, [shard for shard in adds if shard.replaces])
     wanted = set(removes).union(*(shard.replaces for shard in adds))
     rewritten, leaving = _still_replaceable([shard for shard in adds if shard.replaces], wanted, live)
-    newcomers = [shard for shard in snapshot.shards if shard.path not in known and shard.path not in leaving]
-    fresh, dropped = _without_live_keys(cache, [shard for shard in adds if not shard.replaces], newcomers, rewritten)
+    unchecked = (set(live) - set(known) | (wanted & set(live))) - leaving  # the known ones may stay against the plan
+    others = [shard for shard in snapshot.shards if shard.path in unchecked]
+    fresh, dropped = _without_live_keys(cache, [shard for shard in adds if not shard.replaces], others, rewritten)
     return Change(
         adds=(*rewritten, *fresh),
         removes=tuple(live[path] for path in sorted(leaving)),
         dropped=tuple(dropped),
         stale=tuple(sorted(wanted - leaving)),
     )
+
+
+def _refuse_twins(cache: KeyCache, rewritten: Sequence[ShardInfo]) -> None:
+    for one, other in combinations(rewritten, 2):
+        if set(one.replaces) & set(other.replaces) and (shared := _shared_keys(cache, one, [other])):
+            raise ValueError(f"{one.path} and {other.path} both carry on {shared[0]!r}")
 
 
 def _still_replaceable(
@@ -83,10 +97,10 @@ def _still_replaceable(
 
 
 def _without_live_keys(
-    cache: KeyCache, fresh: Sequence[ShardInfo], newcomers: Sequence[LiveShard], rewritten: Sequence[ShardInfo]
+    cache: KeyCache, fresh: Sequence[ShardInfo], live: Sequence[LiveShard], rewritten: Sequence[ShardInfo]
 ) -> tuple[list[ShardInfo], list[str]]:
     """Rule 2, and the same among the added shards themselves."""
-    others: list[ShardInfo | LiveShard] = [*newcomers, *rewritten]
+    others: list[ShardInfo | LiveShard] = [*live, *rewritten]
     kept: list[ShardInfo] = []
     dropped: list[str] = []
     for shard in fresh:

@@ -71,8 +71,8 @@ def open_parquet(
     source = pa.PythonFile(_RangedFile(store, path, num_bytes), mode="r")
     with damage_as_archive_error(store, path):
         file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=check_pages)
+        _check_metadata(file.metadata)
     with file:
-        _check_limits(store, path, file.metadata)
         yield file
 
 
@@ -83,27 +83,39 @@ def damage_as_archive_error(store: Store, path: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise ArchiveError(f"{path} is missing from {store.url}") from error
-    except (pa.ArrowException, OSError) as error:  # Arrow raises OSError for a bad page, thrift or CRC
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # OSError: a bad page, thrift or CRC
         detail = " ".join(str(error).split())[:300]
         raise ArchiveError(f"{path} in {store.url} is not a readable shard: {detail}") from error
 
 
-def _check_limits(store: Store, path: str, metadata: Any) -> None:
+def _check_metadata(metadata: Any) -> None:
+    """Believe no count before it is checked: the footer has no checksum of its own."""
     missing = set(SCHEMA.names) - set(metadata.schema.to_arrow_schema().names)
     if missing:
-        raise ArchiveError(f"{path} in {store.url} lacks the columns {', '.join(sorted(missing))}")
-    for index in range(metadata.num_row_groups):
-        group = metadata.row_group(index)
+        raise pa.ArrowInvalid(f"the columns {', '.join(sorted(missing))} are missing")
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    for index, group in enumerate(groups):
         if not (0 <= group.num_rows <= MAX_GROUP_ROWS and 0 <= group.total_byte_size <= MAX_GROUP_BYTES):
-            raise ArchiveError(
-                f"{path} in {store.url}: row group {index} claims {group.num_rows} rows and {group.total_byte_size} bytes"
-            )
+            raise pa.ArrowInvalid(f"row group {index} claims {group.num_rows} rows and {group.total_byte_size} bytes")
+    if sum(group.num_rows for group in groups) != metadata.num_rows:
+        raise pa.ArrowInvalid(f"the row groups do not add up to {metadata.num_rows} rows")
+
+
+def read_group(file: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa.Table:
+    """Read columns of one row group; Arrow itself takes a damaged page header for the end of the column."""
+    table = conform(file.read_row_group(group, columns=list(columns), use_threads=False))
+    if table.num_rows != (expected := file.metadata.row_group(group).num_rows):
+        raise pa.ArrowInvalid(f"row group {group} has {table.num_rows} rows, expected {expected}")
+    return table
 
 
 def read_columns(store: Store, path: str, columns: Sequence[str], *, num_bytes: int | None = None) -> pa.Table:
     """Read only these columns of one shard, with page CRCs checked."""
     with open_parquet(store, path, num_bytes=num_bytes) as file, damage_as_archive_error(store, path):
-        return conform(file.read(columns=list(columns), use_threads=False))
+        table = conform(file.read(columns=list(columns), use_threads=False))
+        if table.num_rows != file.metadata.num_rows:
+            raise pa.ArrowInvalid(f"{table.num_rows} rows, expected {file.metadata.num_rows}")
+        return table
 
 
 def map_parallel(function: Callable[[T], R], items: Iterable[T], *, threads: int) -> Iterator[R]:

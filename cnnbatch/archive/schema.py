@@ -55,7 +55,7 @@ MAX_BYTES = {
     "key": 4096,
     "source_etag": 1024,
     "source_format": 64,
-    "mode": 64,
+    "mode": 1024,
     "reason": 256,
     "run_id": 128,
     "exif": 1 << 26,

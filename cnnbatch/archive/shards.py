@@ -6,6 +6,7 @@ most one is ever committed.
 
 import hashlib
 import io
+import itertools
 import json
 import uuid
 from collections import Counter
@@ -16,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cnnbatch.archive.parquet import damage_as_archive_error, open_parquet
+from cnnbatch.archive.parquet import damage_as_archive_error, open_parquet, read_group
 from cnnbatch.archive.schema import (
     BLOBS,
     COLUMNS,
@@ -24,7 +25,6 @@ from cnnbatch.archive.schema import (
     SMALL_COLUMNS,
     ArchiveRow,
     check_row,
-    conform,
     rows_to_table,
     table_to_rows,
 )
@@ -38,7 +38,7 @@ MAX_FOOTER_VALUE_BYTES = 1 << 20
 
 # About one image a page, with a page index: one image by key is a few small requests whatever the row group.
 _LAYOUT: dict[str, Any] = {
-    "compression": {name: "zstd" for name in SMALL_COLUMNS} | {"payload": "none"},
+    "compression": dict.fromkeys(SMALL_COLUMNS, "zstd") | {"payload": "none"},
     "use_dictionary": [name for name in SMALL_COLUMNS if SCHEMA.field(name).type == pa.string() and name != "key"],
     "write_statistics": [name for name in SMALL_COLUMNS if name not in BLOBS],
     "write_page_index": True,
@@ -63,8 +63,8 @@ class ShardSummary:
 class ShardInfo:
     """A written shard that waits to be committed; small, pickles, travels from worker to driver.
 
-    ``replaces`` names live shards whose other rows this one carries on; they leave in the commit that adds it, or it
-    is not added at all.
+    ``replaces`` names live shards whose rows this one carries on (its keys are among theirs); they leave in the commit
+    that adds it, or it is not added at all.
     """
 
     path: str
@@ -94,9 +94,7 @@ def write_shard(
     digest = hashlib.sha256(data).hexdigest()
     path = f"data/{digest[:32]}-{uuid.uuid4().hex[:8]}.parquet"
     store.put(path, data)
-    return ShardInfo(
-        path, len(data), len(rows), digest, rows[0].key, rows[-1].key, summary=summary, replaces=tuple(replaces)
-    )
+    return ShardInfo(path, len(data), len(rows), digest, rows[0].key, rows[-1].key, summary=summary, replaces=tuple(replaces))
 
 
 def _checked(rows: Sequence[ArchiveRow]) -> list[ArchiveRow]:
@@ -105,7 +103,7 @@ def _checked(rows: Sequence[ArchiveRow]) -> list[ArchiveRow]:
     ordered = sorted(rows, key=lambda row: row.key)  # by code point, which is also the order of the UTF-8 bytes
     for row in ordered:
         check_row(row)
-    for one, next_ in zip(ordered, ordered[1:], strict=False):
+    for one, next_ in itertools.pairwise(ordered):
         if one.key == next_.key:
             raise ValueError(f"{one.key!r} is twice in one shard")
     return ordered
@@ -192,7 +190,7 @@ def read_shard(
             where = f"{path} row group {group}"
             try:
                 with damage_as_archive_error(store, where):
-                    table = conform(small.read_row_group(group, columns=list(SMALL_COLUMNS), use_threads=False))
+                    table = read_group(small, group, SMALL_COLUMNS)
             except ArchiveError as error:
                 yield DamagedRow(f"{small.metadata.row_group(group).num_rows} rows cannot be named: {error}")
                 continue
@@ -208,7 +206,7 @@ def _read_group(
         return
     try:
         with damage_as_archive_error(store, where):
-            payloads = file.read_row_group(group, columns=["payload"], use_threads=False).column("payload")
+            payloads = read_group(file, group, ["payload"]).column("payload")
     except ArchiveError as error:
         yield from (DamagedRow(f"{names[index]!r}: {error}") for index in wanted)
         return
@@ -221,9 +219,7 @@ def _decode_keys(table: pa.Table) -> list[str]:
     return [bytes(key or b"").decode("utf-8", "replace") for key in table.column("key").cast(pa.binary()).to_pylist()]
 
 
-def rewrite_without(
-    store: Store, path: str, keys: Collection[str], *, num_bytes: int | None = None
-) -> ShardInfo | None:
+def rewrite_without(store: Store, path: str, keys: Collection[str], *, num_bytes: int | None = None) -> ShardInfo | None:
     """Copy a shard without some of its keys, for the commit that replaces it; ``None`` when no row is left.
 
     The rows are copied as they are, so nothing is encoded again. The result's ``replaces`` names ``path``.

@@ -55,6 +55,11 @@ class Inventory:
 
     table: pa.Table
 
+    @classmethod
+    def empty(cls) -> "Inventory":
+        """Of an archive without images."""
+        return cls(_empty_inventory())
+
     def find(self, keys: pa.Array) -> pa.Array:
         """Return for each key the index of its row in ``table``, or null. Ask for many keys at once."""
         return pc.index_in(keys, value_set=self.table.column("key"))
@@ -102,7 +107,7 @@ def read_inventory(store: Store, shards: Sequence[LiveShard], *, threads: int = 
         indices = pa.repeat(pa.scalar(index, pa.int32()), table.num_rows)
         parts.append(table.append_column("shard", pa.DictionaryArray.from_arrays(indices, paths)))
     if not parts:
-        return Inventory(_empty_inventory())
+        return Inventory.empty()
     return Inventory(pa.concat_tables(parts).unify_dictionaries())
 
 

@@ -11,6 +11,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -21,7 +22,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cnnbatch.bitstream import CODEC_PREFIX_BYTES, MAX_PIXELS, QUALITY_STEPS, Bitstream, Header, pack, unpack
+from cnnbatch.bitstream import (
+    CODEC_PREFIX_BYTES,
+    MAX_PIXELS,
+    MAX_SIDE,
+    QUALITY_STEPS,
+    UNIT_SIDE,
+    Bitstream,
+    Header,
+    pack,
+    unpack,
+)
 from cnnbatch.codec.file import CodecFile, parse_codec
 from cnnbatch.codec.hyperprior import BLOCK
 from cnnbatch.codec.latents import LatentCoder
@@ -42,6 +53,10 @@ class Limits:
 
     tile_side: int = 2048
     batch_pixels: int = 4 << 20
+
+    def __post_init__(self) -> None:
+        if self.tile_side <= 0 or self.tile_side % UNIT_SIDE:
+            raise ValueError(f"tile_side is a positive multiple of {UNIT_SIDE}, got {self.tile_side}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +139,8 @@ class Codec:
         return [pack(h, [u[place] for place in sorted(u)]) for h, u in zip(headers, units, strict=True)]
 
     def reconstruct(self, bitstreams: Sequence[bytes]) -> list[Pixels]:
-        """Bitstreams → images of the shapes that were compressed; raises BitstreamError."""
-        parsed = [self._parse(data) for data in bitstreams]
+        """Bitstreams → images of the shapes that were compressed; raises BitstreamError, which names the damaged one."""
+        parsed = [self._parse(number, data) for number, data in enumerate(bitstreams)]
         headers = [p.header for p in parsed]
         images = [np.empty((h.height, h.width, 3), np.uint8) for h in headers]
         with torch.inference_mode():
@@ -159,11 +174,23 @@ class Codec:
         latents = [torch.empty((*latent_shape(h.height, h.width), channels), device=self.device) for h in headers]
         jobs = [job for image, header in enumerate(headers) for job in _unit_jobs(image, header)]
         for batch in self._batches(jobs, lambda job: job.shape, lambda job: job.shape[0] * job.shape[1] * BLOCK**2):
-            streams = [parsed[job.image].check_unit(job.number) for job in batch]
-            y_hat = self._latents.decode(streams, batch[0].shape, self._qualities(batch, headers))
+            y_hat = self._decode_units(batch, parsed, self._qualities(batch, headers))
             for job, values in zip(batch, y_hat, strict=True):
                 latents[job.image][job.rows, job.columns] = values
         return latents
+
+    def _decode_units(self, batch: Sequence[_UnitJob], parsed: Sequence[Bitstream], quality: Tensor) -> Tensor:
+        streams = []
+        for job in batch:
+            with _naming(job.image):
+                streams.append(parsed[job.image].check_unit(job.number))
+        try:
+            return self._latents.decode(streams, batch[0].shape, quality)
+        except BitstreamError:
+            for job, stream, q in zip(batch, streams, quality, strict=True):  # once more one by one: which is it?
+                with _naming(job.image):
+                    self._latents.decode([stream], job.shape, q[None])
+            raise
 
     def _reconstruct_tiles(
         self,
@@ -189,8 +216,10 @@ class Codec:
     def _header(self, image: Pixels, quality: float) -> Header:
         if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
             raise ValueError(f"an image is uint8 [H, W, 3] or [H, W], got {image.dtype} {list(image.shape)}")
-        if not 0 < image.shape[0] * image.shape[1] <= MAX_PIXELS:
-            raise ValueError(f"an image has 1…{MAX_PIXELS} pixels, got {image.shape[1]} × {image.shape[0]}")
+        if not 0 < image.shape[0] * image.shape[1] <= MAX_PIXELS or max(image.shape[:2]) > MAX_SIDE:
+            raise ValueError(
+                f"an image has 1…{MAX_PIXELS} pixels and sides up to {MAX_SIDE}, got {image.shape[1]} × {image.shape[0]}"
+            )
         if not 0 <= quality <= MAX_QUALITY:
             raise ValueError(f"quality is in 0…{MAX_QUALITY:g}, got {quality:g}")
         return Header(image.shape[1], image.shape[0], image.ndim == 2, round(quality * QUALITY_STEPS), self._prefix)
@@ -199,12 +228,13 @@ class Codec:
     def _prefix(self) -> bytes:
         return bytes.fromhex(self.id)[:CODEC_PREFIX_BYTES]
 
-    def _parse(self, data: bytes) -> Bitstream:
-        parsed = unpack(data)
-        if parsed.header.codec_prefix != self._prefix:
-            raise BitstreamError(
-                f"bitstream of codec {parsed.header.codec_prefix.hex()}…, but this is codec {self._prefix.hex()}…"
-            )
+    def _parse(self, number: int, data: bytes) -> Bitstream:
+        with _naming(number):
+            parsed = unpack(data)
+            if parsed.header.codec_prefix != self._prefix:
+                raise BitstreamError(
+                    f"bitstream of codec {parsed.header.codec_prefix.hex()}…, but this is codec {self._prefix.hex()}…"
+                )
         return parsed
 
     def _tile_jobs(self, headers: Sequence[Header]) -> list[_TileJob]:
@@ -226,6 +256,15 @@ class Codec:
 
     def _qualities(self, batch: Sequence[J], headers: Sequence[Header]) -> Tensor:
         return torch.tensor([headers[job.image].quality for job in batch], device=self.device)
+
+
+@contextmanager
+def _naming(number: int) -> Iterator[None]:
+    """Says in a BitstreamError which bitstream of the call is damaged."""
+    try:
+        yield
+    except BitstreamError as error:
+        raise BitstreamError(f"bitstream {number} of the call: {error}") from error
 
 
 def _unit_jobs(image: int, header: Header) -> Iterator[_UnitJob]:

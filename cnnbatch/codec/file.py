@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
@@ -31,6 +31,9 @@ VERSION = 1
 ARCHITECTURE = "hyperprior"
 MAX_BYTES = 1 << 30
 """Larger files are refused unread."""
+
+KNOWN_ANSWER_SIZE = (4, 5)
+"""Hyper-latent positions (rows, columns) of the known answer."""
 
 Array = npt.NDArray[Any]
 
@@ -60,21 +63,20 @@ class CodecFile(BaseModel):
         model = Hyperprior(self.settings)
         try:
             with torch.no_grad():
-                for name, parameter in model.named_parameters():
-                    if not name.startswith("scale_net."):
-                        _copy(parameter, self.arrays[name])
+                for name, parameter in _float_parameters(model):
+                    _copy(parameter, self.arrays[name])
                 for name, layer in _integer_layers(model):
                     weight, shift, bias = (self.arrays[f"{name}.{part}"] for part in ("weight", "shift", "bias"))
                     layer.fix(*(torch.from_numpy(a.astype(np.float32)) for a in (weight, shift, bias)))
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise CodecFileError(f"codec file {self.id[:12]}: weights do not fit its settings: {error}") from error
+        except ValueError as error:
+            raise CodecFileError(f"codec file {self.id[:12]}: {error}") from error
         model.scale_net.check_exact()
         return model.eval()
 
 
 def _copy(parameter: torch.nn.Parameter, array: Array) -> None:
-    if array.shape != tuple(parameter.shape) or not np.isfinite(array).all():
-        raise ValueError(f"array of shape {array.shape} where finite numbers of {tuple(parameter.shape)} are expected")
+    if not np.isfinite(array).all():
+        raise ValueError(f"a weight of shape {array.shape} holds numbers that are not finite")
     parameter.copy_(torch.from_numpy(array.astype(np.float32)))
 
 
@@ -99,13 +101,15 @@ def dump_codec(model: Hyperprior, *, training: Mapping[str, Any]) -> bytes:
 
 def _float_arrays(model: Hyperprior) -> dict[str, Array]:
     """Matrices in float16 (their rounding is far below that of a pixel), the rest in float32."""
-    arrays = {}
-    for name, parameter in model.named_parameters():
-        if not name.startswith("scale_net."):
-            array = parameter.detach().cpu().numpy()
-            compact = array.ndim >= 2 and not name.endswith(".anchors")
-            arrays[name] = array.astype(np.float16 if compact else np.float32)
-    return arrays
+    return {name: p.detach().cpu().numpy().astype(_float_dtype(name, p)) for name, p in _float_parameters(model)}
+
+
+def _float_parameters(model: Hyperprior) -> list[tuple[str, torch.nn.Parameter]]:
+    return [(name, p) for name, p in model.named_parameters() if not name.startswith("scale_net.")]
+
+
+def _float_dtype(name: str, parameter: torch.nn.Parameter) -> str:
+    return "<f2" if parameter.ndim >= 2 and not name.endswith(".anchors") else "<f4"
 
 
 @torch.no_grad()
@@ -131,7 +135,7 @@ def _integer_arrays(model: Hyperprior) -> dict[str, Array]:
 
 @torch.no_grad()
 def _known_answer(model: Hyperprior) -> dict[str, Array]:
-    z_hat = np.random.default_rng(0).integers(-9, 10, (1, 4, 5, model.settings.hyper_channels)).astype(np.int8)
+    z_hat = np.random.default_rng(0).integers(-9, 10, (1, *KNOWN_ANSWER_SIZE, model.settings.hyper_channels)).astype(np.int8)
     answer = model.scale_net(torch.from_numpy(z_hat.astype(np.float32)))
     return {"known_answer.z_hat": z_hat, "known_answer.positions": answer.numpy()}
 
@@ -159,19 +163,60 @@ def parse_codec(data: bytes) -> CodecFile:
         )
     try:
         arrays = load_safetensors(data)
-        settings = HyperpriorSettings.model_validate_json(metadata["settings"])
-        training = json.loads(metadata["training"])
-    except (SafetensorError, KeyError, ValueError, ValidationError) as error:
+        file = CodecFile(
+            id=hashlib.sha256(data).hexdigest(),
+            architecture=ARCHITECTURE,
+            settings=HyperpriorSettings.model_validate_json(metadata["settings"]),
+            training=json.loads(metadata["training"]),
+            arrays=arrays,
+        )
+    except (SafetensorError, LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise CodecFileError(f"damaged codec file: {error}") from error
     if _checksum(arrays, metadata) != metadata.get("checksum"):
         raise CodecFileError("damaged codec file: wrong checksum")
-    return CodecFile(
-        id=hashlib.sha256(data).hexdigest(),
-        architecture=ARCHITECTURE,
-        settings=settings,
-        training=training,
-        arrays=arrays,
-    )
+    _check_arrays(file)
+    return file
+
+
+def expected_arrays(settings: HyperpriorSettings) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+    """Name → (dtype, shape; None: any length) of every array of a codec file, without allocating any."""
+    s = settings
+    with torch.device("meta"):
+        model = Hyperprior(s)
+    expected: dict[str, tuple[str, tuple[int | None, ...]]] = {
+        name: (_float_dtype(name, p), tuple(p.shape)) for name, p in _float_parameters(model)
+    }
+    for name, layer in _integer_layers(model):
+        outputs, inputs = layer.weight.shape
+        expected[f"{name}.weight"] = ("|i1", (outputs, inputs))
+        expected[f"{name}.shift"] = ("|i1", (outputs,))
+        expected[f"{name}.bias"] = ("<i4", (outputs,))
+    steps = bitstream.MAX_QUALITY_STEPS + 1
+    return expected | {
+        "scale_offset.table": ("<i2", (steps, s.latent_channels)),
+        "z_scale.table": ("|u1", (steps, s.hyper_channels)),
+        "tables.frequencies": ("<u2", (None,)),
+        "tables.radius": ("<i4", (s.num_scales,)),
+        "known_answer.z_hat": ("|i1", (1, *KNOWN_ANSWER_SIZE, s.hyper_channels)),
+        "known_answer.positions": ("<f4", (1, *(4 * n for n in KNOWN_ANSWER_SIZE), s.latent_channels)),
+    }
+
+
+def _check_arrays(file: CodecFile) -> None:
+    """Whoever wrote the file also wrote its checksum, and the compiled entropy coder believes what it is given."""
+    expected = expected_arrays(file.settings)
+    if odd := sorted(expected.keys() ^ file.arrays.keys()):
+        raise CodecFileError(f"codec file {file.id[:12]}: arrays missing or unknown: {', '.join(odd[:5])}")
+    for name, (dtype, shape) in expected.items():
+        array = file.arrays[name]
+        fits = array.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
+        if array.dtype != np.dtype(dtype) or not fits:
+            raise CodecFileError(
+                f"codec file {file.id[:12]}: {name} is {array.dtype} {list(array.shape)}, its settings need "
+                f"{np.dtype(dtype)} {list(shape)}"
+            )
+    if (largest := file.arrays["z_scale.table"].max()) >= file.settings.num_scales:
+        raise CodecFileError(f"codec file {file.id[:12]}: z_scale.table names table {largest} of {file.settings.num_scales}")
 
 
 def _metadata(data: bytes) -> dict[str, str]:

@@ -17,7 +17,7 @@ Shapes: N images, H × W pixels (multiples of 64 here), M latent channels; tenso
 """
 
 import math
-from typing import NamedTuple, cast
+from typing import Annotated, NamedTuple, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -36,6 +36,9 @@ HYPER_BLOCK = 4
 PIXEL_UNIT = 64.0
 """Grey levels that the learned analysis path sees as 1."""
 
+BlockCount = Annotated[int, Field(ge=0, le=64)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+
 
 class HyperpriorSettings(BaseModel):
     """Sizes of one model; they live in its codec file and nowhere else."""
@@ -44,14 +47,14 @@ class HyperpriorSettings(BaseModel):
 
     width_8: int = Field(96, ge=8, le=1024)
     width_16: int = Field(192, ge=8, le=1024)
-    analysis_blocks: tuple[int, int] = (4, 4)
-    synthesis_blocks: tuple[int, int] = (4, 4)
+    analysis_blocks: tuple[BlockCount, BlockCount] = (4, 4)
+    synthesis_blocks: tuple[BlockCount, BlockCount] = (4, 4)
     latent_channels: int = Field(320, ge=8, le=768)
     hyper_channels: int = Field(96, ge=8, le=512)
     hyper_width: int = Field(96, ge=8, le=512)
-    lmbda_range: tuple[float, float] = (0.0009, 1.0)
+    lmbda_range: tuple[Positive, Positive] = (0.0009, 1.0)
     num_scales: int = Field(64, ge=2, le=64)
-    scale_range: tuple[float, float] = (0.11, 128.0)
+    scale_range: tuple[Positive, Positive] = (0.11, 128.0)
     coded_from: int = Field(1, ge=0, le=63)
     """Symbols of smaller scale indexes are taken as zero and not coded."""
 

@@ -25,13 +25,14 @@ from PIL.TiffImagePlugin import TiffImageFile
 from cnnbatch.errors import Undecodable
 from cnnbatch.images import headers, ifd, png, tiff
 from cnnbatch.images.alpha import encode_alpha
-from cnnbatch.images.model import DecodedImage, ImageHeader, Scan, bad_image
+from cnnbatch.images.model import LARGEST_SIDE, DecodedImage, ImageHeader, Scan, bad_image
 
 # Pillow warns of a damaged EXIF block inside an AVIF, whose bytes are carried as they are. Filters are process-wide and
 # not safe to change while threads run, so this is done once, at import, and for that one module.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
 Pixels = NDArray[np.uint8]
+DEEP_BITS: Final = frozenset((*range(9, 17), 24, 32, 64))
 MODES: Final = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA"))
 PIXELS_ONLY: Final = {"png": png.pixels_only, "tiff": tiff.pixels_only}
 
@@ -90,8 +91,11 @@ def _check(found: Scan, max_pixels: int) -> None:
     header = found.header
     if header.width * header.height > max_pixels:
         raise Undecodable("too-many-pixels", f"{header.width}x{header.height} pixels, the limit is {max_pixels}")
+    if max(header.width, header.height) > LARGEST_SIDE.get(header.format, max_pixels):
+        raise Undecodable("unsupported", f"{header.width}x{header.height} pixels cannot be written as {header.format}")
     if header.bits_per_sample > 8:
-        raise Undecodable(f"{header.bits_per_sample}-bit", f"{header.bits_per_sample} bits a sample")
+        known = header.bits_per_sample in DEEP_BITS
+        raise Undecodable(f"{header.bits_per_sample}-bit" if known else "corrupt", f"{header.bits_per_sample} bits a sample")
     if header.num_frames > 1:
         raise Undecodable("multi-frame", f"{header.format} of more than one picture")
     if header.mode not in MODES:
@@ -108,7 +112,8 @@ def _pillow(data: bytes, found: Scan) -> tuple[Pixels, str, Scan]:
     with PLUGINS[header.format](io.BytesIO(reduced)) as image:
         if image.size != (header.width, header.height):
             raise Undecodable("corrupt", f"Pillow sees {image.size}, the header {header}")
-        if image.mode not in MODES:
+        # Pillow reads an alpha channel of a BMP but writes none that a reader would take for one.
+        if image.mode not in MODES or (header.format, image.mode) == ("bmp", "RGBA"):
             raise Undecodable("mode", f"{header.format} of the mode {image.mode}")
         if header.format == "avif":
             found = _with_metadata(found, image)

@@ -13,12 +13,11 @@ from PIL.PngImagePlugin import PngInfo
 from cnnbatch.errors import ImageError, Undecodable
 from cnnbatch.images import ifd, jpeg, png, tiff
 from cnnbatch.images.alpha import decode_alpha
-from cnnbatch.images.model import FORMATS, DecodedImage
+from cnnbatch.images.model import FORMATS, LARGEST_SIDE, DecodedImage
 
 Pixels = NDArray[np.uint8]
 Words = dict[str, str]
 EXIF_PREFIX: Final = b"Exif\0\0"
-LARGEST: Final = {"jpeg": 65500, "webp": 16383, "gif": 65535, "avif": 65536}  # pixels a side; JPEG: libjpeg's limit
 
 
 def encode(image: DecodedImage, *, format: str) -> bytes:
@@ -27,9 +26,9 @@ def encode(image: DecodedImage, *, format: str) -> bytes:
     JPEG: 4:4:4, quality 95. PNG, WebP, BMP, TIFF (deflate), PPM: lossless. GIF: 256 colours chosen for the picture.
     AVIF: 4:4:4, quality 95, alpha too. Samples of 1, 2 and 4 bits go back to the nearest of their levels.
 
-    What a format cannot hold is left out and nothing is blended: JPEG and PPM keep the colours without the alpha (those
-    under transparent pixels come to light), GIF keeps it as on or off from 128; JPEG leaves out EXIF and XMP over 64 KiB; GIF,
-    BMP and PPM hold no metadata.
+    What a format cannot hold is left out and nothing is blended: JPEG, BMP and PPM keep the colours
+    without the alpha (those under transparent pixels come to light), GIF keeps it as on or off from 128; JPEG leaves out
+    EXIF and XMP over 64 KiB; GIF, BMP and PPM hold no metadata.
 
     Raises ValueError for an unknown format, ImageError where alpha or EXIF are damaged (``alpha``, ``metadata``) or the
     format cannot hold the picture (``size``).
@@ -39,8 +38,8 @@ def encode(image: DecodedImage, *, format: str) -> bytes:
         raise ValueError(f"format {target!r} is none of {', '.join(('original', *FORMATS))}")
     words = dict(word.split("=", 1) for word in image.mode.split()[1:] if "=" in word)
     height, width = image.pixels.shape[:2]
-    if max(height, width) > LARGEST.get(target, max(height, width)):
-        raise ImageError("size", f"{width}x{height} pixels, {target} holds at most {LARGEST[target]} a side")
+    if max(height, width) > LARGEST_SIDE.get(target, max(height, width)):
+        raise ImageError("size", f"{width}x{height} pixels, {target} holds at most {LARGEST_SIDE[target]} a side")
     return WRITERS[target](_samples(image, words), image, words)
 
 
@@ -130,7 +129,7 @@ def _webp(samples: Pixels, image: DecodedImage, words: Words) -> bytes:
 
 
 def _bmp(samples: Pixels, image: DecodedImage, words: Words) -> bytes:
-    picture = np.not_equal(samples, 0) if _is_bilevel(samples, image) else _colour(samples)
+    picture = np.not_equal(samples, 0) if _is_bilevel(samples, image) else _opaque(samples)
     return _save(picture, "BMP", dpi=_dpi(words))
 
 

@@ -4,11 +4,11 @@ Reason words of `Undecodable` (stable: they end up in the archive's ``reason`` c
 
     unknown-format   not one of the formats below            truncated        the file ends too early
     corrupt          structure, checksum or pixel data wrong too-many-pixels  width × height over ``max_pixels``
-    16-bit, 12-bit … more than 8 bits a sample               float            floating point samples
+    9-bit … 16-bit, 24-bit, 32-bit, 64-bit                   more than 8 bits a sample
     cmyk             CMYK or YCCK                            lab              CIE Lab
     multi-frame      animation, pages, stereo or gain map    mode             samples of another kind
     trailing-data    data after the picture (motion photo)   metadata         metadata the way back cannot write
-    unsupported      a variant not read here (BigTIFF, lossless JPEG)
+    unsupported      a variant not read (BigTIFF, lossless JPEG) or not written (sides over `LARGEST_SIDE`)
 """
 
 import struct
@@ -27,6 +27,9 @@ from cnnbatch.errors import Undecodable
 
 FORMATS: Final = ("jpeg", "png", "gif", "webp", "bmp", "tiff", "avif", "ppm")
 """Formats that are decoded and written; names as in the column ``source_format``."""
+
+LARGEST_SIDE: Final = {"jpeg": 65500, "webp": 16383, "gif": 65535, "avif": 65536}
+"""Pixels a side that a format can be written with; JPEG: libjpeg's limit. Formats not named here have none that matters."""
 
 MAX_DROPPED_BYTES: Final = 4096
 """Side data that is not carried (PNG text, bytes after the end): up to here decoration, above it content to keep."""

@@ -9,12 +9,13 @@ import botocore.session
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from cnnbatch.errors import UsageError
 
 MAX_CONNECTIONS = 128  # botocore's default of 10 is what caps s3fs at 10 requests in flight (measured)
 MAX_BACKOFF_S = 5.0
+SLOWEST_BODY = 10  # × timeout_s: 600 s by default, so that 1 GB arrives at 1.7 MB/s
 
 
 class StorageConfig(BaseModel):
@@ -23,8 +24,9 @@ class StorageConfig(BaseModel):
     Without keys (and not ``anonymous``) each client falls back to its own chain, which ends at the instance's role.
     Job configuration overrides the environment: ``StorageConfig.from_environment(endpoint="http://…")``.
 
-    A request that gets no answer ends as `StorageError` after at most ``retry_timeout_s + timeout_s`` seconds: a retry
-    starts only in the first ``retry_timeout_s``, and one request takes at most ``timeout_s``.
+    A store that falls silent ends a request as `StorageError` after at most ``retry_timeout_s + timeout_s`` seconds:
+    a retry starts only in the first ``retry_timeout_s``, and ``timeout_s`` is the longest wait without one more byte.
+    A body that trickles in may take ten times that.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -61,12 +63,18 @@ class StorageConfig(BaseModel):
         profiles that assume a role are left to the clients.
 
         Raises:
-            UsageError: AWS_PROFILE names a profile that does not exist.
+            UsageError: AWS_PROFILE names a profile that does not exist, or a value is none.
         """
         values = _variables() | {name: value for name, value in overrides.items() if value is not None}
         if "access_key_id" in overrides or values.get("anonymous"):
             values = {name: value for name, value in values.items() if name not in _KEYS or name in overrides}
-        return cls(**(_profile(with_keys=not (values.get("anonymous") or "access_key_id" in values)) | values))
+        profile = _profile(with_keys=not (values.get("anonymous") or "access_key_id" in values))
+        try:
+            return cls(**(profile | values))
+        except ValidationError as error:
+            fault = error.errors(include_input=False)[0]
+            where = ".".join(map(str, fault["loc"]))
+            raise UsageError(f"storage configuration: {where and f'{where}: '}{fault['msg']}") from None
 
     def for_obstore(self) -> dict[str, Any]:
         """Keyword arguments of ``obstore.store.S3Store`` (beside the bucket)."""
@@ -84,7 +92,8 @@ class StorageConfig(BaseModel):
             "client_options": {
                 "allow_http": self._allows_http(),
                 "connect_timeout": timedelta(seconds=self.connect_timeout_s),
-                "timeout": timedelta(seconds=self.timeout_s),
+                "read_timeout": timedelta(seconds=self.timeout_s),
+                "timeout": timedelta(seconds=SLOWEST_BODY * self.timeout_s),
             },
             "retry_config": {
                 "max_retries": self.retries,

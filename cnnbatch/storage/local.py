@@ -125,7 +125,7 @@ class LocalStore:
             return self.put_if_absent(key, data)
         path = safe_join(self._root, key)
         try:
-            with self._faults("write", key), locked_folder(path.parent):
+            with self._faults("replace", key), locked_folder(path.parent):
                 if self.read_versioned(key)[1] != etag:
                     return False
                 replace_file(path, _writes(data))

@@ -43,6 +43,7 @@ class ObjectStore:
         self._is_s3 = location.scheme == "s3"
         self._bucket_url = f"{location.scheme}://{location.host}"
         self._prefix = "".join(f"{part}/" for part in location.parts)
+        self._at = f" at {config.endpoint}" if config.endpoint else ""
         self._etags_are_md5 = self._is_s3
 
     def __reduce__(self) -> tuple[type["ObjectStore"], tuple[str, StorageConfig]]:
@@ -74,13 +75,15 @@ class ObjectStore:
         return ObjectInfo(key, meta["size"], plain_etag(meta["e_tag"]), meta["last_modified"])
 
     def get(self, info: ObjectInfo) -> bytes:
-        data = self._get(info)
-        if self._is_sound(info, data):
-            return data
-        data = self._get(info)  # a bit flipped on the way comes right the second time
-        if self._is_sound(info, data):
-            return data
-        raise Unreadable("checksum", f"{info.key}: the bytes do not match the store's length and MD5, read twice")
+        if info.fault is not None:
+            raise Unreadable(info.fault, f"{info.key}: listed, but not readable under this name")
+        try:
+            return self._get_checked(info)
+        except CLIENT_ERRORS as error:
+            if code_of(error) == "InternalError":
+                self.check()  # only this object, when the store answers otherwise: a lost volume, say
+                raise Unreadable("store-error", f"{info.key}: the store has an error on it, after retries") from error
+            raise_own_fault(error, info.key, f"{self.url}/{info.key}{self._at}")
 
     def get_many(self, infos: Iterable[ObjectInfo], *, max_bytes: int, concurrency: int) -> Iterator[Outcome]:
         return read_many(self.get, infos, max_bytes=max_bytes, concurrency=concurrency)
@@ -154,31 +157,30 @@ class ObjectStore:
                 for meta in chunk:
                     yield ObjectInfo(meta["path"], meta["size"], plain_etag(meta["e_tag"]), meta["last_modified"])
 
-    def _get(self, info: ObjectInfo) -> bytes:
-        if info.fault is not None:
-            raise Unreadable(info.fault, f"{info.key}: listed, but not readable under this name")
-        key = self._prefix + info.key
-        try:
-            if self._is_s3 and _is_odd(key):
-                return self._s3.get(key, info.etag)
-            options: obstore.GetOptions = {"if_match": quote_etag(info.etag)} if info.etag else {}
-            result = obstore.get(self._client, key, options=options)
-            if result.meta["size"] != info.size:
-                raise Unreadable("changed", f"{info.key}: {result.meta['size']} bytes, but {info.size} were listed")
-            return bytes(result.bytes())
-        except CLIENT_ERRORS as error:
-            raise_own_fault(error, info.key, f"{self.url}/{info.key}")
+    def _get_checked(self, info: ObjectInfo) -> bytes:
+        for _ in range(2):  # a bit flipped on the way comes right the second time
+            data = self._get(info)
+            if len(data) == info.size and self._is_md5_right(info.etag, data):
+                return data
+        if len(data) == info.size and not self._s3.has_md5_etag(self._prefix + info.key):
+            self._etags_are_md5 = False  # under SSE-KMS; length and IfMatch are what is left to check
+            return data
+        raise Unreadable("checksum", f"{info.key}: the bytes do not match the store's length and MD5, read twice")
 
-    def _is_sound(self, info: ObjectInfo, data: bytes) -> bool:
-        if len(data) != info.size:
-            return False
-        if not (self._etags_are_md5 and info.etag and _MD5.fullmatch(info.etag)):
+    def _get(self, info: ObjectInfo) -> bytes:
+        key = self._prefix + info.key
+        if self._is_s3 and _is_odd(key):
+            return self._s3.get(key, info.etag)
+        options: obstore.GetOptions = {"if_match": quote_etag(info.etag)} if info.etag else {}
+        result = obstore.get(self._client, key, options=options)
+        if result.meta["size"] != info.size:
+            raise Unreadable("changed", f"{info.key}: {result.meta['size']} bytes, but {info.size} were listed")
+        return bytes(result.bytes())
+
+    def _is_md5_right(self, etag: str | None, data: bytes) -> bool:
+        if not (self._etags_are_md5 and etag and _MD5.fullmatch(etag)):
             return True
-        if hashlib.md5(data, usedforsecurity=False).hexdigest() == info.etag:
-            return True
-        with self._faults("look at", info.key):
-            self._etags_are_md5 = self._s3.has_md5_etag(self._prefix + info.key)
-        return not self._etags_are_md5
+        return hashlib.md5(data, usedforsecurity=False).hexdigest() == etag
 
     def _path(self, key: str) -> str:
         path = self._prefix + key
@@ -218,7 +220,7 @@ class ObjectStore:
         except CLIENT_ERRORS as error:
             if code_of(error) == "NotFound" and key and action != "write":
                 raise FileNotFoundError(f"no such object: {where}") from error
-            raise storage_error(error, action, where) from error
+            raise storage_error(error, action, where + self._at) from error
 
 
 def _is_odd(key: str) -> bool:

@@ -5,28 +5,48 @@ botocore can, but builds a nested dict of strings for each key. A ``before-parse
 this, replaces its parser on listing pages.
 """
 
-from collections.abc import Iterator
+import itertools
+import random
+import time
+from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any
+from functools import cache
+from threading import Lock
+from typing import Any, TypeVar
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
 import botocore.session
+from botocore.exceptions import BotoCoreError, ClientError
 
-from cnnbatch.storage.config import StorageConfig
+from cnnbatch.storage.config import MAX_BACKOFF_S, StorageConfig
 from cnnbatch.storage.interface import ObjectInfo
+from cnnbatch.storage.trouble import TRANSIENT, code_of
 
+Result = TypeVar("Result")
 NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
+
+_CREATING = Lock()  # clients are safe to share between threads, creating them is not
+
+
+@cache
+def _session() -> botocore.session.Session:
+    """One for the process: a session loads S3's description, 0.1 s each time."""
+    return botocore.session.Session()
 
 
 class S3Client:
     """A botocore client whose listing pages come back as `ObjectInfo`."""
 
     def __init__(self, bucket: str, config: StorageConfig) -> None:
-        session = botocore.session.Session()
-        self._client: Any = session.create_client("s3", **config.for_botocore())
+        # botocore's own retries have no limit in time: 40 s and more for a dead endpoint (measured)
+        settings = config.model_copy(update={"retries": 0}).for_botocore()
+        with _CREATING:
+            self._client: Any = _session().create_client("s3", **settings)
         self._client.meta.events.register("before-parse.s3.ListObjectsV2", _parse_page)
         self._bucket = bucket
+        self._retries = config.retries
+        self._retry_timeout_s = config.retry_timeout_s
 
     def list(self, prefix: str, *, page_size: int = 1000) -> Iterator[ObjectInfo]:
         """Stream the objects whose full key starts with ``prefix``; keys come back full.
@@ -35,9 +55,9 @@ class S3Client:
             botocore.exceptions.ClientError, BotoCoreError
         """
         # Control characters are no XML: EncodingType makes the store percent-encode the keys.
-        request = {"Bucket": self._bucket, "Prefix": prefix, "EncodingType": "url", "MaxKeys": page_size}
+        request = {"Prefix": prefix, "EncodingType": "url", "MaxKeys": page_size}
         while True:
-            page = self._client.list_objects_v2(**request)
+            page = self._retried(lambda: self._client.list_objects_v2(Bucket=self._bucket, **request))
             yield from page.get("CnnbatchObjects", ())
             if not page.get("CnnbatchToken"):
                 return
@@ -46,13 +66,26 @@ class S3Client:
     def get(self, key: str, etag: str | None) -> bytes:
         """Read one whole object, if it still has that ETag."""
         condition = {"IfMatch": quote_etag(etag)} if etag else {}
-        body: bytes = self._client.get_object(Bucket=self._bucket, Key=key, **condition)["Body"].read()
-        return body
+        read = self._client.get_object
+        return self._retried(lambda: bytes(read(Bucket=self._bucket, Key=key, **condition)["Body"].read()))
 
     def has_md5_etag(self, key: str) -> bool:
         """Tell whether the object's ETag can be an MD5: under SSE-KMS and SSE-C it only looks like one."""
-        head = self._client.head_object(Bucket=self._bucket, Key=key)
+        head = self._retried(lambda: self._client.head_object(Bucket=self._bucket, Key=key))
         return "SSECustomerAlgorithm" not in head and not head.get("ServerSideEncryption", "").startswith("aws:kms")
+
+    def _retried(self, call: Callable[[], Result]) -> Result:
+        """What obstore does inside: backoff with jitter, limited in number and in time."""
+        deadline = time.monotonic() + self._retry_timeout_s
+        for attempt in itertools.count():
+            try:
+                return call()
+            except (ClientError, BotoCoreError) as error:
+                wait = random.uniform(0, min(MAX_BACKOFF_S, 0.2 * 2**attempt))
+                if attempt >= self._retries or code_of(error) not in TRANSIENT or time.monotonic() + wait > deadline:
+                    raise
+            time.sleep(wait)
+        raise AssertionError("unreachable")
 
 
 def quote_etag(etag: str) -> str:

@@ -1,14 +1,17 @@
 """What an object store's error means, in one sentence, without the client's debug output."""
 
 import re
+from collections.abc import Iterator
 from typing import NoReturn
 
-from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+from botocore.exceptions import ConnectionError as BotocoreConnectionError
 from obstore.exceptions import BaseError
 
 from cnnbatch.errors import StorageError, Unreadable
 
 CLIENT_ERRORS = (BaseError, ClientError, BotoCoreError, OSError)  # what both clients raise for the store's faults
+TRANSIENT = {"SlowDown", "InternalError", "Unreachable", "Timeout", "Truncated"}
 
 _SENTENCES = {
     "NoSuchBucket": "the bucket does not exist",
@@ -25,10 +28,11 @@ _SENTENCES = {
     "Unreachable": "the endpoint cannot be reached",
     "Timeout": "the store did not answer in time",
     "NoCredentials": "there are no credentials: set AWS_ACCESS_KEY_ID or AWS_PROFILE, or anonymous",
+    "NotFound": "there is no such object",
+    "PreconditionFailed": "it changed after it was listed",
     "Truncated": "the body ended too early, also after the retries",
 }
-_OF_THE_WHOLE_BUCKET = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "RequestTimeTooSkewed"}
-_BY_STATUS = {
+_SYNONYMS = {
     "301": "PermanentRedirect",
     "401": "AccessDenied",
     "403": "AccessDenied",
@@ -40,31 +44,46 @@ _BY_STATUS = {
     "TokenRefreshRequired": "ExpiredToken",
     "NoSuchKey": "NotFound",
 }
+_OWN_REASONS = {
+    "NotFound": "vanished",
+    "AccessDenied": "forbidden",
+    "InvalidObjectState": "forbidden",  # archived in Glacier
+    "PreconditionFailed": "changed",
+    "Truncated": "truncated",
+}
 # Of obstore's text, most telling first: it carries the store's XML, the status line, or reqwest's error kinds.
 _PATTERNS = (
-    (re.compile(r"<Code>(\w+)</Code>"), None),
+    (re.compile(r"<Code>(\w+)</Code>"), ""),
     (re.compile(r"169\.254\.169\.254|169\.254\.170\.2"), "NoCredentials"),
-    (re.compile(r"status code: (\d+)"), None),
+    (re.compile(r"incorrectly configured region"), "PermanentRedirect"),
+    (re.compile(r"status code: (\d+)"), ""),
     (re.compile(r"kind: Connect|dns error|tcp connect error"), "Unreachable"),
     (re.compile(r"TimedOut|timed out|kind: Timeout"), "Timeout"),
-    (re.compile(r"IncompleteBody|IncompleteMessage|UnexpectedEof|kind: (?:Decode|Body)|error decoding"), "Truncated"),
+    (re.compile(r"IncompleteBody|IncompleteMessage|UnexpectedEof|kind: (?:Decode|Body)|NoContentRange"), "Truncated"),
 )
 
 
 def code_of(error: Exception) -> str:
     """S3's error code, or one of ours (``Unreachable``, ``Timeout``, ``Truncated``, ``NoCredentials``, ``Unknown``)."""
-    if isinstance(error, ClientError):
-        code = str(error.response.get("Error", {}).get("Code", "Unknown"))
-        return _BY_STATUS.get(code, code)
-    if isinstance(error, NoCredentialsError):
-        return "NoCredentials"
-    if isinstance(error, HTTPClientError | ConnectionError):
-        return "Timeout" if "imed out" in str(error) else "Unreachable"
-    for pattern, meaning in _PATTERNS:
-        if found := pattern.search(str(error)):
-            name = meaning or found[1]
-            return _BY_STATUS.get(name, name)
+    for name in _candidates(error):
+        code = _SYNONYMS.get(name, name)
+        if code in _SENTENCES or code in _OWN_REASONS:
+            return code
     return "NotFound" if isinstance(error, FileNotFoundError) else "Unknown"
+
+
+def _candidates(error: Exception) -> Iterator[str]:
+    if isinstance(error, ClientError):
+        yield str(error.response.get("Error", {}).get("Code"))
+        yield str(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
+    elif isinstance(error, NoCredentialsError):
+        yield "NoCredentials"
+    elif isinstance(error, HTTPClientError | BotocoreConnectionError):
+        yield "Timeout" if "imed out" in str(error) else "Unreachable"
+    else:
+        for pattern, meaning in _PATTERNS:
+            if found := pattern.search(str(error)):
+                yield meaning or found[1]
 
 
 def storage_error(error: Exception, action: str, where: str) -> StorageError:
@@ -77,8 +96,6 @@ def storage_error(error: Exception, action: str, where: str) -> StorageError:
 def raise_own_fault(error: Exception, key: str, where: str) -> NoReturn:
     """Raise `Unreadable` where the fault is this one object's, else `StorageError`."""
     code = code_of(error)
-    reasons = {"NotFound": "vanished", "AccessDenied": "forbidden", "PreconditionFailed": "changed"}
-    reasons |= {"Truncated": "truncated", "InvalidObjectState": "forbidden"}  # the latter: archived in Glacier
-    if code in reasons and code not in _OF_THE_WHOLE_BUCKET:
-        raise Unreadable(reasons[code], f"{key}: {_SENTENCES.get(code, reasons[code])}") from error
+    if code in _OWN_REASONS:
+        raise Unreadable(_OWN_REASONS[code], f"{key}: {_SENTENCES.get(code, _OWN_REASONS[code])}") from error
     raise storage_error(error, "read", where) from error

@@ -1,6 +1,7 @@
 """Training pictures: decoded once, kept as bytes in memory, cut and augmented for each step."""
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+logger = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.uint8]
 """uint8 [H, W, 3]."""
@@ -28,7 +31,12 @@ def load_pictures(folder: Path) -> tuple[list[Pixels], list[Pixels]]:
     train: list[Pixels] = []
     dev: list[Pixels] = []
     for path in files:
-        (dev if path in dev_names else train).append(_load(path))
+        try:
+            picture = _load(path)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            logger.warning("left out %s: %s", path, error)
+        else:
+            (dev if path in dev_names else train).append(picture)
     return train, dev
 
 

@@ -96,6 +96,7 @@ class Trainer:
     def run(self, on_report: Callable[[Hyperprior, Progress], None] | None = None) -> None:
         """Trains until ``minutes`` have passed; ``on_report`` gets the averaged model at every checkpoint."""
         last_save = last_report = start = time.monotonic() - self.progress["seconds"]
+        loss = math.nan  # stays so when the run had already ended
         while self.progress["seconds"] < 60 * self.config.minutes:
             loss = self._step()
             now = time.monotonic()

@@ -1,5 +1,6 @@
 """`probe` and `decode` on files made here: every mode and format, damage, and bombs."""
 
+import contextlib
 import io
 import struct
 import time
@@ -64,7 +65,7 @@ def test_a_lossy_file_decodes_to_what_pillow_shows(format: str, options: dict[st
         np.testing.assert_array_equal(decode(data, max_pixels=LIMIT).pixels, np.asarray(shown.convert("RGB")))
 
 
-@pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF", "BMP"])
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF"])
 def test_alpha_and_hidden_colour_survive(format: str) -> None:
     alpha = np.where(ALPHA < 100, 0, ALPHA).astype(np.uint8)
     image = decode(save(np.dstack((RGB, alpha)), format, lossless=True, exact=True), max_pixels=LIMIT)
@@ -85,12 +86,13 @@ def test_an_opaque_alpha_is_remembered_in_one_byte() -> None:
 
 @pytest.mark.parametrize("format", ["PNG", "GIF"])
 def test_a_palette_with_a_transparent_index_gives_colours_and_alpha(format: str) -> None:
+    key = int(SMOOTH[0, 0])
+    visible = key != SMOOTH
     picture = Image.fromarray(SMOOTH).convert("P")
     picture.putpalette([value for index in range(256) for value in (index, 255 - index, 7)])
-    image = decode(save(picture, format, transparency=int(SMOOTH[0, 0]), optimize=False), max_pixels=LIMIT)
+    image = decode(save(picture, format, transparency=key, optimize=False), max_pixels=LIMIT)
     assert image.alpha is not None
-    np.testing.assert_array_equal(decode_alpha(image.alpha, SMOOTH.shape) == 0, SMOOTH == SMOOTH[0, 0])
-    visible = SMOOTH != SMOOTH[0, 0]
+    np.testing.assert_array_equal(decode_alpha(image.alpha, SMOOTH.shape) > 0, visible)
     np.testing.assert_array_equal(image.pixels[..., 1][visible], 255 - SMOOTH[visible])
 
 
@@ -154,11 +156,11 @@ def test_a_geotiff_is_refused() -> None:
 
 
 def test_long_png_text_is_refused_and_a_text_bomb_costs_no_memory() -> None:
-    bomb = b"Comment\0\0" + zlib.compress(bytes(1 << 26), 9)
+    zeros = zlib.compress(bytes(1 << 26), 9)
+    text = png(1, 1, 0, 8, b"\0\1", (b"zTXt", b"Comment\0\0" + zeros))
+    profile = png(1, 1, 0, 8, b"\0\1", (b"iCCP", b"icc\0\0" + zeros))
     tracemalloc.start()
-    assert reason(png(1, 1, 0, 8, b"\0\1", (b"zTXt", bomb))) == "metadata"
-    profile = b"icc\0\0" + zlib.compress(bytes(1 << 26), 9)
-    assert reason(png(1, 1, 0, 8, b"\0\1", (b"iCCP", profile))) == "metadata"
+    assert [reason(text), reason(profile)] == ["metadata", "metadata"]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 40 << 20
@@ -230,15 +232,8 @@ def test_a_damaged_file_raises_nothing_else(format: str, changes: list[tuple[flo
         # Half of the damage goes into the first 200 bytes, where the structure is.
         span = len(data) if value % 2 else min(len(data), 200)
         data[int(span * fraction)] = value
-    with _undecodable_at_most():
+    with contextlib.suppress(Undecodable):
         assert decode(bytes(data), max_pixels=LIMIT).pixels.size
-
-
-class _undecodable_at_most:  # noqa: N801
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> bool:
-        return kind is Undecodable
 
 
 @settings(max_examples=200, deadline=None)
@@ -249,7 +244,7 @@ class _undecodable_at_most:  # noqa: N801
     ),
 )
 def test_noise_behind_a_magic_number_raises_nothing_else(data: bytes, magic: bytes) -> None:
-    with _undecodable_at_most():
+    with contextlib.suppress(Undecodable):
         decode(magic + data, max_pixels=LIMIT)
 
 

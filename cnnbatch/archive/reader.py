@@ -1,0 +1,214 @@
+"""Reading an archive: by key, by pattern, shard by shard.
+
+::
+
+    archive = open_archive("s3://bucket/archive")
+    len(archive), archive.keys("2024/*")
+    row = archive["2024/a.jpg"]                    # a few small range requests, whatever the shard's size
+    for row in archive.rows():                     # in shard order, every payload checked
+        ...
+"""
+
+import fnmatch
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from deltalake.exceptions import DeltaError
+
+from cnnbatch.archive import layout
+from cnnbatch.archive.log import ArchiveLog
+from cnnbatch.archive.parquet import damage_as_archive_error, map_parallel, read_columns
+from cnnbatch.archive.schema import COLUMNS, SCHEMA, ArchiveRow, conform, table_to_rows
+from cnnbatch.archive.shards import ShardSummary, read_shard, read_summary
+from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, Snapshot, take_snapshot
+from cnnbatch.errors import ArchiveError, DamagedRow, StorageError
+from cnnbatch.storage import StorageConfig, Store
+from cnnbatch.storage.durable import replace_file
+
+_FIRST_WILDCARD = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveInfo:
+    """Figures of one version of an archive. Sizes in bytes; ``codecs`` maps codec id to the rows that need it."""
+
+    url: str
+    format_version: int
+    created_by: str
+    log_version: int
+    num_images: int
+    num_shards: int
+    outcomes: Mapping[str, int]
+    codecs: Mapping[str, int]
+    source_bytes: int
+    payload_bytes: int
+    archive_bytes: int
+
+    @property
+    def ratio(self) -> float:
+        """Source bytes ÷ bytes of all shards; 0 for an empty archive."""
+        return self.source_bytes / self.archive_bytes if self.archive_bytes else 0.0
+
+
+class Archive:
+    """One version of an archive, as it was when it was opened. Safe to share between threads."""
+
+    def __init__(self, log: ArchiveLog) -> None:
+        self.store: Store = log.store
+        self.format = layout.read_format(log.store)
+        self._table = log.load_table()
+        self.snapshot: Snapshot = take_snapshot(self._table)
+
+    def __len__(self) -> int:
+        return self.snapshot.num_rows
+
+    def __iter__(self) -> Iterator[str]:
+        return self.keys()
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self._scan(key, ["key"]).num_rows > 0
+
+    def __getitem__(self, key: str) -> ArchiveRow:
+        """Read one image.
+
+        Raises:
+            KeyError: there is none of this key.
+            DamagedRow: its checksum or metadata is wrong.
+        """
+        rows = list(table_to_rows(self._scan(key, list(COLUMNS))))
+        if not rows:
+            raise KeyError(key)
+        if len(rows) > 1:
+            raise ArchiveError(f"{key!r} is in {self.store.url} {len(rows)} times")
+        if isinstance(rows[0], DamagedRow):
+            raise rows[0]
+        return rows[0]
+
+    def keys(self, pattern: str = "*") -> Iterator[str]:
+        """Yield the keys that match a glob in which ``*`` crosses ``/``, in shard order; reads only the key column."""
+        matches = _matcher(pattern)
+        shards = self._shards_with_prefix(_literal_prefix(pattern))
+        for keys in map_parallel(self._shard_keys, shards, threads=DEFAULT_THREADS):
+            yield from filter(matches, keys)
+
+    def columns(self, names: Sequence[str], pattern: str = "*") -> Iterator[dict[str, Any]]:
+        """Yield these columns of the rows whose key matches, like `keys`; nothing but what is wrong in Parquet is checked."""
+        matches = _matcher(pattern)
+        read = partial(self._shard_columns, ["key", *(name for name in names if name != "key")])
+        for rows in map_parallel(read, self._shards_with_prefix(_literal_prefix(pattern)), threads=DEFAULT_THREADS):
+            yield from (row for row in rows if matches(row["key"]))
+
+    def rows(self, pattern: str = "*") -> Iterator[ArchiveRow | DamagedRow]:
+        """Yield the rows whose key matches, in shard order, one row group in memory; a damaged one as its error."""
+        matches = _matcher(pattern)
+        for shard in self._shards_with_prefix(_literal_prefix(pattern)):
+            keys = None if pattern == "*" else set(filter(matches, self._shard_keys(shard)))
+            if keys is None or keys:
+                yield from read_shard(self.store, shard.path, keys=keys, num_bytes=shard.num_bytes)
+
+    def shards(self) -> tuple[LiveShard, ...]:
+        """Return the live shards, ordered by their first key."""
+        return self.snapshot.shards
+
+    def shard_keys(self, shard: LiveShard, pattern: str = "*") -> list[str]:
+        """Return the keys of one shard that match a glob; reads only the key column."""
+        prefix = _literal_prefix(pattern)
+        if not self._shards_with_prefix(prefix, [shard]):
+            return []
+        return list(filter(_matcher(pattern), self._shard_keys(shard)))
+
+    def codec_bytes(self, codec_id: str) -> bytes:
+        """Read the codec file of that id out of the archive, its sha256 checked.
+
+        Raises:
+            CodecFileError: it is missing or damaged.
+        """
+        return layout.read_codec(self.store, codec_id)
+
+    def codec_path(self, codec_id: str, folder: Path) -> Path:
+        """Return that codec file as a local file in ``folder``, copied and checked unless it is there and intact."""
+        path = folder / Path(layout.codec_path(codec_id)).name
+        if not (path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == codec_id):
+            data = self.codec_bytes(codec_id)
+            replace_file(path, lambda file: file.write(data))
+        return path
+
+    def info(self) -> ArchiveInfo:
+        """Add up the figures in the shards' footers: about one small request a shard, no row is read."""
+        read = partial(_read_shard_summary, self.store)
+        summaries = list(map_parallel(read, self.snapshot.shards, threads=DEFAULT_THREADS))
+        return ArchiveInfo(
+            url=self.store.url,
+            format_version=self.format.version,
+            created_by=self.format.created_by,
+            log_version=self.snapshot.version,
+            num_images=len(self),
+            num_shards=len(self.snapshot.shards),
+            outcomes=sum((Counter(summary.outcomes) for summary in summaries), Counter()),
+            codecs=sum((Counter(summary.codecs) for summary in summaries), Counter()),
+            source_bytes=sum(summary.source_bytes for summary in summaries),
+            payload_bytes=sum(summary.payload_bytes for summary in summaries),
+            archive_bytes=self.snapshot.num_bytes,
+        )
+
+    def _scan(self, key: str, columns: list[str]) -> pa.Table:
+        """Read one key's row through the page index, which is what makes it cheap (pyarrow reads whole row groups)."""
+        if not any(shard.may_hold(key) for shard in self.snapshot.shards):
+            return pa.schema([(name, pa.null()) for name in columns]).empty_table()
+        quoted = key.replace("'", "''")  # the only character that means something inside a literal of this dialect
+        try:
+            stream = self._table.scan(columns=columns, predicate=f"key = '{quoted}'")
+            return conform(pa.RecordBatchReader.from_stream(stream).read_all())  # releases the GIL
+        except (DeltaError, pa.ArrowException) as error:
+            raise ArchiveError(f"{key!r} in {self.store.url}: {' '.join(str(error).split())[:300]}") from error
+        except OSError as error:
+            raise StorageError(f"{key!r} in {self.store.url}: {' '.join(str(error).split())[:300]}") from error
+
+    def _shard_keys(self, shard: LiveShard) -> list[str]:
+        return [str(row["key"]) for row in self._shard_columns(["key"], shard)]
+
+    def _shard_columns(self, names: Sequence[str], shard: LiveShard) -> list[dict[str, Any]]:
+        table = read_columns(self.store, shard.path, names, num_bytes=shard.num_bytes)
+        for name in names:
+            if table.column(name).null_count and not SCHEMA.field(name).nullable:
+                raise ArchiveError(f"{shard.path} in {self.store.url} is not a readable shard: {name} is null")
+        with damage_as_archive_error(self.store, shard.path):  # text that is not UTF-8 is noticed here
+            return list(table.to_pylist())
+
+    def _shards_with_prefix(self, prefix: str, shards: Sequence[LiveShard] | None = None) -> list[LiveShard]:
+        return [
+            shard
+            for shard in (self.snapshot.shards if shards is None else shards)
+            if shard.max_key >= prefix and (shard.min_key <= prefix or shard.min_key.startswith(prefix))
+        ]
+
+
+def open_archive(url: str, config: StorageConfig | None = None) -> Archive:
+    """Open the newest version of an archive for reading.
+
+    Raises:
+        ArchiveError: there is none, or one of an unknown format.
+        StorageError: the store refused.
+    """
+    return Archive(ArchiveLog(url, config))
+
+
+def _read_shard_summary(store: Store, shard: LiveShard) -> ShardSummary:
+    return read_summary(store, shard.path, num_bytes=shard.num_bytes)
+
+
+def _matcher(pattern: str) -> Callable[[str], bool]:
+    match = re.compile(fnmatch.translate(pattern)).match
+    return lambda key: match(key) is not None
+
+
+def _literal_prefix(pattern: str) -> str:
+    wildcard = _FIRST_WILDCARD.search(pattern)
+    return pattern[: wildcard.start()] if wildcard else pattern

@@ -1,0 +1,130 @@
+"""The ``cnnbatch`` command: looks into archives and takes pictures out; codes single pictures. One process, no cluster.
+
+Results go to stdout (``--json`` makes them JSON), errors to stderr in one sentence; the exit code is the error's
+(``cnnbatch.errors``). What a subcommand does is in `cnnbatch.commands`, imported when it is known which.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from cnnbatch.errors import CnnbatchError
+from cnnbatch.version import VERSION
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+FORMATS: Final = ("original", "png", "webp", "jpeg")
+"""As `cnnbatch.stages.reconstruct.FORMATS`, which would import torch."""
+
+_DESCRIPTION: Final = """\
+Look into an archive, take pictures out of it, and code single pictures.
+ARCHIVE is a folder or a URL (s3://bucket/prefix); endpoint and credentials come from the environment (AWS_...)."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; return its exit code (2 for a wrong command line, as SystemExit)."""
+    options = _parser().parse_args(argv)
+    try:
+        _run(options)
+        sys.stdout.flush()  # here, where a closed pipe is still caught
+    except CnnbatchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # the reader had enough: cnnbatch ls … | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
+        return 1
+    except KeyboardInterrupt:
+        return 1
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    from cnnbatch import commands
+
+    commands.COMMANDS[options.command](options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cnnbatch",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"cnnbatch {VERSION}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_add_info, _add_ls, _add_get, _add_encode, _add_decode):
+        add(subparsers)
+    return parser
+
+
+def _add(subparsers: "Subparsers", name: str, help: str) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", allow_abbrev=False)
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+    return parser
+
+
+def _add_info(subparsers: "Subparsers") -> None:
+    parser = _add(subparsers, "info", "show the figures of an archive or of a .cnb file")
+    parser.add_argument("what", metavar="ARCHIVE|FILE.cnb")
+
+
+def _add_ls(subparsers: "Subparsers") -> None:
+    parser = _add(subparsers, "ls", "list the images of an archive by key")
+    parser.add_argument("archive", metavar="ARCHIVE")
+    parser.add_argument("glob", metavar="GLOB", nargs="?", default="*", help="only keys that match; * crosses / (default: all)")
+    parser.add_argument("-l", "--long", action="store_true", help="with format, size, bytes of the original, and quality")
+
+
+def _add_get(subparsers: "Subparsers") -> None:
+    parser = _add(subparsers, "get", "write one image of an archive to a file")
+    parser.add_argument("archive", metavar="ARCHIVE")
+    parser.add_argument("key", metavar="KEY")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE|-", help="where to; - is stdout (default: the key's last part, in this folder)"
+    )
+    _add_format(parser)
+    _add_force(parser)
+
+
+def _add_encode(subparsers: "Subparsers") -> None:
+    parser = _add(subparsers, "encode", "compress one image to a .cnb file")
+    parser.add_argument("image", metavar="IMAGE")
+    parser.add_argument("cnb", metavar="FILE.cnb")
+    goal = parser.add_mutually_exclusive_group()
+    goal.add_argument("--quality", type=float, metavar="Q", help="0 to 63, in quarters (default: 32)")
+    goal.add_argument("--target-psnr", type=float, metavar="DB", help="search the quality that gives this PSNR")
+    goal.add_argument("--target-bpp", type=float, metavar="BPP", help="search the quality that gives these bits per pixel")
+    goal.add_argument("--lossless", action="store_true", help="keep the file so that it comes back byte for byte")
+    parser.add_argument("--min-psnr", type=float, metavar="DB", help="raise the quality until this is met, else keep the file")
+    parser.add_argument("--codec", metavar="FILE", help="codec file (default: the one that comes with cnnbatch)")
+    _add_force(parser)
+
+
+def _add_decode(subparsers: "Subparsers") -> None:
+    parser = _add(subparsers, "decode", "give the image of a .cnb file back")
+    parser.add_argument("cnb", metavar="FILE.cnb")
+    parser.add_argument("output", metavar="IMAGE", help="where to; - is stdout")
+    parser.add_argument("--codec", metavar="FILE", help="codec file, if not the one that comes with cnnbatch")
+    _add_format(parser)
+    _add_force(parser)
+
+
+def _add_format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        help="of the file that is written; a stored original always comes back as it was "
+        "(default: as the ending of the given file says, else original)",
+    )
+
+
+def _add_force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="replace the file if there is one")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,239 @@
+"""What the subcommands of ``cnnbatch`` do; their options are in `cnnbatch.cli`.
+
+Torch is imported only by those that code or decode a picture.
+"""
+
+import argparse
+import json
+import math
+import os
+import stat
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from cnnbatch import reading
+from cnnbatch.archive import ArchiveInfo, ArchiveRow
+from cnnbatch.archive.single import MAX_FILE_BYTES, dump_cnb, parse_cnb
+from cnnbatch.errors import ArchiveError, StorageError, Unreadable, UsageError
+from cnnbatch.reading import CodecFiles, Picture
+from cnnbatch.storage import ObjectInfo, is_safe_key, open_store
+from cnnbatch.storage.durable import create_file, replace_file
+
+ENDINGS: Final = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
+STDOUT: Final = "-"
+RUN_ID: Final = "cnnbatch-encode"
+_BLOBS: Final = ("exif", "icc", "xmp", "alpha")
+
+
+def info(options: argparse.Namespace) -> None:
+    """Figures of an archive, or the metadata of a ``.cnb`` file."""
+    if Path(options.what).is_file():
+        row = _read_cnb(options.what)
+        _print(options, _row_document(row), _describe_row(row))
+    else:
+        figures = reading.open(options.what).info()
+        _print(options, {**asdict(figures), "ratio": figures.ratio}, _describe_archive(figures))
+
+
+def ls(options: argparse.Namespace) -> None:
+    """Keys, or with ``-l`` a line of columns each, as they are read."""
+    archive = reading.open(options.archive)
+    rows = archive.listing(options.glob) if options.long else ({"key": key} for key in archive.keys(options.glob))
+    for row in rows:
+        print(_to_json(row) if options.json else _describe_listed(row))
+
+
+def get(options: argparse.Namespace) -> None:
+    """One image of an archive → a file."""
+    archive = reading.open(options.archive)
+    try:
+        picture = archive[options.key]
+    except KeyError:
+        raise UsageError(f"there is no image {options.key!r} in {archive.url}") from None
+    _write_picture(picture, options, options.output)
+
+
+def encode(options: argparse.Namespace) -> None:
+    """One image file → a ``.cnb`` file, by the rules that hold in a job."""
+    _check_output(options.cnb, options)
+    row = _encode(Path(options.image), options)
+    data = dump_cnb(row)
+    _write(options.cnb, data, force=options.force)
+    if options.cnb != STDOUT:
+        _print(options, _row_document(row) | {"path": options.cnb, "num_bytes": len(data)}, _describe_row(row))
+
+
+def decode(options: argparse.Namespace) -> None:
+    """A ``.cnb`` file → an image file."""
+    row = _read_cnb(options.cnb)
+    codec = None if options.codec is None else _read(options.codec)
+    _write_picture(Picture(row, CodecFiles(codec)), options, options.output)
+
+
+COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], None]]] = {
+    "info": info,
+    "ls": ls,
+    "get": get,
+    "encode": encode,
+    "decode": decode,
+}
+
+
+def _encode(path: Path, options: argparse.Namespace) -> ArchiveRow:
+    from cnnbatch.codec import Codec, shipped_codec
+    from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
+
+    given = ("quality", "target_psnr", "target_bpp", "lossless", "min_psnr")
+    wanted = {name: getattr(options, name) for name in given if getattr(options, name) is not None}
+    try:
+        settings = CompressionSettings(**wanted)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise UsageError(f"--{'-'.join(map(str, fault['loc'])).replace('_', '-')}: {fault['msg']}") from None
+    data = _read(path, limit=settings.max_source_bytes)
+    codec = Codec(shipped_codec() if options.codec is None else _read(options.codec))
+    folder = open_store(str(path.parent))
+    return ShardCompressor(folder, folder, codec, settings, run_id=RUN_ID).row(_object_info(path, len(data)), data)
+
+
+def _object_info(path: Path, size: int) -> ObjectInfo:
+    key = os.fsencode(path.name).decode(errors="backslashreplace")
+    return ObjectInfo(key, size, mtime=datetime.fromtimestamp(path.stat().st_mtime, UTC))
+
+
+def _write_picture(picture: Picture, options: argparse.Namespace, output: str | None) -> None:
+    """Writes ``picture`` to ``output``, by default to the last part of its key in the current folder."""
+    from cnnbatch.stages.reconstruct import output_key
+
+    format = options.format or ENDINGS.get(Path(output or "").suffix.lower(), "original")
+    path = _default_name(output_key(picture.row, format)) if output is None else output
+    _check_output(path, options)
+    data = picture.file(format)
+    if picture.row.outcome == "store" and format not in ("original", picture.row.source_format):
+        print(f"note: {picture.key!r} was stored as it is ({picture.row.reason}) and comes back so", file=sys.stderr)
+    _write(path, data, force=options.force)
+    if path != STDOUT:
+        _print(options, _row_document(picture.row) | {"path": path, "num_bytes": len(data)}, f"{path}: {len(data):,} bytes")
+
+
+def _default_name(key: str) -> str:
+    name = key.rpartition("/")[2]
+    if not is_safe_key(name):
+        raise UsageError(f"the key {key[:200]!r} does not end in a name for a file: give one with -o")
+    return name
+
+
+def _check_output(path: str, options: argparse.Namespace) -> None:
+    """Refuses before any work is done what `_write` would refuse after it."""
+    if path == STDOUT:
+        if options.json:
+            raise UsageError("--json and the file cannot both go to stdout")
+        return
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot write {path!r}: {_cause(error)}") from error
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise UsageError(f"cannot write {path!r}: it exists and is not a file")
+    if not options.force:
+        raise UsageError(f"{path!r} exists; --force replaces it")
+
+
+def _write(path: str, data: bytes, *, force: bool) -> None:
+    if path == STDOUT:
+        sys.stdout.buffer.write(data)
+        return
+    try:
+        if force:
+            replace_file(Path(path), lambda file: file.write(data))
+        elif not create_file(Path(path), lambda file: file.write(data)):
+            raise UsageError(f"{path!r} exists; --force replaces it")
+    except OSError as error:
+        raise StorageError(f"cannot write {path!r}: {_cause(error)}") from error
+
+
+def _read(path: str | Path, *, limit: int = MAX_FILE_BYTES) -> bytes:
+    try:
+        if (size := Path(path).stat().st_size) > limit:
+            raise Unreadable("too-large", f"{str(path)!r} has {size} bytes, the limit is {limit}")
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {str(path)!r}: {_cause(error)}") from error
+
+
+def _read_cnb(path: str) -> ArchiveRow:
+    try:
+        return parse_cnb(_read(path))
+    except ArchiveError as error:
+        raise ArchiveError(f"{path!r}: {error}") from error
+
+
+def _cause(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def _print(options: argparse.Namespace, document: Mapping[str, Any], text: str) -> None:
+    print(_to_json(document) if options.json else text)
+
+
+def _to_json(document: Mapping[str, Any]) -> str:
+    """On one line; figures that are not finite, which JSON has no words for, as null."""
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in document.items()}
+    return json.dumps(finite, allow_nan=False)
+
+
+def _row_document(row: ArchiveRow) -> dict[str, Any]:
+    """Everything but the bytes of the payload and the metadata, of which the sizes are told."""
+    document: dict[str, Any] = {name: getattr(row, name) for name in reading.LISTED}
+    document |= {name: getattr(row, name) for name in ("mode", "payload_coding", "run_id")}
+    document |= {"source_sha256": row.source_sha256.hex(), "ingested_at": row.ingested_at.isoformat()}
+    return document | {f"{name}_bytes": len(getattr(row, name) or b"") for name in ("payload", *_BLOBS)}
+
+
+def _describe_row(row: ArchiveRow) -> str:
+    size = f"{row.width} × {row.height}" if row.width else "unknown size"
+    kept = len(row.payload) + sum(len(getattr(row, name) or b"") for name in _BLOBS)
+    line = f"{row.key}: {row.source_format}, {size}, {row.source_size:,} → {kept:,} bytes, {row.outcome}"
+    if row.outcome == "store":
+        return _visible(f"{line} ({row.reason}; {row.payload_coding})")
+    bpp = 8 * len(row.payload) / ((row.width or 1) * (row.height or 1))
+    psnr = "" if row.psnr_db is None else f", {row.psnr_db:.2f} dB"
+    return _visible(f"{line}, quality {row.quality:g}, {bpp:.3f} bpp{psnr}, codec {(row.codec_id or '')[:12]}")
+
+
+def _describe_archive(figures: ArchiveInfo) -> str:
+    outcomes = ", ".join(f"{count:,} {name}" for name, count in sorted(figures.outcomes.items()))
+    lines = [
+        f"url        {figures.url}",
+        f"images     {figures.num_images:,}" + (f" ({outcomes})" if outcomes else ""),
+        f"originals  {figures.source_bytes:,} bytes",
+        f"archive    {figures.archive_bytes:,} bytes in {figures.num_shards:,} shards ({figures.ratio:.2f} times smaller)",
+        *(f"codec      {codec_id} for {count:,} images" for codec_id, count in sorted(figures.codecs.items())),
+        f"versions   format {figures.format_version}, created by {figures.created_by}, log {figures.log_version}",
+    ]
+    return "\n".join(map(_visible, lines))
+
+
+def _describe_listed(row: Mapping[str, Any]) -> str:
+    """The key, after its columns in a long listing."""
+    if len(row) == 1:
+        return _visible(row["key"])
+    size = "-" if row["width"] is None else f"{row['width']}x{row['height']}"
+    how = row["reason"] or "-"
+    if row["quality"] is not None:
+        how = f"q{row['quality']:g}" + ("" if row["psnr_db"] is None else f" {row['psnr_db']:.2f} dB")
+    columns = f"{row['outcome']:5} {row['source_format']:5} {size:>11} {row['source_size']:>12} {how:16}"
+    return _visible(f"{columns} {row['key']}")
+
+
+def _visible(line: str) -> str:
+    """The same with control characters, which could also steer a terminal, as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

@@ -1,0 +1,175 @@
+"""Pictures out of an archive, or out of a ``.cnb`` file, as arrays and as files.
+
+::
+
+    archive = cnnbatch.open("s3://bucket/archive")
+    len(archive), "2024/a.jpg" in archive
+    for key in archive.keys("2024/*"):             # a glob in which * crosses /
+        picture = archive[key]
+    picture.image()                                # uint8 [H, W, 3] or [H, W], as stored
+    picture.file()                                 # the bytes of a file of the original's format
+    picture.row                                    # everything the archive knows of it
+
+Codec files are taken out of the archive itself; torch is imported with the first picture that needs one.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cnnbatch import archive
+from cnnbatch.archive import ArchiveInfo, ArchiveRow
+from cnnbatch.errors import BitstreamError, CodecFileError, DamagedRow
+from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.storage import StorageConfig
+
+if TYPE_CHECKING:
+    from cnnbatch.codec import Codec
+    from cnnbatch.codec.codec import Pixels
+
+MAX_PIXELS = 1 << 30
+"""A larger stored picture is not decoded, though its file can be had; the limit of a bitstream, too."""
+
+LISTED = ("key", "source_format", "source_size", "width", "height", "outcome", "reason", "quality", "psnr_db", "codec_id")
+"""The small columns that `Archive.listing` gives of every picture."""
+
+
+class Codecs(Protocol):
+    """Where the codec of a picture comes from."""
+
+    def __getitem__(self, codec_id: str) -> "Codec":
+        """Raises CodecFileError if it is not to be had."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture: ``row`` is all that is stored of it."""
+
+    row: ArchiveRow = field(repr=False)
+    codecs: Codecs = field(repr=False)
+
+    @property
+    def key(self) -> str:
+        """Its path in the source."""
+        return self.row.key
+
+    def image(self, *, max_pixels: int = MAX_PIXELS) -> "Pixels":
+        """Its colours as uint8 [H, W, 3] or [H, W] gray, neither turned by its orientation nor blended with its alpha.
+
+        Raises:
+            ImageError: an original that was stored because nothing here can decode it (`file` gives it back).
+            BitstreamError: the coded bytes are damaged.
+            CodecFileError: the codec file is missing or damaged.
+        """
+        if self.row.outcome == "cnn":
+            return self._reconstruct()
+        from cnnbatch.images import decode
+
+        return decode(self.file(), max_pixels=max_pixels).pixels
+
+    def file(self, format: str = "original") -> bytes:
+        """It as a file: ``original`` (a JPEG as 4:4:4 quality 95), ``png``, ``webp`` or ``jpeg``.
+
+        A stored original comes back byte for byte, whatever ``format`` says.
+
+        Raises:
+            ImageError: damaged metadata, or a picture too large for the format.
+            BitstreamError, CodecFileError: as `image`.
+        """
+        from cnnbatch.stages.reconstruct import restore_file
+
+        pixels = self._reconstruct() if self.row.outcome == "cnn" else None
+        return restore_file(self.row, pixels, format=format)
+
+    def _reconstruct(self) -> "Pixels":
+        from cnnbatch.stages.reconstruct import reconstruct_each
+
+        [pixels] = reconstruct_each(self.codecs[self.row.codec_id or ""], [self.row])
+        if isinstance(pixels, BitstreamError):
+            raise BitstreamError(f"{self.key!r}: {pixels}") from pixels
+        return pixels
+
+
+class Archive:
+    """One version of an archive, as it was when it was opened; a mapping from keys to pictures."""
+
+    def __init__(self, rows: archive.Archive, *, device: str | None = None) -> None:
+        """``rows``: the archive's table; ``device``: where codecs run, by default a GPU if there is one."""
+        self.rows = rows
+        self._codecs = CodecShelf(rows.store, device=device)
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self.rows.store.url
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return self.keys()
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.rows
+
+    def __getitem__(self, key: str) -> Picture:
+        """Read one picture, with a few small requests whatever the size of its shard.
+
+        Raises:
+            KeyError: there is none of this key.
+            DamagedRow: its checksum or metadata is wrong.
+        """
+        return Picture(self.rows[key], self._codecs)
+
+    def __repr__(self) -> str:
+        return f"<cnnbatch archive {self.url}: {len(self)} images>"
+
+    def keys(self, pattern: str = "*") -> Iterator[str]:
+        """Yield the keys that match a glob in which ``*`` crosses ``/``, in shard order."""
+        return self.rows.keys(pattern)
+
+    def pictures(self, pattern: str = "*") -> Iterator[Picture | DamagedRow]:
+        """Yield the pictures whose key matches, shard by shard, which is faster than key by key; a damaged one as its error."""
+        for row in self.rows.rows(pattern):
+            yield row if isinstance(row, DamagedRow) else Picture(row, self._codecs)
+
+    def listing(self, pattern: str = "*") -> Iterator[dict[str, Any]]:
+        """Yield the columns `LISTED` of the pictures whose key matches; no payload is read."""
+        return self.rows.columns(LISTED, pattern)
+
+    def info(self) -> ArchiveInfo:
+        """Add up the archive's figures: about one small request a shard."""
+        return self.rows.info()
+
+
+@dataclass(frozen=True, slots=True)
+class CodecFiles:
+    """The codec file that comes with the package, and the bytes of another one: for what is outside of an archive.
+
+    ``Picture(parse_cnb(data), CodecFiles())`` is the picture of a ``.cnb`` file.
+    """
+
+    given: bytes | None = field(default=None, repr=False)
+    device: str | None = None
+
+    def __getitem__(self, codec_id: str) -> "Codec":
+        """Raises CodecFileError if neither is the one."""
+        from cnnbatch.codec import Codec, shipped_codec
+
+        for data in (shipped_codec(), self.given or b""):
+            if hashlib.sha256(data).hexdigest() == codec_id:
+                return Codec(data, device=self.device)
+        also = ": name its file with --codec" if self.given is None else ", nor the one that was given"
+        raise CodecFileError(f"the codec {codec_id} is not the one that comes with this cnnbatch{also}")
+
+
+def open(url: str, config: StorageConfig | None = None, *, device: str | None = None) -> Archive:
+    """Open the newest version of an archive; without ``config`` the environment counts. This is ``cnnbatch.open``.
+
+    Raises:
+        ArchiveError: there is none, or one of an unknown format.
+        StorageError: the store refused.
+        UsageError: not a URL of an archive.
+    """
+    return Archive(archive.open_archive(url, config), device=device)

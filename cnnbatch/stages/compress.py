@@ -1,0 +1,272 @@
+"""Compresses one shard: fetch → decode in threads → code and check by decoding again → Parquet shard.
+
+The image's fault ends here, as an outcome row or a `Failure`; the machine's fault (a bug, the store, the GPU) is not
+caught: the engine runs the shard again.
+"""
+
+import hashlib
+import threading
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cnnbatch.archive.schema import ArchiveRow
+from cnnbatch.archive.shards import write_shard
+from cnnbatch.codec import DEFAULT_QUALITY, MAX_QUALITY, Codec
+from cnnbatch.errors import Undecodable, Unreadable
+from cnnbatch.images import DecodedImage, decode, probe, transcode_jpeg
+from cnnbatch.stages.quality import Coded, QualityPolicy, code
+from cnnbatch.stages.records import CompressResult, CompressTask, Failure, Tally
+from cnnbatch.storage import ObjectInfo, Store
+from cnnbatch.version import VERSION
+
+
+class CompressionSettings(BaseModel):
+    """How images are coded; the same for every shard of a run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    quality: float = Field(DEFAULT_QUALITY, ge=0, le=MAX_QUALITY)
+    target_psnr: float | None = Field(None, gt=0, lt=100)
+    """dB over RGB, for each image."""
+    target_bpp: float | None = Field(None, gt=0, le=24)
+    """Bits per pixel, for each image."""
+    lossless: bool = False
+    """Store every input so that it comes back byte for byte; JPEGs as JPEG XL transcodes."""
+    min_psnr: float | None = Field(None, gt=0, lt=100)
+    """Floor in dB: quality is raised until an image meets it; one that cannot is stored."""
+    max_pixels: int = Field(200_000_000, gt=0)
+    """Larger images are stored, never decoded."""
+    max_source_bytes: int = Field(1 << 30, gt=0, lt=2**31 - 2**20)
+    """Larger objects fail: a row could not hold them."""
+    fetch_bytes: int = Field(256 << 20, gt=0)
+    """Bytes in flight between the store and the decoder."""
+    fetch_concurrency: int = Field(32, gt=0)
+    decode_threads: int = Field(4, gt=0)
+    batch_pixels: int = Field(8 << 20, gt=0)
+    """Pixels coded in one call, and decoded ahead of it."""
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> "CompressionSettings":
+        if sum((self.target_psnr is not None, self.target_bpp is not None, self.lossless)) > 1:
+            raise ValueError("target_psnr, target_bpp and lossless exclude each other")
+        return self
+
+    def policy(self) -> QualityPolicy:
+        """For `cnnbatch.stages.quality.code`."""
+        return QualityPolicy(self.quality, self.target_psnr, self.target_bpp, self.min_psnr)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """One input that was read: its pixels, or the payload it is stored as and why."""
+
+    info: ObjectInfo
+    data: bytes
+    image: DecodedImage | None = None
+    stored: "_Stored | None" = None
+
+    @property
+    def pixels(self) -> int:
+        return 0 if self.image is None else self.image.pixels.shape[0] * self.image.pixels.shape[1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """How an original is kept."""
+
+    reason: str
+    payload: bytes
+    coding: str
+
+
+class ShardCompressor:
+    """Makes shards on one worker; holds the codec.
+
+    May be called from two threads: one shard is then read and decoded while the other is coded, under the lock
+    ``coding``, as the device can do one thing at a time.
+    """
+
+    def __init__(self, source: Store, archive: Store, codec: Codec, settings: CompressionSettings, *, run_id: str) -> None:
+        self.source, self.archive, self.codec, self.settings, self.run_id = source, archive, codec, settings, run_id
+        self.coding = threading.Lock()
+        self.footer = {
+            "cnnbatch.version": VERSION,
+            "cnnbatch.codec_id": codec.id,
+            "cnnbatch.run_id": run_id,
+            "cnnbatch.settings": settings.model_dump_json(),
+        }
+
+    def __call__(self, task: CompressTask) -> CompressResult:
+        """Every input of ``task`` ends as a row of the shard or as a failure."""
+        failures: list[Failure] = []
+        rows: list[ArchiveRow] = []
+        seconds: dict[str, float] = defaultdict(float)
+        pixels = 0
+        started = time.monotonic()
+        for batch in self._batches(self._sources(task.inputs, failures)):
+            seconds["read"] += time.monotonic() - started
+            started = time.monotonic()
+            pixels += sum(source.pixels for source in batch)
+            with self.coding:
+                rows += self._rows(batch)
+            seconds["code"] += time.monotonic() - started
+            started = time.monotonic()
+        shard = write_shard(self.archive, rows, footer=self.footer) if rows else None
+        seconds["write"] += time.monotonic() - started
+        taken = tuple(row.key for row in rows if row.key in task.changed)
+        return CompressResult(task.number, shard, taken, self._tally(rows, failures, pixels, seconds), tuple(failures))
+
+    def row(self, info: ObjectInfo, data: bytes) -> ArchiveRow:
+        """The row of one file alone, by the rules that hold in a shard; touches neither store."""
+        [row] = self._rows([self._decode(info, data)])
+        return row
+
+    def _tally(self, rows: list[ArchiveRow], failures: list[Failure], pixels: int, seconds: dict[str, float]) -> Tally:
+        images = Counter(row.outcome for row in rows)
+        reasons = Counter(row.reason for row in rows if row.reason)
+        if failures:
+            images["failed"] = len(failures)
+            reasons.update(f.error for f in failures)
+        return Tally(
+            images=dict(images),
+            reasons=dict(reasons),
+            source_bytes=sum(row.source_size for row in rows),
+            payload_bytes=sum(len(row.payload) for row in rows),
+            pixels=pixels,
+            seconds=dict(seconds),
+        )
+
+    def _sources(self, inputs: Iterable[ObjectInfo], failures: list[Failure]) -> Iterator[_Source]:
+        """Inputs as they arrive, decoded in threads ahead of the codec; bounded by pixels and by threads."""
+        s = self.settings
+        fetched = self.source.get_many(
+            self._of_bearable_size(inputs, failures),
+            max_bytes=max(s.fetch_bytes, s.max_source_bytes),
+            concurrency=s.fetch_concurrency,
+        )
+        ahead: deque[Future[_Source]] = deque()
+        with ThreadPoolExecutor(s.decode_threads, thread_name_prefix="decode") as pool:
+            for info, body in fetched:
+                if isinstance(body, Unreadable):
+                    failures.append(Failure.of(info.key, "read", body))
+                    continue
+                ahead.append(pool.submit(self._decode, info, body))
+                while len(ahead) > s.decode_threads or _pixels_ready(ahead) > s.batch_pixels:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+
+    def _of_bearable_size(self, inputs: Iterable[ObjectInfo], failures: list[Failure]) -> Iterator[ObjectInfo]:
+        for info in inputs:
+            if info.size > self.settings.max_source_bytes:
+                error = Unreadable("too-large", f"{info.size} bytes, the limit is {self.settings.max_source_bytes}")
+                failures.append(Failure.of(info.key, "read", error))
+            else:
+                yield info
+
+    def _decode(self, info: ObjectInfo, data: bytes) -> _Source:
+        if self.settings.lossless:
+            return _Source(info, data, stored=_store(data, "lossless"))
+        try:
+            return _Source(info, data, image=decode(data, max_pixels=self.settings.max_pixels))
+        except Undecodable as error:
+            return _Source(info, data, stored=_store(data, error.reason))
+
+    def _batches(self, sources: Iterable[_Source]) -> Iterator[list[_Source]]:
+        batch: list[_Source] = []
+        pixels = 0
+        for source in sources:
+            if batch and pixels + source.pixels > self.settings.batch_pixels:
+                yield batch
+                batch, pixels = [], 0
+            batch.append(source)
+            pixels += source.pixels
+        if batch:
+            yield batch
+
+    def _rows(self, batch: Sequence[_Source]) -> list[ArchiveRow]:
+        images = [source.image.pixels for source in batch if source.image is not None]
+        coded = iter(code(self.codec, images, self.settings.policy()) if images else ())
+        return [self._row(source, None if source.image is None else next(coded)) for source in batch]
+
+    def _row(self, source: _Source, coded: Coded | None) -> ArchiveRow:
+        image, stored = source.image, source.stored
+        if image is not None and coded is not None:
+            reason = self._why_not(source, image, coded)
+            if reason is None:
+                return self._cnn_row(source, image, coded)
+            stored = _store(source.data, reason)
+        assert stored is not None  # a source has pixels or is stored
+        return ArchiveRow(
+            **self._columns_of(source, stored.payload),
+            outcome="store",
+            reason=stored.reason,
+            payload_coding=stored.coding,
+        )
+
+    def _why_not(self, source: _Source, image: DecodedImage, coded: Coded) -> str | None:
+        """Why this image is stored although it could be coded."""
+        if self.settings.min_psnr is not None and coded.psnr_db < self.settings.min_psnr:
+            return "below-min-psnr"
+        metadata = sum(len(blob) for blob in (image.alpha, image.exif, image.icc, image.xmp) if blob)
+        return "not-smaller" if len(coded.bitstream) + metadata >= len(source.data) else None
+
+    def _cnn_row(self, source: _Source, image: DecodedImage, coded: Coded) -> ArchiveRow:
+        return ArchiveRow(
+            **self._columns_of(source, coded.bitstream),
+            mode=image.mode,
+            exif=image.exif,
+            icc=image.icc,
+            xmp=image.xmp,
+            alpha=image.alpha,
+            outcome="cnn",
+            payload_coding="cnn",
+            codec_id=self.codec.id,
+            quality=coded.quality,
+            psnr_db=coded.psnr_db,
+        )
+
+    def _columns_of(self, source: _Source, payload: bytes) -> dict[str, Any]:
+        """The columns that rows of both outcomes have."""
+        format_, width, height = _header_of(source)
+        return {
+            "key": source.info.key,
+            "source_etag": source.info.etag,
+            "source_mtime": source.info.mtime,
+            "source_size": len(source.data),
+            "source_sha256": hashlib.sha256(source.data).digest(),
+            "source_format": format_,
+            "width": width,
+            "height": height,
+            "ingested_at": datetime.now(UTC),
+            "run_id": self.run_id,
+            "payload_sha256": hashlib.sha256(payload).digest(),
+            "payload": payload,
+        }
+
+
+def _pixels_ready(ahead: Iterable[Future[_Source]]) -> int:
+    return sum(future.result().pixels for future in ahead if future.done())
+
+
+def _store(data: bytes, reason: str) -> _Stored:
+    transcode = transcode_jpeg(data)
+    return _Stored(reason, data, "verbatim") if transcode is None else _Stored(reason, transcode, "jpegxl-transcode")
+
+
+def _header_of(source: _Source) -> tuple[str, int | None, int | None]:
+    """(format, width, height); ``unknown`` for what no reader knows."""
+    if source.image is not None:
+        return source.image.format, source.image.pixels.shape[1], source.image.pixels.shape[0]
+    try:
+        header = probe(source.data)
+    except Undecodable:
+        return "unknown", None, None
+    return header.format, header.width, header.height

@@ -1,0 +1,85 @@
+"""What a run would take and leave, from its plan and a few images coded on this machine."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cnnbatch.codec import Codec
+from cnnbatch.errors import Undecodable, Unreadable
+from cnnbatch.images import decode
+from cnnbatch.stages.compress import CompressionSettings
+from cnnbatch.stages.plan import Difference
+from cnnbatch.stages.quality import code
+from cnnbatch.storage import ObjectInfo, Store
+
+SAMPLE_IMAGES = 5
+
+
+class Counts(Protocol):
+    """The counts of a run report that a preview shows."""
+
+    inputs: int
+    unchanged: int
+    new: int
+    changed: int
+    vanished: int
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Bytes to read, and from ``sampled`` images of them: bytes to write and hours of one worker like this machine."""
+
+    source_bytes: int
+    sampled: int
+    payload_bytes: int | None
+    worker_hours: float | None
+
+    def to_json(self, counts: Counts) -> str:
+        """With the counts, as JSON."""
+        names = ("inputs", "unchanged", "new", "changed", "vanished")
+        return json.dumps({**{name: getattr(counts, name) for name in names}, **asdict(self)}, indent=2, sort_keys=True)
+
+    def describe(self, counts: Counts) -> str:
+        """With the counts, for people."""
+        lines = [
+            f"{counts.inputs:,} inputs: {counts.unchanged:,} unchanged, {counts.new:,} new, {counts.changed:,} changed; "
+            f"{counts.vanished:,} only in the archive",
+            f"to read: {self.source_bytes / 1e6:,.1f} MB",
+        ]
+        if self.payload_bytes is not None and self.worker_hours is not None:
+            lines.append(
+                f"estimated from {self.sampled} of them: {self.payload_bytes / 1e6:,.1f} MB to write, "
+                f"{self.worker_hours:.2f} hours of one worker like this machine"
+            )
+        return "\n".join(lines)
+
+
+def estimate(source: Store, difference: Difference, codec: Codec, settings: CompressionSettings) -> Estimate:
+    """Codes up to `SAMPLE_IMAGES` of the inputs, evenly spread over the listing."""
+    todo = difference.todo
+    total = int(pc.sum(todo.column("size")).as_py() or 0)
+    read = written = count = 0
+    seconds = 0.0
+    for info in _sample(todo):
+        started = time.monotonic()
+        try:
+            data = source.get(info)
+            image = decode(data, max_pixels=settings.max_pixels)
+        except (Unreadable, Undecodable):
+            continue
+        (coded,) = code(codec, [image.pixels], settings.policy())
+        seconds += time.monotonic() - started
+        read, written, count = read + len(data), written + len(coded.bitstream), count + 1
+    if not read:
+        return Estimate(total, 0, None, None)
+    return Estimate(total, count, round(total * written / read), total / read * seconds / 3600)
+
+
+def _sample(todo: pa.Table) -> list[ObjectInfo]:
+    step = max(1, todo.num_rows // SAMPLE_IMAGES)
+    rows = todo.take(list(range(0, todo.num_rows, step))[:SAMPLE_IMAGES]).to_pylist()
+    return [ObjectInfo(row["key"], row["size"], row["etag"], row["mtime"]) for row in rows]

@@ -1,0 +1,159 @@
+"""What a run has to do: listing of the source, difference to the archive, and the shards to make.
+
+All of it in Arrow columns, so that 10⁶ keys take megabytes, not gigabytes.
+"""
+
+import fnmatch
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cnnbatch.archive.snapshot import Inventory
+from cnnbatch.stages.records import CompressTask, Failure
+from cnnbatch.storage import ObjectInfo, Store
+
+LISTING_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("etag", pa.string()),
+        pa.field("mtime", pa.timestamp("us", tz="UTC")),
+    ]
+)
+_CHUNK = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The inputs of a source: ``table`` of `LISTING_SCHEMA`, and what was listed but cannot be read."""
+
+    table: pa.Table
+    unreadable: tuple[Failure, ...]
+
+
+def list_source(source: Store, *, exclude: Collection[str] = ()) -> Listing:
+    """Every object below the source, minus the ``exclude`` globs (over keys, ``*`` crosses ``/``)."""
+    patterns = [re.compile(fnmatch.translate(glob)) for glob in exclude]
+    unreadable: list[Failure] = []
+    chunks: list[pa.RecordBatch] = []
+    objects = _readable(source.list(), patterns, unreadable)
+    while part := list(islice(objects, _CHUNK)):
+        columns = [[getattr(info, field.name) for info in part] for field in LISTING_SCHEMA]
+        chunks.append(
+            pa.record_batch(
+                [pa.array(c, type=f.type) for c, f in zip(columns, LISTING_SCHEMA, strict=True)], schema=LISTING_SCHEMA
+            )
+        )
+    return Listing(pa.Table.from_batches(chunks, schema=LISTING_SCHEMA), tuple(unreadable))
+
+
+def _readable(
+    objects: Iterable[ObjectInfo], exclude: Sequence[re.Pattern[str]], unreadable: list[Failure]
+) -> Iterator[ObjectInfo]:
+    for info in objects:
+        if any(pattern.match(info.key) for pattern in exclude):
+            continue
+        if info.fault is None:
+            yield info
+        else:
+            unreadable.append(Failure(info.key, "list", info.fault, "listed, but cannot be read under this name"))
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The source against the archive. ``new`` and ``changed`` are rows of the listing; ``vanished`` and ``held``
+    name rows of the archive: keys without an object, and where the changed keys are held (key, shard)."""
+
+    new: pa.Table
+    changed: pa.Table
+    unchanged: int
+    vanished: pa.Table
+    held: pa.Table
+
+    @property
+    def todo(self) -> pa.Table:
+        """All listing rows to compress."""
+        return pa.concat_tables([self.new, self.changed])
+
+
+def compare(listing: pa.Table, inventory: Inventory, *, again: pa.Array | None = None) -> Difference:
+    """Unchanged ⇔ the size is equal and the ETag is, or where either has none, the modification time.
+
+    ``again`` (bool for each archive row): rows to take once more although the source is unchanged.
+    """
+    rows = inventory.table
+    where = inventory.find(listing.column("key").combine_chunks())
+    known = pc.is_valid(where)
+    old = rows.take(where)
+    same_size = pc.equal(listing.column("size"), old.column("source_size"))
+    etags = pc.equal(listing.column("etag"), old.column("source_etag"))
+    times = pc.equal(listing.column("mtime"), old.column("source_mtime"))
+    same = pc.and_(same_size, pc.fill_null(pc.coalesce(etags, times), False))
+    if again is not None:
+        same = pc.and_(same, pc.invert(pc.take(again, where)))
+    same = pc.fill_null(same, False)
+    changed = pc.and_(known, pc.invert(same))
+    gone = pc.invert(pc.is_in(rows.column("key"), value_set=listing.column("key").combine_chunks()))
+    return Difference(
+        new=listing.filter(pc.invert(known)),
+        changed=listing.filter(changed),
+        unchanged=int(pc.sum(same).as_py() or 0),
+        vanished=rows.select(["key", "shard"]).filter(gone),
+        held=old.select(["key", "shard"]).filter(changed),
+    )
+
+
+def coded_otherwise(inventory: Inventory, *, codec_id: str, quality: float | None, lossless: bool) -> pa.Array:
+    """For each archive row whether ``--recompress`` takes it: another codec or quality, or stored but to be coded.
+
+    ``quality`` None: the quality is searched for each image, so every coded row is taken.
+    """
+    table = inventory.table
+    coded = pc.equal(table.column("outcome").cast(pa.string()), "cnn")
+    if lossless:
+        return coded.combine_chunks()
+    other = pc.not_equal(table.column("codec_id").cast(pa.string()), codec_id)
+    moved = pa.scalar(True) if quality is None else pc.not_equal(table.column("quality"), quality)
+    return pc.or_(pc.invert(coded), pc.fill_null(pc.or_(other, moved), True)).combine_chunks()
+
+
+@dataclass(frozen=True, slots=True)
+class ShardLimits:
+    """When a shard is full. Source bytes stand for output bytes, which nobody knows before."""
+
+    source_bytes: int
+    images: int
+
+
+def plan_shards(difference: Difference, limits: ShardLimits) -> Iterator[CompressTask]:
+    """Keys in order, packed until a limit is reached, so that shards hold disjoint key ranges."""
+    if not difference.todo.num_rows:
+        return
+    ordered = difference.todo.sort_by("key")
+    changed = frozenset(difference.changed.column("key").to_pylist())
+    number, size = 0, 0
+    inputs: list[ObjectInfo] = []
+    for batch in ordered.to_batches(max_chunksize=_CHUNK):
+        for row in batch.to_pylist():
+            if inputs and (size + row["size"] > limits.source_bytes or len(inputs) >= limits.images):
+                yield _task(number, inputs, changed)
+                number, inputs, size = number + 1, [], 0
+            inputs.append(ObjectInfo(row["key"], row["size"], row["etag"], row["mtime"]))
+            size += row["size"]
+    yield _task(number, inputs, changed)
+
+
+def _task(number: int, inputs: Sequence[ObjectInfo], changed: frozenset[str]) -> CompressTask:
+    return CompressTask(number, tuple(inputs), changed.intersection(info.key for info in inputs))
+
+
+def shard_limits(todo: pa.Table, *, workers: int, source_bytes: int, images: int) -> ShardLimits:
+    """The configured limits, smaller where the work is too little to give every worker a few shards."""
+    total = int(pc.sum(todo.column("size")).as_py() or 0)
+    share = max(1, -(-total // (workers * 4)))
+    count = max(1, -(-todo.num_rows // (workers * 4)))
+    return ShardLimits(min(source_bytes, max(share, 1 << 20)), min(images, max(count, 64)))

@@ -1,0 +1,211 @@
+"""Gives one shard back: read and check rows → decode → encode in the wanted format → write below the destination."""
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cnnbatch.archive.reader import Archive
+from cnnbatch.archive.schema import ArchiveRow
+from cnnbatch.archive.shards import read_shard
+from cnnbatch.codec import Codec
+from cnnbatch.codec.codec import Pixels
+from cnnbatch.errors import BitstreamError, DamagedRow, ImageError, UsageError
+from cnnbatch.images import DecodedImage, encode, restore_jpeg
+from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.records import Failure, ReconstructResult, ReconstructTask, Tally
+from cnnbatch.storage import Store
+
+FORMATS: Final = ("original", "png", "webp", "jpeg")
+MARKS = ".cnnbatch-reconstruct"
+"""Folder below the destination with one mark a finished shard, until the whole job is done."""
+
+
+class ReconstructionSettings(BaseModel):
+    """How images are written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: str = Field("original", pattern="^(original|png|webp|jpeg)$")
+    batch_pixels: int = Field(8 << 20, gt=0)
+    write_threads: int = Field(8, gt=0)
+
+
+class ShardReconstructor:
+    """Gives one shard after the other back on one worker; loads each codec the rows name once."""
+
+    def __init__(self, archive: Store, destination: Store, codecs: CodecShelf, settings: ReconstructionSettings) -> None:
+        self.archive, self.destination, self.codecs, self.settings = archive, destination, codecs, settings
+
+    def __call__(self, task: ReconstructTask) -> ReconstructResult:
+        """Every row of ``task`` is written, was there already, or is a failure."""
+        failures: list[Failure] = []
+        counts: Counter[str] = Counter()
+        written: dict[str, int] = {}
+        source_bytes = payload_bytes = pixels = 0
+        started = time.monotonic()
+        with ThreadPoolExecutor(self.settings.write_threads, thread_name_prefix="write") as pool:
+            for batch in self._batches(self._rows(task, failures)):
+                decoded = self._decode(batch, failures)
+                outputs = pool.map(self._write, [row for row, _ in decoded], [image for _, image in decoded])
+                for row, size in zip([row for row, _ in decoded], outputs, strict=True):
+                    if isinstance(size, Failure):
+                        failures.append(size)
+                        continue
+                    counts["written"] += 1
+                    written[output_key(row, self.settings.format)] = size
+                    source_bytes += size
+                    payload_bytes += len(row.payload)
+                    pixels += _pixels(row)
+        if failures:
+            counts["failed"] = len(failures)
+        else:
+            self.destination.put(mark_key(task, self.settings), json.dumps(written).encode())
+        tally = Tally(
+            images=dict(counts),
+            reasons=dict(Counter(f.error for f in failures)),
+            source_bytes=source_bytes,
+            payload_bytes=payload_bytes,
+            pixels=pixels,
+            seconds={"reconstruct": time.monotonic() - started},
+        )
+        return ReconstructResult(task.number, tally, tuple(failures))
+
+    def _rows(self, task: ReconstructTask, failures: list[Failure]) -> Iterator[ArchiveRow]:
+        keys = None if task.keys is None else frozenset(task.keys)
+        for row in read_shard(self.archive, task.path, keys=keys, num_bytes=task.num_bytes):
+            if isinstance(row, DamagedRow):
+                failures.append(Failure.of(task.path, "read", row))
+            else:
+                yield row
+
+    def _batches(self, rows: Iterable[ArchiveRow]) -> Iterator[list[ArchiveRow]]:
+        batch: list[ArchiveRow] = []
+        pixels = 0
+        for row in rows:
+            if batch and pixels + _pixels(row) > self.settings.batch_pixels:
+                yield batch
+                batch, pixels = [], 0
+            batch.append(row)
+            pixels += _pixels(row)
+        if batch:
+            yield batch
+
+    def _decode(self, batch: Sequence[ArchiveRow], failures: list[Failure]) -> list[tuple[ArchiveRow, Pixels | None]]:
+        """Rows with their pixels (None: stored); rows that cannot be decoded become failures."""
+        decoded: list[tuple[ArchiveRow, Pixels | None]] = [(row, None) for row in batch if row.outcome == "store"]
+        by_codec: dict[str, list[ArchiveRow]] = {}
+        for row in batch:
+            if row.codec_id is not None:
+                by_codec.setdefault(row.codec_id, []).append(row)
+        for codec_id, rows in by_codec.items():
+            for row, image in zip(rows, reconstruct_each(self.codecs[codec_id], rows), strict=True):
+                if isinstance(image, BitstreamError):
+                    failures.append(Failure.of(row.key, "decode", image))
+                else:
+                    decoded.append((row, image))
+        return decoded
+
+    def _write(self, row: ArchiveRow, pixels: Pixels | None) -> int | Failure:
+        """Writes one file; returns its size."""
+        try:
+            data = restore_file(row, pixels, format=self.settings.format)
+            self.destination.put(output_key(row, self.settings.format), data)
+        except (ImageError, UsageError) as error:
+            return Failure.of(row.key, "write", error)
+        return len(data)
+
+
+def _pixels(row: ArchiveRow) -> int:
+    return (row.width or 0) * (row.height or 0) if row.outcome == "cnn" else 0
+
+
+def reconstruct_each(codec: Codec, rows: Sequence[ArchiveRow]) -> list[Pixels | BitstreamError]:
+    """Decodes rows in one batch; if one is damaged, each alone, so that only the damaged ones fail."""
+    try:
+        return list(codec.reconstruct([row.payload for row in rows]))
+    except BitstreamError as error:
+        if len(rows) == 1:
+            return [error]
+        return [image for row in rows for image in reconstruct_each(codec, [row])]
+
+
+def restore_file(row: ArchiveRow, pixels: Pixels | None, *, format: str) -> bytes:
+    """The file that a row gives back; stored rows byte for byte whatever the format.
+
+    Raises ImageError where a stored payload or the metadata is damaged.
+    """
+    if row.payload_coding == "verbatim":
+        return row.payload
+    if row.payload_coding == "jpegxl-transcode":
+        data = restore_jpeg(row.payload)
+        if hashlib.sha256(data).digest() != row.source_sha256:
+            raise ImageError("checksum", f"{row.key!r}: the restored JPEG is not the original")
+        return data
+    if pixels is None or (row.height, row.width) != pixels.shape[:2]:
+        raise ImageError("size", f"{row.key!r}: {row.width} × {row.height} in the row, other pixels in the bitstream")
+    image = DecodedImage(
+        pixels=pixels,
+        format=row.source_format,
+        mode=row.mode or "",
+        alpha=row.alpha,
+        exif=row.exif,
+        icc=row.icc,
+        xmp=row.xmp,
+    )
+    return encode(image, format=format)
+
+
+def output_key(row: ArchiveRow, format: str) -> str:
+    """KEY for the original format and for stored rows, which come back as they were; else KEY.format."""
+    return row.key if format == "original" or row.outcome == "store" else f"{row.key}.{format}"
+
+
+def plan_tasks(archive: Archive, pattern: str) -> list[ReconstructTask]:
+    """One task for each shard that holds a key matching ``pattern``."""
+    tasks: list[ReconstructTask] = []
+    for shard in archive.shards():
+        keys = None if pattern == "*" else tuple(archive.shard_keys(shard, pattern))
+        if keys is None or keys:
+            count = shard.num_rows if keys is None else len(keys)
+            tasks.append(ReconstructTask(len(tasks), shard.path, shard.num_bytes, count, keys))
+    return tasks
+
+
+def mark_key(task: ReconstructTask, settings: ReconstructionSettings) -> str:
+    """Where the mark of a finished shard lies; shards are named by content, so a mark is never wrong."""
+    wanted = "" if task.keys is None else "\\n".join(task.keys)
+    digest = hashlib.sha256(f"{task.path} {settings.format} {wanted}".encode()).hexdigest()
+    return f"{MARKS}/{digest[:32]}.json"
+
+
+def remaining(
+    tasks: Iterable[ReconstructTask], destination: Store, settings: ReconstructionSettings
+) -> Iterator[ReconstructTask]:
+    """Tasks without a mark, or whose files are no longer all there with the sizes that were written."""
+    marks = {info.key for info in destination.list(MARKS)}
+    sizes = {info.key: info.size for info in destination.list()} if marks else {}
+    for task in tasks:
+        key = mark_key(task, settings)
+        if key in marks and _is_done(destination.read(key), sizes):
+            continue
+        yield task
+
+
+def _is_done(mark: bytes, sizes: dict[str, int]) -> bool:
+    try:
+        written = json.loads(mark)
+        return all(sizes.get(key) == size for key, size in written.items())
+    except (ValueError, AttributeError):
+        return False
+
+
+def clear_marks(destination: Store) -> None:
+    """Removes the marks of a finished job."""
+    for info in list(destination.list(MARKS)):
+        destination.delete(info.key)

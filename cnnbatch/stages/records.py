@@ -1,0 +1,110 @@
+"""What travels between a driver and its workers: small, frozen, picklable."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cnnbatch.archive.shards import ShardInfo
+from cnnbatch.storage import ObjectInfo
+
+MAX_MESSAGE = 300
+"""Characters kept of an error message: a shard's result must stay below 100 KB, or Ray may run the shard twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An input that could not be read, or a row that could not be given back."""
+
+    key: str
+    stage: str
+    error: str
+    message: str
+
+    @classmethod
+    def of(cls, key: str, stage: str, error: Exception) -> "Failure":
+        """From the exception that says why."""
+        reason = getattr(error, "reason", type(error).__name__)
+        return cls(key, stage, str(reason), str(error)[:MAX_MESSAGE])
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Counts over inputs; sizes in bytes, ``seconds`` by stage (summed over workers)."""
+
+    images: Mapping[str, int] = field(default_factory=dict)
+    """By outcome: ``cnn``, ``store``, ``failed``, or ``written`` and ``skipped`` when reconstructing."""
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    """Why inputs were stored or failed."""
+    source_bytes: int = 0
+    payload_bytes: int = 0
+    pixels: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """All inputs counted."""
+        return sum(self.images.values())
+
+    @staticmethod
+    def of_failures(failures: Sequence[Failure]) -> "Tally":
+        """Inputs that failed, by reason."""
+        counts = {"failed": len(failures)} if failures else {}
+        return Tally(images=counts, reasons=dict(Counter(failure.error for failure in failures)))
+
+    @staticmethod
+    def sum(tallies: Iterable["Tally"]) -> "Tally":
+        """All of them together."""
+        images: Counter[str] = Counter()
+        reasons: Counter[str] = Counter()
+        seconds: Counter[str] = Counter()
+        source = payload = pixels = 0
+        for tally in tallies:
+            images.update(tally.images)
+            reasons.update(tally.reasons)
+            seconds.update(tally.seconds)
+            source, payload, pixels = source + tally.source_bytes, payload + tally.payload_bytes, pixels + tally.pixels
+        return Tally(dict(images), dict(reasons), source, payload, pixels, dict(seconds))
+
+
+@dataclass(frozen=True, slots=True)
+class CompressTask:
+    """One shard to make: its number in the plan, its inputs, and which of them are changed images."""
+
+    number: int
+    inputs: tuple[ObjectInfo, ...]
+    changed: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class CompressResult:
+    """What became of one `CompressTask`; ``shard`` is None when no input could be read.
+
+    ``taken`` are the keys of the shard's rows whose images the archive may hold already: those are to leave their old
+    shard in the same commit.
+    """
+
+    number: int
+    shard: ShardInfo | None
+    taken: tuple[str, ...]
+    tally: Tally
+    failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReconstructTask:
+    """One shard to give back, or the ``keys`` of it; ``num_images`` of them."""
+
+    number: int
+    path: str
+    num_bytes: int
+    num_images: int
+    keys: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReconstructResult:
+    """What became of one `ReconstructTask`."""
+
+    number: int
+    tally: Tally
+    failures: tuple[Failure, ...]

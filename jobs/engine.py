@@ -1,0 +1,154 @@
+"""Runs tasks on a pool of Ray Data actors: one small row in, one small row out, results as they come.
+
+The unit of work is a task of a few kilobytes that names a whole shard. No pixels and no payloads travel through Ray: the
+actors read from and write to the stores themselves, and a result stays below 100 KB, so a finished shard is never run
+again because its result was lost with a node.
+"""
+
+import logging
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import pyarrow as pa
+import ray
+from pydantic import BaseModel, ConfigDict, Field
+
+from cnnbatch.errors import CnnbatchError, StorageError, UsageError
+
+logger = logging.getLogger(__name__)
+
+Task = TypeVar("Task", contravariant=True)
+Result = TypeVar("Result", covariant=True)
+
+SHARDS_IN_FLIGHT = 2
+"""Calls an actor serves at once: one shard is fetched and decoded while the other is on the device."""
+
+ACTOR_START_RETRIES = 3
+STORAGE_PAUSES = (2.0, 10.0, 30.0)
+"""Seconds before a shard is tried again after its store failed, beyond the client's own retries."""
+
+_ROW = "record"
+
+
+class Worker(Protocol[Task, Result]):
+    """Does one task; safe to call from `SHARDS_IN_FLIGHT` threads."""
+
+    def __call__(self, task: Task, /) -> Result: ...
+
+
+class Workers(BaseModel):
+    """How much of the cluster a job takes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cpus: float = Field(2, gt=0)
+    """CPUs of one worker, and threads of its codec."""
+    gpus: float | None = Field(None, ge=0, le=1)
+    """GPUs of one worker; None: one where the cluster has any."""
+    memory_bytes: int = Field(0, ge=0)
+    """Heap of one worker that Ray sets aside; 0: none."""
+    most: int | None = Field(None, gt=0)
+    """Workers at most; None: as many as the cluster has room for at the start. More than that: it may scale up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The workers a job gets on this cluster."""
+
+    size: int
+    most: int
+    cpus: float
+    gpus: float
+
+
+def connect() -> None:
+    """Joins the cluster that RAY_ADDRESS or a Ray job names, or starts a local one; quiet on stderr."""
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not ray.is_initialized():
+        ray.init(logging_level=logging.WARNING, log_to_driver=False, include_dashboard=False, configure_logging=False)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = False
+    context.execution_no_progress_timeout_s = -1  # waiting hours for a spot GPU is not an error
+    context.max_consecutive_actor_init_deaths = ACTOR_START_RETRIES
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def size_pool(workers: Workers) -> Pool:
+    """Raises UsageError where the cluster has no room for a single worker."""
+    resources = ray.cluster_resources()
+    total_cpus, total_gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    gpus = workers.gpus if workers.gpus is not None else float(total_gpus >= 1)
+    cpus = min(workers.cpus, total_cpus) if total_cpus else workers.cpus
+    room = int(total_gpus / gpus) if gpus else int(total_cpus / cpus)
+    if room < 1 and workers.most is None:
+        raise UsageError(f"no room for a worker of {cpus:g} CPUs and {gpus:g} GPUs: the cluster has {resources}")
+    most = workers.most or room
+    return Pool(size=max(1, min(room, most)), most=most, cpus=cpus, gpus=gpus)
+
+
+class _Actor:
+    """What Ray Data runs: builds the worker once, then passes each record through it."""
+
+    def __init__(self, build: Callable[[], Worker[Any, Any]]) -> None:
+        self.worker = build()
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        tasks = [pickle.loads(record) for record in batch.column(_ROW).to_pylist()]
+        return _table([self._result(task) for task in tasks])
+
+    def _result(self, task: object) -> object:
+        """The worker's result. Trouble with a store is tried again, then returned: the driver raises it."""
+        for pause in (*STORAGE_PAUSES, None):
+            try:
+                return self.worker(task)
+            except CnnbatchError as error:
+                if pause is None or not isinstance(error, StorageError):
+                    return error
+                logger.warning("%s; trying again in %g s", error, pause)
+                time.sleep(pause)
+        raise AssertionError("unreachable")
+
+
+def _table(records: Iterable[object]) -> pa.Table:
+    return pa.table({_ROW: pa.array([pickle.dumps(record) for record in records], type=pa.large_binary())})
+
+
+def run(tasks: Iterable[Task], build: Callable[[], Worker[Task, Result]], pool: Pool) -> Iterator[Result]:
+    """Yields one result for each task, in the order they finish.
+
+    ``build`` makes a worker on its actor; it travels there, so it holds URLs and settings, not connections, and stays small:
+    large arguments would keep Ray from restarting an actor. A worker whose process or node dies is started anew and its
+    tasks run again; an exception that is no CnnbatchError is a bug and ends the job.
+
+    Raises CnnbatchError: what a worker raised.
+    """
+    tables = [_table([task]) for task in tasks]
+    if not tables:
+        return
+    results = ray.data.from_arrow(tables).map_batches(
+        _Actor,
+        fn_constructor_kwargs={"build": build},
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(
+            min_size=pool.size,
+            max_size=max(pool.size, pool.most),
+            max_tasks_in_flight_per_actor=2 * SHARDS_IN_FLIGHT,
+            max_concurrent_calls_per_actor=SHARDS_IN_FLIGHT,
+            enable_true_multi_threading=True,
+        ),
+        num_cpus=pool.cpus if not pool.gpus else None,
+        num_gpus=pool.gpus or None,
+    )
+    for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for record in batch.column(_ROW).to_pylist():
+            result = pickle.loads(record)
+            if isinstance(result, CnnbatchError):
+                raise result
+            yield result

@@ -1,0 +1,80 @@
+"""The run report: the JSON that a run leaves in its archive, and what ``--json`` prints."""
+
+import json
+import platform
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from cnnbatch.errors import UsageError
+from cnnbatch.stages.records import Failure, Tally
+from cnnbatch.storage import Store
+from cnnbatch.version import VERSION
+
+RUNS = "_cnnbatch/runs"
+
+
+def new_run_id() -> str:
+    """Sortable by time, unique by chance."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+@dataclass(slots=True)
+class RunReport:
+    """What a run was asked, what it found and did. ``inputs`` = ``unchanged`` + ``tally.total`` when it is complete."""
+
+    job: str
+    run_id: str
+    config: Mapping[str, Any]
+    version: str = VERSION
+    host: str = field(default_factory=platform.node)
+    started_at: str = field(default_factory=lambda: _now())
+    finished_at: str | None = None
+    exit_code: int | None = None
+    error: str | None = None
+    codec_id: str | None = None
+    inputs: int = 0
+    unchanged: int = 0
+    new: int = 0
+    changed: int = 0
+    vanished: int = 0
+    removed: int = 0
+    superseded: int = 0
+    shards: int = 0
+    commits: int = 0
+    tally: Tally = field(default_factory=Tally)
+    failures: Sequence[Failure] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every input has exactly one outcome."""
+        return self.inputs == self.unchanged + self.tally.total
+
+    def finish(self, exit_code: int, error: str | None = None) -> None:
+        """Notes how the run ended."""
+        self.finished_at, self.exit_code, self.error = _now(), exit_code, error
+
+    def to_json(self) -> str:
+        """The report as JSON."""
+        return json.dumps({**asdict(self), "complete": self.complete}, indent=2, sort_keys=True)
+
+    def write(self, archive: Store) -> None:
+        """Puts the report into the archive."""
+        archive.put(f"{RUNS}/{self.run_id}.json", self.to_json().encode())
+
+
+def failed_keys(archive: Store, run_id: str) -> list[str]:
+    """Keys that failed in an earlier run; raises UsageError if there is no such run."""
+    try:
+        failures = json.loads(archive.read(f"{RUNS}/{run_id}.json"))["failures"]
+        return [str(failure["key"]) for failure in failures]
+    except FileNotFoundError:
+        raise UsageError(f"{archive.url} has no report of a run {run_id!r}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"the report of run {run_id!r} is not readable: {error}") from error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,175 @@
+"""Shards: what is written is what is read, and damage stays where it is."""
+
+import hashlib
+import json
+from contextlib import suppress
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnnbatch.archive import ArchiveRow, read_footer, read_shard, read_summary, rewrite_without, write_shard
+from cnnbatch.archive.parquet import read_columns
+from cnnbatch.archive.shards import ROW_GROUP_ROWS, ShardInfo
+from cnnbatch.errors import ArchiveError, DamagedRow
+from cnnbatch.storage import Store, open_store
+from tests.archive.rows import CODEC_ID, LINEAGE, archive_rows, coded, keys_of, stored
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "archive"))
+
+
+def flip(store: Store, shard: ShardInfo, position: int) -> None:
+    data = bytearray(store.read(shard.path))
+    data[position] ^= 1
+    store.put(shard.path, bytes(data))
+
+
+def position_of(store: Store, shard: ShardInfo, needle: bytes) -> int:
+    return store.read(shard.path).index(needle)
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.lists(archive_rows(), min_size=1, max_size=8, unique_by=lambda row: row.key))
+def test_rows_survive_a_shard_in_key_order(tmp_path_factory: pytest.TempPathFactory, rows: list[ArchiveRow]) -> None:
+    store = open_store(str(tmp_path_factory.mktemp("archive")))
+    shard = write_shard(store, rows, footer=LINEAGE)
+    assert list(read_shard(store, shard.path)) == sorted(rows, key=lambda row: row.key.encode())
+
+
+def test_a_shard_is_named_by_its_sha256_and_describes_itself(store: Store) -> None:
+    shard = write_shard(store, [stored("b"), coded("a")], footer=LINEAGE)
+    data = store.read(shard.path)
+    assert shard.sha256 == hashlib.sha256(data).hexdigest()
+    assert shard.path.startswith(f"data/{shard.sha256[:32]}-")
+    assert (shard.num_bytes, shard.num_rows, shard.min_key, shard.max_key) == (len(data), 2, "a", "b")
+    assert shard.summary.outcomes == {"cnn": 1, "store": 1}
+    assert shard.summary.codecs == {CODEC_ID: 1}
+    assert read_summary(store, shard.path) == shard.summary
+    assert LINEAGE.items() <= read_footer(store, shard.path).items()
+
+
+def test_the_same_rows_twice_are_two_files(store: Store) -> None:
+    one, two = (write_shard(store, [stored("a")], footer=LINEAGE) for _ in range(2))
+    assert one.sha256 == two.sha256
+    assert one.path != two.path
+
+
+def test_the_parquet_layout_is_the_specified_one(store: Store) -> None:
+    rows = [coded(f"{number:05}", bytes([number % 251]) * 40_000) for number in range(1500)]
+    shard = write_shard(store, rows, footer=LINEAGE)
+    metadata = pq.ParquetFile(Path(store.url, shard.path)).metadata
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    assert max(group.num_rows for group in groups) <= ROW_GROUP_ROWS
+    assert max(group.total_byte_size for group in groups) < 17 << 20
+    for group in groups:
+        columns = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
+        assert list(columns)[-1] == "payload"
+        payload = columns.pop("payload")
+        assert (payload.compression, payload.has_dictionary_page, payload.statistics) == ("UNCOMPRESSED", False, None)
+        assert payload.has_offset_index
+        assert {column.compression for column in columns.values()} == {"ZSTD"}
+        assert columns["key"].statistics.min < columns["key"].statistics.max
+        assert columns["key"].has_column_index
+
+
+def test_no_rows_and_a_key_twice_are_refused(store: Store) -> None:
+    with pytest.raises(ValueError, match="at least one row"):
+        write_shard(store, [], footer=LINEAGE)
+    with pytest.raises(ValueError, match="'a' is twice"):
+        write_shard(store, [stored("a"), stored("a", b"other")], footer=LINEAGE)
+    assert list(store.list()) == []
+
+
+def test_a_flipped_payload_byte_is_reported_with_its_key_and_the_others_are_readable(store: Store) -> None:
+    rows = [stored(f"{number}.jpg", f"payload of {number}".encode() * 100) for number in range(9)]
+    shard = write_shard(store, rows, footer=LINEAGE)
+    flip(store, shard, position_of(store, shard, b"payload of 5"))
+    found = list(read_shard(store, shard.path))
+    assert keys_of(found) == [row.key for row in rows if row.key != "5.jpg"]
+    assert isinstance(found[5], DamagedRow)
+    assert "'5.jpg'" in str(found[5])
+    assert "sha256" in str(found[5])
+
+
+def test_a_flipped_bit_never_changes_a_row_or_hides_one_silently(store: Store) -> None:
+    rows = [coded(f"{number:02}", b"%d" % number * 300, exif=b"e" * number) for number in range(30)]
+    shard = write_shard(store, rows, footer=LINEAGE)
+    for position in range(0, shard.num_bytes, shard.num_bytes // 150):
+        flip(store, shard, position)
+        with suppress(ArchiveError):  # a damaged footer: the whole shard is reported
+            found = list(read_shard(store, shard.path))
+            assert all(row in rows for row in found if isinstance(row, ArchiveRow)), position
+            assert found == rows or any(isinstance(row, DamagedRow) for row in found), position
+        flip(store, shard, position)
+
+
+def test_a_damaged_row_group_leaves_the_others_readable(store: Store) -> None:
+    rows = [stored(f"{number:04}", key_bytes(number)) for number in range(ROW_GROUP_ROWS + 5)]
+    shard = write_shard(store, rows, footer=LINEAGE)
+    metadata = pq.ParquetFile(Path(store.url, shard.path)).metadata
+    flip(store, shard, metadata.row_group(0).column(0).data_page_offset + 100)
+    found = list(read_shard(store, shard.path))
+    assert keys_of(found) == [row.key for row in rows[ROW_GROUP_ROWS:]]
+    assert f"{ROW_GROUP_ROWS} rows cannot be named" in str(found[0])
+
+
+def key_bytes(number: int) -> bytes:
+    return b"%08d" % number
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"not parquet" * 99, b"PAR1" + b"\xff" * 50 + b"PAR1"])
+def test_what_is_no_shard_is_refused_by_name(store: Store, content: bytes) -> None:
+    store.put("data/x.parquet", content)
+    with pytest.raises(ArchiveError, match=r"data/x\.parquet"):
+        list(read_shard(store, "data/x.parquet"))
+    with pytest.raises(ArchiveError, match=r"data/gone\.parquet is missing"):
+        list(read_shard(store, "data/gone.parquet"))
+
+
+def test_only_the_row_groups_of_wanted_keys_are_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [stored(f"{number:04}", bytes(9000)) for number in range(ROW_GROUP_ROWS * 2)]
+    shard = write_shard(store, rows, footer=LINEAGE)
+    lengths: list[int] = []
+    read_range = type(store).read_range
+
+    def counting(self: Store, key: str, start: int, length: int) -> bytes:
+        lengths.append(length)
+        return read_range(self, key, start, length)
+
+    monkeypatch.setattr(type(store), "read_range", counting)
+    found = list(read_shard(store, shard.path, keys={"0003"}, num_bytes=shard.num_bytes))
+    assert found == [rows[3]]
+    assert sum(lengths) < shard.num_bytes * 0.6
+
+
+def test_a_shard_without_some_keys_keeps_rows_and_lineage(store: Store) -> None:
+    rows = [stored(key) for key in "abc"]
+    shard = write_shard(store, rows, footer=LINEAGE)
+    rest = rewrite_without(store, shard.path, {"b", "unknown"})
+    assert rest is not None
+    assert rest.replaces == (shard.path,)
+    assert list(read_shard(store, rest.path)) == [rows[0], rows[2]]
+    assert LINEAGE.items() <= read_footer(store, rest.path).items()
+    assert json.loads(read_footer(store, rest.path)["cnnbatch.summary"])["outcomes"] == {"store": 2}
+    assert rewrite_without(store, shard.path, set("abc")) is None
+
+
+def test_a_damaged_row_is_never_copied(store: Store) -> None:
+    shard = write_shard(store, [stored("a", b"payload a"), stored("b", b"payload b")], footer=LINEAGE)
+    flip(store, shard, position_of(store, shard, b"payload a"))
+    with pytest.raises(DamagedRow, match="'a'"):
+        rewrite_without(store, shard.path, {"b"})
+    assert len(list(store.list("data"))) == 1
+
+
+def test_columns_are_read_without_the_payload(store: Store) -> None:
+    shard = write_shard(store, [stored("a"), coded("b")], footer=LINEAGE)
+    assert read_columns(store, shard.path, ["key", "outcome"]).to_pylist() == [
+        {"key": "a", "outcome": "store"},
+        {"key": "b", "outcome": "cnn"},
+    ]

@@ -1,0 +1,149 @@
+"""A decoder written from docs/format.md alone, in plain Python integers: slow, and shares no code with the product."""
+
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class RansReader:
+    """'Entropy-coded stream': one symbol a call."""
+
+    def __init__(self, data: bytes, lanes: int) -> None:
+        self.words = list(struct.unpack(f"<{len(data) // 4}I", data))
+        self.states = [self.words.pop(0) | self.words.pop(0) << 32 for _ in range(lanes)]
+        self.words.reverse()
+        self.count = 0
+
+    def read(self, frequencies: Sequence[int]) -> int:
+        lane = self.count % len(self.states)
+        self.count += 1
+        x = self.states[lane]
+        slot = x % 65536
+        edges = list(accumulate(frequencies, initial=0))
+        entry = next(e for e, (low, high) in enumerate(pairwise(edges)) if low <= slot < high)
+        x = self._refill(frequencies[entry] * (x // 65536) + slot - edges[entry])
+        radius = (len(frequencies) - 2) // 2
+        symbol = entry - radius
+        if entry == len(frequencies) - 1:
+            symbol = x % 65536 - 32768
+            x = self._refill(x // 65536)
+        self.states[lane] = x
+        return symbol
+
+    def _refill(self, x: int) -> int:
+        return x << 32 | self.words.pop() if x < 2**31 else x
+
+    def at_end(self) -> bool:
+        return not self.words and all(x == 2**31 for x in self.states)
+
+
+@dataclass
+class Container:
+    """'Bitstream': the header and the units."""
+
+    gray: bool
+    quality_steps: int
+    prefix: bytes
+    width: int
+    height: int
+    units: list[bytes]
+
+
+def parse_container(data: bytes) -> Container:
+    version, flags, quality_steps = data[0], data[1], data[2]
+    assert version == 1
+    assert flags in (0, 1)
+    width, position = leb128(data, 7)
+    height, header_end = leb128(data, position)
+    position = header_end
+    lengths = []
+    for _ in range(-(-width // 1024) * -(-height // 1024)):
+        length, position = leb128(data, position)
+        lengths.append(length)
+    crcs = struct.unpack_from(f"<{len(lengths)}I", data, position)
+    edges = list(accumulate(lengths, initial=position + 4 * len(lengths)))
+    units = [data[a:b] for a, b in pairwise(edges)]
+    assert edges[-1] == len(data)
+    assert all(zlib.crc32(data[:header_end] + u) == c for u, c in zip(units, crcs, strict=True))
+    return Container(flags == 1, quality_steps, data[3:7], width, height, units)
+
+
+def leb128(data: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[position]
+        value |= (byte & 127) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 128:
+            return value, position
+
+
+def decode_unit(
+    arrays: Mapping[str, Array], settings: Mapping[str, Any], unit: bytes, shape: tuple[int, int], step: int
+) -> Array:
+    """'Unit': symbols r [a, b, M]."""
+    a, b = shape
+    channels, hyper = settings["latent_channels"], settings["hyper_channels"]
+    tables = split_tables(arrays)
+    reader = RansReader(unit, 4 if a * b * channels >= 131072 else 1)
+    rows, columns = -(-a // 4), -(-b // 4)
+    z_tables = [tables[i] for i in arrays["z_scale.table"][step]]
+    z = np.array([reader.read(t) for _ in range(rows * columns) for t in z_tables]).reshape(rows, columns, hyper)
+    indexes = scale_indexes(arrays, z, settings["num_scales"], step)[:a, :b]
+    r = np.zeros(indexes.shape, np.int64)
+    for place in np.ndindex(*indexes.shape):
+        if indexes[place] >= settings["coded_from"]:
+            r[place] = reader.read(tables[indexes[place]])
+    assert reader.at_end()
+    return r
+
+
+def split_tables(arrays: Mapping[str, Array]) -> list[list[int]]:
+    edges = list(accumulate((2 * int(r) + 2 for r in arrays["tables.radius"]), initial=0))
+    return [arrays["tables.frequencies"][a:b].tolist() for a, b in pairwise(edges)]
+
+
+def scale_indexes(arrays: Mapping[str, Array], z: Array, num_scales: int, step: int) -> Array:
+    """'Scale net', in int64: the sum of a layer is in units of 2^-k (of 2^-k / 16 behind the first)."""
+    x = shuffle(activation(*layer(arrays, "enter", z), unit=1))
+    x = shuffle(activation(*layer(arrays, "grow", block(arrays, "block_32", x))))
+    total, k = layer(arrays, "leave", block(arrays, "block_16", x))
+    positions = rounded(total, 16 * 2**k)
+    return np.clip(positions + arrays["scale_offset.table"][step], 0, num_scales - 1)
+
+
+def layer(arrays: Mapping[str, Array], name: str, x: Array) -> tuple[Array, Array]:
+    weight, k, bias = (arrays[f"scale_net.{name}.{part}"].astype(np.int64) for part in ("weight", "shift", "bias"))
+    return x @ weight.T + bias, k
+
+
+def block(arrays: Mapping[str, Array], name: str, x: Array) -> Array:
+    weight, k, bias = (arrays[f"scale_net.{name}.depthwise.{p}"].astype(np.int64) for p in ("weight", "shift", "bias"))
+    padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
+    height, width = x.shape[:2]
+    total = sum(padded[i : i + height, j : j + width] * weight[:, 3 * i + j] for i in range(3) for j in range(3)) + bias
+    total, k = layer(arrays, f"{name}.pointwise", activation(total, k))
+    return np.clip(rounded(total + x * 2**k, 2**k), 0, 255)
+
+
+def activation(total: Array, k: Array, unit: int = 16) -> Array:
+    """To sixteenths: total / (unit · 2^k) · 16, rounded half up."""
+    return np.clip(rounded(total * 16, unit * 2**k), 0, 255)
+
+
+def rounded(total: Array, unit: Array) -> Array:
+    """floor(total / unit + ½) in integers."""
+    return (2 * total + unit) // (2 * unit)
+
+
+def shuffle(x: Array) -> Array:
+    """Depth to space: channel (i · 2 + j) · C + c becomes row offset i, column offset j, channel c."""
+    h, w, c = x.shape
+    return x.reshape(h, w, 2, 2, c // 4).transpose(0, 2, 1, 3, 4).reshape(2 * h, 2 * w, c // 4)

@@ -1,0 +1,35 @@
+"""Bitstreams written once and decoded for ever; `tests/golden/make.py` is the only thing that writes them."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnnbatch.codec import Codec
+
+FOLDER = Path(__file__).parents[1] / "golden"
+NAMES = ["one_pixel", "colour_low", "colour_high", "gray", "two_units", "escapes"]
+CODEC_ID = "dd7658e2aa69ca0d0c79380632693b8100245babc9e2ae6b2f76dcffe7f2bc7b"
+
+
+@cache
+def codec() -> Codec:
+    return Codec.load(FOLDER / "codec.safetensors", device="cpu")
+
+
+def test_the_codec_file_is_the_one_of_the_bitstreams() -> None:
+    assert codec().id == CODEC_ID
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_golden_bitstream_decodes_to_its_pixels(name: str) -> None:
+    with np.load(FOLDER / "pixels.npz") as file:
+        expected = file[name]
+    found = codec().reconstruct([(FOLDER / f"{name}.bin").read_bytes()])[0]
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+def test_no_golden_bitstream_is_left_out() -> None:
+    assert sorted(p.stem for p in FOLDER.glob("*.bin")) == sorted(NAMES)

@@ -1,0 +1,126 @@
+"""The scale net is exact: float32 gives the integers, whatever the machine does inside."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnnbatch.codec.file import parse_codec
+from cnnbatch.codec.scale_net import EXACT_LIMIT, IntegerLinear, ScaleNet
+from cnnbatch.errors import CodecFileError
+from tests.codec.models import TINY, tiny_codec_file, tiny_model
+from tests.codec.reference import scale_indexes
+
+PROPERTY = settings(deadline=None)
+FILE = parse_codec(tiny_codec_file())
+NET = FILE.model().scale_net
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    count = torch.get_num_threads()
+    yield
+    torch.set_num_threads(count)
+
+
+def random_z(shape: tuple[int, ...], seed: int = 0, largest: int = 127) -> torch.Tensor:
+    z = np.random.default_rng(seed).integers(-largest, largest + 1, (*shape, TINY.hyper_channels))
+    return torch.from_numpy(z.astype(np.float32))
+
+
+@torch.inference_mode()
+def run(net: ScaleNet, z: torch.Tensor) -> torch.Tensor:
+    return net(z)
+
+
+@PROPERTY
+@given(st.integers(1, 20), st.integers(1, 20), st.sampled_from([1, 9, 127]), st.integers(0, 252), st.integers(0, 2**32))
+def test_float32_gives_what_int64_gives(rows: int, columns: int, largest: int, step: int, seed: int) -> None:
+    z = random_z((rows, columns), seed, largest)
+    found = torch.floor(run(NET, z[None])[0] + 0.5).numpy() + FILE.arrays["scale_offset.table"][step]
+    expected = scale_indexes(FILE.arrays, z.numpy().astype(np.int64), TINY.num_scales, step)
+    assert (found.clip(0, TINY.num_scales - 1) == expected).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (4, 16), (16, 16), (16, 40)])
+def test_float32_gives_what_float64_gives(shape: tuple[int, int]) -> None:
+    exact = FILE.model().scale_net.double()
+    z = random_z((3, *shape))
+    with torch.inference_mode():
+        assert torch.equal(run(NET, z).double(), exact(z.double()))
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (16, 16), (33, 17)])
+def test_threads_and_batches_change_nothing(shape: tuple[int, int]) -> None:
+    """Sizes from one vector to thousands take other paths in a BLAS."""
+    z = random_z((7, *shape))
+    together = run(NET, z)
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        assert torch.equal(run(NET, z), together)
+        assert all(torch.equal(run(NET, z[n : n + 1])[0], together[n]) for n in range(len(z)))
+
+
+def test_memory_layout_and_autocast_change_nothing() -> None:
+    z = random_z((2, 5, 6))
+    expected = run(NET, z)
+    permuted = z.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(run(NET, permuted), expected)
+
+
+def test_a_position_sees_only_its_neighbourhood() -> None:
+    """Zero padding at the borders, and nothing from far away: a unit is self-contained."""
+    z = random_z((1, 8, 8))
+    changed = z.clone()
+    changed[:, :, 4:] = 0
+    a, b = run(NET, z), run(NET, changed)
+    assert torch.equal(a[:, :, :13], b[:, :, :13])
+    assert not torch.equal(a[:, :, 13:16], b[:, :, 13:16])
+
+
+def test_the_trained_net_is_the_shipped_net() -> None:
+    """Before the export (quantised on the fly) and after (integers of the file): the same outputs."""
+    z = random_z((2, 6, 7))
+    assert torch.equal(run(tiny_model().scale_net, z), run(NET, z))
+
+
+def test_outputs_are_whole_numbers_of_the_unit_of_their_channel() -> None:
+    units = 2.0 ** -FILE.arrays["scale_net.leave.shift"].astype(np.float64) / 16
+    ratio = run(NET, random_z((1, 9, 9))).double().numpy() / units
+    assert (ratio == np.round(ratio)).all()
+
+
+@pytest.mark.parametrize("layer", ["enter", "block_32.depthwise", "block_16.pointwise", "leave"])
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_a_net_that_breaks_the_bound_is_refused(layer: str, part: str) -> None:
+    net = FILE.model().scale_net
+    target = net.get_submodule(layer)
+    assert isinstance(target, IntegerLinear)
+    with torch.no_grad():
+        getattr(target, part)[0] = EXACT_LIMIT
+    with pytest.raises(CodecFileError, match="not exact"):
+        net.check_exact()
+
+
+def test_the_bound_is_sharp() -> None:
+    """Σ|w|·a_max + |b| < 2²³ in units of the sums; the bias fills what the weights leave."""
+    layer = IntegerLinear(4, 1, input_unit=1.0, input_max=127)
+    room = EXACT_LIMIT // 2 - 4 * 127 * 127
+    weight, shift = torch.full((1, 4), 127.0), torch.tensor([3.0])
+    layer.fix(weight, shift, torch.tensor([float(room - 1)]))
+    layer.check_exact()
+    layer.fix(weight, shift, torch.tensor([float(room)]))
+    with pytest.raises(CodecFileError, match="not exact"):
+        layer.check_exact()
+
+
+@pytest.mark.parametrize("shift", [0, 11, -1, 127])
+def test_a_shift_outside_its_range_is_refused(shift: int) -> None:
+    layer = IntegerLinear(2, 1, input_unit=1.0, input_max=127)
+    with pytest.raises(ValueError, match="shifts outside"):
+        layer.fix(torch.ones(1, 2), torch.tensor([float(shift)]), torch.zeros(1))

@@ -1,0 +1,182 @@
+"""What is special about folders: links, odd files and names, durability, leftovers."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from cnnbatch.errors import StorageError, Unreadable, UsageError
+from cnnbatch.storage import open_store
+from cnnbatch.storage.keys import TEMPORARY_PREFIX
+
+
+def faults(root: Path) -> dict[str, str | None]:
+    return {info.key: info.fault for info in open_store(str(root)).list()}
+
+
+def test_links_are_read_inside_the_root_and_never_followed_out_of_it(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (tmp_path / "secret").write_bytes(b"secret")
+    (root / "sub/file").write_bytes(b"x")
+    (root / "inside").symlink_to("sub/file")
+    (root / "folder").symlink_to("sub")
+    (root / "outside").symlink_to(tmp_path / "secret")
+    (root / "up").symlink_to("..")
+    (root / "broken").symlink_to("nowhere")
+    (root / "loop").symlink_to("loop")
+    store = open_store(str(root))
+    found = {info.key: info for info in store.list()}
+    assert {key: info.fault for key, info in found.items()} == {
+        "sub/file": None,
+        "inside": None,
+        "outside": "link",
+        "up": "link",
+        "broken": "link",
+        "loop": "link",
+    }
+    assert store.get(found["inside"]) == b"x"
+    with pytest.raises(Unreadable) as caught:
+        store.get(found["outside"])
+    assert caught.value.reason == "link"
+
+
+def test_a_link_that_appears_after_the_listing_is_not_followed_out(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "secret").write_bytes(b"secret")
+    store = open_store(str(tmp_path / "root"))
+    store.put("a", b"secret")
+    info = next(store.list())
+    (tmp_path / "root/a").unlink()
+    (tmp_path / "root/a").symlink_to(tmp_path / "secret")
+    with pytest.raises(Unreadable) as caught:
+        store.get(info)
+    assert caught.value.reason == "link"
+    with pytest.raises(StorageError):
+        store.read("a")
+
+
+def test_nothing_is_written_through_a_link_that_leads_out(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "root/way").symlink_to(tmp_path / "out")
+    with pytest.raises(UsageError):
+        open_store(str(tmp_path / "root")).put("way/file", b"x")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["../secret", "sub/../../secret", "/etc/passwd", "", "."])
+def test_nothing_is_read_outside_the_root(tmp_path: Path, key: str) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "root").mkdir()
+    with pytest.raises(UsageError):
+        open_store(str(tmp_path / "root")).read(key)
+
+
+def test_a_name_that_is_not_utf8_is_listed_as_a_fault(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")).write_bytes(b"x")
+    store = open_store(str(tmp_path))
+    info = next(store.list())
+    assert (info.key, info.fault, info.size) == ("caf\\xe9.jpg", "name", 1)
+    info.key.encode()
+    with pytest.raises(Unreadable) as caught:
+        store.get(info)
+    assert caught.value.reason == "name"
+
+
+def test_pipes_and_sockets_are_skipped(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"x")
+    assert faults(tmp_path) == {"file": None}
+
+
+def test_a_folder_we_may_not_list_is_a_fault_and_not_silence(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may list every folder")
+    (tmp_path / "closed").mkdir(mode=0)
+    assert faults(tmp_path) == {"closed": "forbidden"}
+
+
+def test_an_odd_local_name_is_listed_and_read_though_never_written(tmp_path: Path) -> None:
+    (tmp_path / "a\nb\\c").write_bytes(b"x")
+    store = open_store(str(tmp_path))
+    info = next(store.list())
+    assert info.key == "a\nb\\c"
+    assert store.get(info) == b"x"
+
+
+def test_a_rewrite_of_equal_length_is_noticed_by_its_time(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.put("a", b"before")
+    info = next(store.list())
+    time.sleep(0.02)  # kernel time stamps are 4 ms apart
+    store.put("a", b"behind")
+    with pytest.raises(Unreadable) as caught:
+        store.get(info)
+    assert caught.value.reason == "changed"
+
+
+def test_a_file_in_the_way_of_a_folder_is_one_sentence(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.put("a", b"x")
+    for write in (store.put, store.put_if_absent):
+        with pytest.raises(StorageError, match=r"cannot write .*/a/b: "):
+            write("a/b", b"x")
+    store.put("folder/x", b"x")
+    with pytest.raises(StorageError):
+        store.put("folder", b"x")
+    with pytest.raises(FileNotFoundError):
+        store.read("folder")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(str(tmp_path))
+    store.put("a", b"old")
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr("cnnbatch.storage.durable.os.fsync", lambda _: (_ for _ in ()).throw(full))
+    with pytest.raises(StorageError, match="No space left"):
+        store.put("a", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert store.read("a") == b"old"
+
+
+KILLED_WRITER = """
+import sys, time
+from cnnbatch.storage.durable import replace_file
+from pathlib import Path
+def fill(file):
+    file.write(b"half"); file.flush(); print("half", flush=True); time.sleep(60)
+replace_file(Path(sys.argv[1]), fill)
+"""
+
+
+def test_a_killed_writer_leaves_nothing_that_is_listed_and_the_sweep_removes_it(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.put("a", b"old")
+    command = [sys.executable, "-c", KILLED_WRITER, str(tmp_path / "a")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"half\n"
+        writer.send_signal(signal.SIGKILL)
+    assert store.read("a") == b"old"
+    assert faults(tmp_path) == {"a": None}
+    assert len(list(tmp_path.glob(f"{TEMPORARY_PREFIX}*"))) == 1
+    assert store.remove_unfinished(older_than=timedelta(hours=1)) == 0
+    assert store.remove_unfinished(older_than=timedelta(0)) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_missing_source_and_an_impossible_destination_fail_the_check(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "absent/archive"))
+    with pytest.raises(StorageError, match="no such folder"):
+        store.check()
+    store.check_writable()
+    assert not (tmp_path / "absent").exists()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="cannot be written"):
+        open_store(str(tmp_path / "file/archive")).check_writable()
