@@ -10,7 +10,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -38,7 +38,7 @@ def info(options: argparse.Namespace) -> None:
         _print(options, _row_document(row), _describe_row(row))
     else:
         figures = reading.open(options.what).info()
-        _print(options, {**asdict(figures), "ratio": figures.ratio}, _describe_archive(figures))
+        _print(options, _archive_document(figures), _describe_archive(figures))
 
 
 def ls(options: argparse.Namespace) -> None:
@@ -188,6 +188,10 @@ def _to_json(document: Mapping[str, Any]) -> str:
     """On one line; figures that are not finite, which JSON has no words for, as null."""
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in document.items()}
     return json.dumps(finite, allow_nan=False)
+
+
+def _archive_document(figures: ArchiveInfo) -> dict[str, Any]:
+    return {field.name: getattr(figures, field.name) for field in fields(figures)} | {"ratio": figures.ratio}
 
 
 def _row_document(row: ArchiveRow) -> dict[str, Any]:

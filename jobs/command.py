@@ -9,6 +9,8 @@ from cnnbatch.errors import CnnbatchError
 
 logger = logging.getLogger("jobs")
 
+LOG_FORMAT = "%(asctime)s %(message)s"
+
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """The options every job has."""
@@ -21,7 +23,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """Runs a job; an expected error is one sentence on stderr and its exit code, anything else a traceback."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt="%H:%M:%S", stream=sys.stderr)
     try:
         return command(sys.argv[1:] if argv is None else argv)
     except CnnbatchError as error:

@@ -63,6 +63,7 @@ class Pool:
     most: int
     cpus: float
     gpus: float
+    memory_bytes: int
 
 
 def connect() -> None:
@@ -86,10 +87,10 @@ def size_pool(workers: Workers) -> Pool:
     gpus = workers.gpus if workers.gpus is not None else float(total_gpus >= 1)
     cpus = min(workers.cpus, total_cpus) if total_cpus else workers.cpus
     room = int(total_gpus / gpus) if gpus else int(total_cpus / cpus)
-    if room < 1 and workers.most is None:
-        raise UsageError(f"no room for a worker of {cpus:g} CPUs and {gpus:g} GPUs: the cluster has {resources}")
-    most = workers.most or room
-    return Pool(size=max(1, min(room, most)), most=most, cpus=cpus, gpus=gpus)
+    if room < 1 and workers.most is None and not os.environ.get("RAY_ADDRESS"):
+        raise UsageError(f"no room for a worker of {cpus:g} CPUs and {gpus:g} GPUs: this machine has {total_cpus:g} CPUs")
+    most = workers.most or max(1, room)  # a cluster whose workers are still starting has no room yet: one will come
+    return Pool(max(1, min(room, most)), most, cpus, gpus, workers.memory_bytes)
 
 
 class _Actor:
@@ -145,6 +146,7 @@ def run(tasks: Iterable[Task], build: Callable[[], Worker[Task, Result]], pool: 
         ),
         num_cpus=pool.cpus if not pool.gpus else None,
         num_gpus=pool.gpus or None,
+        memory=pool.memory_bytes or None,
     )
     for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for record in batch.column(_ROW).to_pylist():

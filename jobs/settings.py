@@ -7,9 +7,11 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cnnbatch.codec.hyperprior import HyperpriorSettings
 from cnnbatch.errors import UsageError
 from cnnbatch.stages.compress import CompressionSettings
 from cnnbatch.stages.reconstruct import ReconstructionSettings
+from cnnbatch.training.trainer import TrainingConfig
 from jobs.engine import Workers
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -74,6 +76,19 @@ class ReconstructConfig(BaseModel):
     reconstruction: ReconstructionSettings = ReconstructionSettings()
     workers: Workers = Workers()
     thresholds: Thresholds = Thresholds()
+    storage: dict[str, Any] = Field(default_factory=dict)
+
+
+class TrainConfig(BaseModel):
+    """`jobs.train`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    codec_file: Path
+    resume: bool = False
+    model: HyperpriorSettings = HyperpriorSettings()
+    training: TrainingConfig = TrainingConfig()
     storage: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -160,7 +160,8 @@ class Archive:
 
     def _scan(self, key: str, columns: list[str]) -> pa.Table:
         """Read one key's row through the page index, which is what makes it cheap (pyarrow reads whole row groups)."""
-        if not any(shard.may_hold(key) for shard in self.snapshot.shards):
+        is_text = key.encode("utf-8", "replace").decode() == key  # a lone surrogate is no key, and not for SQL
+        if not (is_text and any(shard.may_hold(key) for shard in self.snapshot.shards)):
             return pa.schema([(name, pa.null()) for name in columns]).empty_table()
         quoted = key.replace("'", "''")  # the only character that means something inside a literal of this dialect
         try:

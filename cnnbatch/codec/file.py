@@ -73,6 +73,13 @@ class CodecFile(BaseModel):
         model.scale_net.check_exact()
         return model.eval()
 
+    def trainable_model(self) -> Hyperprior:
+        """The same network to go on training from; its scale net is rounded anew at every step."""
+        model = self.model()
+        for _, layer in _integer_layers(model):
+            layer.release()
+        return model.train()
+
 
 def _copy(parameter: torch.nn.Parameter, array: Array) -> None:
     if not np.isfinite(array).all():
@@ -96,7 +103,16 @@ def dump_codec(model: Hyperprior, *, training: Mapping[str, Any]) -> bytes:
         "training": json.dumps(dict(training), sort_keys=True),
     }
     metadata["checksum"] = _checksum(arrays, metadata)
-    return bytes(save_safetensors({name: np.ascontiguousarray(a) for name, a in arrays.items()}, metadata))
+    return _ordered(save_safetensors({name: np.ascontiguousarray(a) for name, a in arrays.items()}, metadata))
+
+
+def _ordered(data: bytes) -> bytes:
+    """The same file with the names of its header in order: safetensors writes metadata as its hash map has them, so the
+    same model would get another id every time."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def _float_arrays(model: Hyperprior) -> dict[str, Array]:

@@ -96,6 +96,10 @@ class IntegerLinear(nn.Module):
         self.weight.copy_(weight * unit[:, None])
         self.bias.copy_(bias * unit * self.input_unit)
 
+    def release(self) -> None:
+        """Undoes `fix`, so that training may go on from the integers."""
+        self._fixed_shift = None
+
     def forward(self, x: Tensor) -> Tensor:
         """[N, H, W, inputs] → [N, H, W, outputs], exact."""
         return F.linear(x, *self.quantised())

@@ -16,6 +16,7 @@ from cnnbatch.archive.shards import read_shard
 from cnnbatch.codec import Codec
 from cnnbatch.codec.codec import Pixels
 from cnnbatch.errors import BitstreamError, DamagedRow, ImageError, UsageError
+from cnnbatch.images import FORMATS as IMAGE_FORMATS
 from cnnbatch.images import DecodedImage, encode, restore_jpeg
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.records import Failure, ReconstructResult, ReconstructTask, Tally
@@ -149,6 +150,8 @@ def restore_file(row: ArchiveRow, pixels: Pixels | None, *, format: str) -> byte
         return data
     if pixels is None or (row.height, row.width) != pixels.shape[:2]:
         raise ImageError("size", f"{row.key!r}: {row.width} × {row.height} in the row, other pixels in the bitstream")
+    if format == "original" and row.source_format not in IMAGE_FORMATS:
+        raise ImageError("format", f"{row.key!r}: no image format {row.source_format!r}")
     image = DecodedImage(
         pixels=pixels,
         format=row.source_format,

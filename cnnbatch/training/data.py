@@ -2,55 +2,57 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Sequence
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cnnbatch.errors import ImageError, UsageError
+from cnnbatch.images import decode
+from cnnbatch.storage import Store
+
 logger = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.uint8]
 """uint8 [H, W, 3]."""
 
+PICTURE = re.compile(r"\.(jpe?g|png|webp|tiff?|bmp|avif)$", re.IGNORECASE)
+MAX_PIXELS = 100_000_000
 GRAY_SHARE = 0.05
 DOWNSCALE_SHARE = 0.35
 DEV_SHARE = 0.05
 
 
-def load_pictures(folder: Path) -> tuple[list[Pixels], list[Pixels]]:
-    """Training and dev pictures below ``folder``, files that Pillow cannot open left out.
+def load_pictures(source: Store) -> tuple[list[Pixels], list[Pixels]]:
+    """Training and dev pictures below ``source``; what cannot be read or decoded is left out with a warning.
 
-    A ``MANIFEST.json`` with ``file`` and ``split`` decides the split; without one every twentieth picture by name is dev.
+    A ``MANIFEST.json`` with ``file`` and ``split`` decides the split; without one every twentieth picture by key is dev.
     """
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"})
-    dev_names = _dev_names(folder, files)
+    infos = sorted((info for info in source.list() if PICTURE.search(info.key)), key=lambda info: info.key)
+    dev_keys = _dev_keys(source, [info.key for info in infos])
     train: list[Pixels] = []
     dev: list[Pixels] = []
-    for path in files:
+    for info in infos:
         try:
-            picture = _load(path)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            logger.warning("left out %s: %s", path, error)
-        else:
-            (dev if path in dev_names else train).append(picture)
+            picture = decode(source.get(info), max_pixels=MAX_PIXELS).pixels
+        except ImageError as error:
+            logger.warning("left out %s: %s", info.key, error)
+            continue
+        (dev if info.key in dev_keys else train).append(picture if picture.ndim == 3 else np.dstack([picture] * 3))
+    if not train:
+        raise UsageError(f"no pictures to train on below {source.url}")
     return train, dev
 
 
-def _dev_names(folder: Path, files: Sequence[Path]) -> set[Path]:
-    manifest = folder / "MANIFEST.json"
-    if not manifest.exists():
-        return set(files[:: round(1 / DEV_SHARE)])
-    entries: list[dict[str, Any]] = json.loads(manifest.read_text())
-    return {folder / entry["file"] for entry in entries if entry["split"] == "dev"}
-
-
-def _load(path: Path) -> Pixels:
-    with Image.open(BytesIO(path.read_bytes())) as image:
-        return np.asarray(image.convert("RGB"))
+def _dev_keys(source: Store, keys: Sequence[str]) -> set[str]:
+    try:
+        entries: list[dict[str, Any]] = json.loads(source.read("MANIFEST.json"))
+    except FileNotFoundError:
+        return set(keys[:: round(1 / DEV_SHARE)]) if len(keys) > 1 else set()
+    return {entry["file"] for entry in entries if entry["split"] == "dev"}
 
 
 def crops(pictures: Sequence[Pixels], *, size: int, rng: np.random.Generator) -> Iterator[Pixels]:

@@ -63,7 +63,9 @@ class Trainer:
         checkpoint: Path,
         *,
         rank: int = 0,
+        start: Hyperprior | None = None,
     ) -> None:
+        """A checkpoint at ``checkpoint`` wins over ``start``, weights to go on from; without either the KLT is the start."""
         self.config, self.checkpoint, self.rank = config, checkpoint, rank
         self.train_pictures, self.dev_pictures = pictures
         torch.set_flush_denormal(True)  # zero-initialised layers fill gradients with denormals: five times slower
@@ -71,13 +73,13 @@ class Trainer:
         torch.manual_seed(config.seed + rank)
         if checkpoint.exists():
             settings = HyperpriorSettings.model_validate(read_settings(checkpoint))
-        self.model = Hyperprior(settings)
+        self.model = Hyperprior(settings) if start is None or checkpoint.exists() else start
         self.optimiser = _optimiser(self.model, config.learning_rate)
         self.progress: Progress = {"step": 0, "seconds": 0.0, "pixels": 0}
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         if checkpoint.exists():
             self.resume(checkpoint)
-        else:
+        elif start is None:
             self._initialise()
         self.bf16 = config.bf16 if config.bf16 is not None else bf16_is_faster()
         self.rng = np.random.default_rng([config.seed, rank, int(self.progress["step"])])

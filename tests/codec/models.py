@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from cnnbatch.codec import Codec, Limits
 from cnnbatch.codec.file import dump_codec
@@ -21,6 +22,7 @@ TINY = HyperpriorSettings(
     latent_channels=16,
     hyper_channels=8,
     hyper_width=8,
+    scale_range=(0.11, 32.0),
 )
 
 
@@ -28,7 +30,7 @@ def tiny_model(seed: int = 0, settings: HyperpriorSettings = TINY) -> Hyperprior
     """A KLT coder whose learned layers, zero in a new model, are random: every path counts, and neighbours do."""
     torch.manual_seed(seed)
     model = Hyperprior(settings)
-    model.initialise_from_klt(*block_klt([picture(128, 192, seed=n) for n in range(3)], settings.latent_channels))
+    model.initialise_from_klt(*_klt(settings.latent_channels))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(("project.weight", "leave.weight", "gain.anchors")):
@@ -36,6 +38,11 @@ def tiny_model(seed: int = 0, settings: HyperpriorSettings = TINY) -> Hyperprior
         for block in (*model.g_a.blocks_8, *model.g_a.blocks_16, *model.g_s.blocks_8, *model.g_s.blocks_16):
             block.project.weight.copy_(0.3 * torch.randn(block.project.weight.shape))
     return model.eval()
+
+
+@cache
+def _klt(components: int) -> tuple[Tensor, Tensor]:
+    return block_klt([picture(128, 192, seed=n) for n in range(3)], components)
 
 
 @cache

@@ -100,7 +100,7 @@ def test_batch_limits_change_nothing_but_memory() -> None:
         assert level_difference(a, b) <= 1
 
 
-@pytest.mark.parametrize("shape", [(1200, 70), (90, 1130), (2100, 1100)], ids=str)
+@pytest.mark.parametrize("shape", [(1200, 70), (90, 1130), (1080, 1090)], ids=str)
 def test_a_tiled_image_is_the_whole_one(shape: tuple[int, int]) -> None:
     image = picture(*shape)
     tiled, whole = tiny_codec(limits=Limits(tile_side=1024)), tiny_codec(limits=Limits(tile_side=1 << 14))

@@ -75,7 +75,7 @@ def test_a_changed_byte_is_refused(place: int, flip: int) -> None:
         parse_codec(bytes(damaged))
 
 
-@pytest.mark.parametrize("place", [*range(0, 1200, 3), *range(1200, len(DATA), len(DATA) // 60)])
+@pytest.mark.parametrize("place", [*range(0, 1200, 9), *range(1200, len(DATA), len(DATA) // 40)])
 def test_a_changed_byte_of_the_header_is_refused(place: int) -> None:
     damaged = bytearray(DATA)
     damaged[place] ^= 1
@@ -162,7 +162,7 @@ def test_strange_training_notes_are_refused(text: str) -> None:
 
 @pytest.mark.parametrize("changes", [{"width_8": 1024}, {"analysis_blocks": [64, 64]}, {"num_scales": 63}])
 def test_settings_that_do_not_fit_the_arrays_are_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(CodecFileError, match="arrays missing|its settings need"):
+    with pytest.raises(CodecFileError, match=r"arrays missing|its settings need"):
         parse_codec(forged(setting(**changes)))
 
 

@@ -10,7 +10,7 @@ from cnnbatch.codec import Codec
 
 FOLDER = Path(__file__).parents[1] / "golden"
 NAMES = ["one_pixel", "colour_low", "colour_high", "gray", "two_units", "escapes"]
-CODEC_ID = "dd7658e2aa69ca0d0c79380632693b8100245babc9e2ae6b2f76dcffe7f2bc7b"
+CODEC_ID = "f19dadd12bfdfbbb72e22978ffe4d51e731fe67073d1ab0746c94a811eb33691"
 
 
 @cache

@@ -35,7 +35,7 @@ def any_tables(draw: st.DrawFn) -> Tables:
     for radius in radii:
         size = 2 * radius + 2
         rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-        weights = rng.random(size) ** draw(st.sampled_from([0, 1, 20, 400]))
+        weights = (1 - rng.random(size)) ** draw(st.sampled_from([0, 1, 20, 400])) + 1e-300
         part = 1 + np.floor(weights / weights.sum() * ((1 << PRECISION) - size)).astype(np.int64)
         part[rng.integers(size)] += (1 << PRECISION) - part.sum()
         parts.append(part)

@@ -14,7 +14,6 @@ from cnnbatch.errors import CodecFileError
 from tests.codec.models import TINY, tiny_codec_file, tiny_model
 from tests.codec.reference import scale_indexes
 
-PROPERTY = settings(deadline=None)
 FILE = parse_codec(tiny_codec_file())
 NET = FILE.model().scale_net
 
@@ -36,8 +35,8 @@ def run(net: ScaleNet, z: torch.Tensor) -> torch.Tensor:
     return net(z)
 
 
-@PROPERTY
-@given(st.integers(1, 20), st.integers(1, 20), st.sampled_from([1, 9, 127]), st.integers(0, 252), st.integers(0, 2**32))
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 9, 127]), st.integers(0, 252), st.integers(0, 2**32))
 def test_float32_gives_what_int64_gives(rows: int, columns: int, largest: int, step: int, seed: int) -> None:
     z = random_z((rows, columns), seed, largest)
     found = torch.floor(run(NET, z[None])[0] + 0.5).numpy() + FILE.arrays["scale_offset.table"][step]

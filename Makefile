@@ -1,0 +1,53 @@
+# Everything runs in a virtual environment of its own, .venv, made from the tested set in constraints.txt.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO := .demo
+export RAY_AUTH_MODE ?= disabled
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all check bench clean
+
+help:
+	@echo "make demo      compress and reconstruct sample photographs on this machine"
+	@echo "make test      lint, types and the tests (make test-all: also those that take minutes each)"
+	@echo "make bench     the benchmarks behind the documents' figures"
+
+$(VENV)/.demo: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench]'
+	@touch $@
+
+demo: $(VENV)/.demo
+	rm -rf $(DEMO)
+	$(BIN)/python -m benchmarks.photographs $(DEMO)/photos
+	$(BIN)/python -m jobs.compress $(DEMO)/photos $(DEMO)/archive
+	$(BIN)/python -m jobs.reconstruct $(DEMO)/archive $(DEMO)/back
+	$(BIN)/cnnbatch info $(DEMO)/archive
+	$(BIN)/cnnbatch ls -l $(DEMO)/archive
+	@echo "originals: $(DEMO)/photos   archive: $(DEMO)/archive   given back: $(DEMO)/back"
+
+check: $(VENV)/.test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+test: check
+	$(BIN)/pytest -m "not slow"
+
+test-all: check
+	$(BIN)/pytest
+
+bench: $(VENV)/.test
+	$(BIN)/python -m benchmarks.entropy_coder
+	$(BIN)/python -m benchmarks.codec_speed
+	$(BIN)/python -m benchmarks.job_overhead
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.read_objects
+
+clean:
+	rm -rf $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

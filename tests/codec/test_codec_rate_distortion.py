@@ -1,0 +1,52 @@
+"""The shipped codec file on a photograph: bands with two sides, so that a gain is noticed and written down too.
+
+After a new codec file is shipped, run this file: each failure prints the measured point to put into `BANDS`.
+"""
+
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from skimage import data
+
+from cnnbatch.codec import Codec
+from cnnbatch.metrics import psnr_db
+
+BANDS = {
+    # quality: (bpp from, to, PSNR from, to in dB) of skimage's astronaut, 512 × 512
+    4: (0, 0, 0, 0),
+    20: (0, 0, 0, 0),
+    36: (0, 0, 0, 0),
+    52: (0, 0, 0, 0),
+}
+
+
+@cache
+def point(quality: float) -> tuple[float, float]:
+    """(bpp, PSNR in dB)."""
+    codec, image = Codec.load(device="cpu"), data.astronaut()
+    bitstream = codec.compress([image], quality)[0]
+    return 8 * len(bitstream) / (image.shape[0] * image.shape[1]), psnr_db(image, codec.reconstruct([bitstream])[0])
+
+
+@pytest.mark.parametrize("quality", BANDS)
+def test_rate_and_distortion_are_inside_their_band(quality: float) -> None:
+    bpp, psnr = point(quality)
+    bpp_from, bpp_to, psnr_from, psnr_to = BANDS[quality]
+    print(f"quality {quality}: {bpp:.3f} bpp, {psnr:.2f} dB")
+    assert bpp_from <= bpp <= bpp_to
+    assert psnr_from <= psnr <= psnr_to
+
+
+def test_rate_and_psnr_rise_with_quality() -> None:
+    points = [point(q) for q in sorted(BANDS)]
+    assert all(a[0] < 0.8 * b[0] for a, b in pairwise(points))
+    assert all(a[1] + 1 < b[1] for a, b in pairwise(points))
+
+
+def test_a_gray_photograph_costs_less_than_the_same_in_colour() -> None:
+    codec, image = Codec.load(device="cpu"), data.astronaut()[:256, :256]
+    gray = image.mean(2).round().astype(np.uint8)
+    colour_bytes, gray_bytes = (len(codec.compress([i], 32)[0]) for i in (image, gray))
+    assert gray_bytes < 0.97 * colour_bytes

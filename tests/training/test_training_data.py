@@ -1,0 +1,73 @@
+"""Training pictures: which are read, how they are cut, and the KLT they start the model with."""
+
+import itertools
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cnnbatch.training.data import crops, load_pictures
+from cnnbatch.training.klt import block_klt
+from tests.codec.models import picture
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "deeper").mkdir()
+    for n in range(21):
+        Image.fromarray(picture(20, 30, seed=n)).save(tmp_path / ("deeper" if n % 2 else ".") / f"{n:02}.png")
+    return tmp_path
+
+
+def test_every_twentieth_picture_is_for_dev(folder: Path) -> None:
+    train, dev = load_pictures(folder)
+    assert (len(train), len(dev)) == (19, 2)
+
+
+def test_a_manifest_decides_the_split(folder: Path) -> None:
+    entries = [{"file": "02.png", "split": "dev"}, {"file": "deeper/03.png", "split": "train"}]
+    (folder / "MANIFEST.json").write_text(json.dumps(entries))
+    train, dev = load_pictures(folder)
+    assert (len(train), len(dev)) == (20, 1)
+    assert (dev[0] == picture(20, 30, seed=2)).all()
+
+
+def test_a_file_that_is_no_picture_is_left_out_and_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    whole = (folder / "00.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    with caplog.at_level(logging.WARNING):
+        train, dev = load_pictures(folder)
+    assert len(train) + len(dev) == 21
+    assert "broken.jpg" in caplog.text
+    assert "cut.png" in caplog.text
+
+
+@pytest.mark.parametrize("shape", [(200, 300), (64, 64), (30, 500)])
+def test_crops_have_their_size_whatever_the_picture(shape: tuple[int, int]) -> None:
+    source = crops([picture(*shape)], size=64, rng=np.random.default_rng(0))
+    found = list(itertools.islice(source, 60))
+    assert {(c.shape, c.dtype) for c in found} == {((64, 64, 3), np.dtype(np.uint8))}
+    gray = [c for c in found if (c[..., 0] == c[..., 1]).all() and (c[..., 0] == c[..., 2]).all()]
+    assert 0 < len(gray) < 12
+
+
+def test_klt_rows_are_orthonormal_and_in_order_of_their_deviation() -> None:
+    basis, deviations = block_klt([picture(128, 192, seed=n) for n in range(3)], 40)
+    assert basis.shape == (40, 768)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(40), rtol=0, atol=1e-5)
+    assert (deviations.diff() <= 0).all()
+    assert (deviations > 0).all()
+
+
+def test_klt_keeps_the_energy_of_its_blocks() -> None:
+    """All 768 components: an orthonormal basis of the whole space, deviations that add up to the mean square."""
+    pixels = picture(512, 512)
+    basis, deviations = block_klt([pixels], 768)
+    torch.testing.assert_close(basis.T @ basis, torch.eye(768), rtol=0, atol=1e-4)
+    blocks = pixels.reshape(32, 16, 32, 16, 3).transpose(0, 2, 1, 3, 4)[::4, ::4].reshape(-1, 768).astype(float) - 128
+    assert float(deviations.double().square().sum()) == pytest.approx(np.square(blocks).sum(1).mean(), rel=1e-3)
