@@ -1,6 +1,6 @@
 """Copies the photographs that come with scikit-image into a folder: what the demo and the benchmarks work on.
 
-    python -m benchmarks.photographs FOLDER
+python -m benchmarks.photographs FOLDER
 """
 
 import argparse

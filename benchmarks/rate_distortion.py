@@ -1,6 +1,6 @@
 """Rate and distortion of the shipped codec and of JPEG, WebP, JPEG XL and AVIF on a folder of pictures.
 
-    python -m benchmarks.rate_distortion FOLDER [--json]
+    python -m benchmarks.rate_distortion FOLDER [--json] [--plot FILE.svg]
 
 Real bytes of whole files (ours: bitstreams), PSNR over RGB, mean over the pictures at each quality; BD-rate by PCHIP on
 log rate (Bjøntegaard, VCEG-M33) of every codec against each other one, over the range of PSNR that both reach.
@@ -85,6 +85,25 @@ def bd_rate(anchor: Curve, other: Curve) -> tuple[float, tuple[float, float]]:
     return 100 * float(np.expm1(np.trapezoid(logs[1] - logs[0], grid) / (high - low))), (low, high)
 
 
+def plot(curves: dict[str, Curve], path: Path, title: str) -> None:
+    """Draws the curves, ours on top."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "cnnbatch"  # the same curves give the same file
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7.5, 4.5), layout="constrained")
+    for name, points in reversed(curves.items()):
+        ours = name == "cnnbatch"
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name, linewidth=2.5 if ours else 1.2)
+    axes.set(xlabel="bits per pixel", ylabel="PSNR over RGB, dB", xlim=(0, 2.5), ylim=(26, 42), title=title)
+    axes.grid(alpha=0.3)
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], labels[::-1], loc="lower right")
+    figure.savefig(path, metadata={"Date": None})
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
@@ -92,12 +111,15 @@ def main() -> None:
     parser.add_argument("--codec", help="another codec file")
     parser.add_argument("--only", nargs="*", help="names of codecs")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg")
     args = parser.parse_args()
     torch.set_num_threads(2)
     codec = Codec.load(args.codec)
     images = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(args.folder.glob("*.png"))]
     chosen = {name: code for name, code in coders(codec).items() if not args.only or name in args.only}
     curves = {name: curve(images, code, QUALITIES[name]) for name, code in chosen.items()}
+    if args.plot:
+        plot(curves, args.plot, f"{args.folder.name.capitalize()}, mean of {len(images)} pictures")
     rates = {name: bd_rate(points, curves["cnnbatch"]) for name, points in curves.items() if name != "cnnbatch"}
     if args.json:
         json.dump({"images": len(images), "codec": codec.id, "curves": curves, "bd_rate": rates, **hardware()}, sys.stdout)

@@ -23,11 +23,12 @@ from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
 from cnnbatch.stages.estimate import Estimate, estimate
 from cnnbatch.stages.plan import Difference, coded_otherwise, compare, list_source, plan_shards, shard_limits
 from cnnbatch.stages.records import CompressResult, Failure, Tally
-from cnnbatch.storage import StorageConfig, open_store, overlaps
+from cnnbatch.storage import StorageConfig, Store, open_store, overlaps
+from cnnbatch.storage.urls import parse_url
 from jobs import engine
 from jobs.command import add_common, run_command
 from jobs.progress import Progress
-from jobs.report import RunReport, failed_keys, new_run_id
+from jobs.report import RunReport, failed_keys, new_run_id, shown
 from jobs.settings import CompressConfig, resolve
 
 logger = logging.getLogger(__name__)
@@ -35,11 +36,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """Makes a `ShardCompressor` on its actor."""
+    """Makes a `ShardCompressor` on its actor. Stores travel as URL and configuration, passwords in the URL included."""
 
-    source: str
-    archive: str
-    storage: StorageConfig
+    source: Store
+    archive: Store
     codec_id: str
     settings: CompressionSettings
     run_id: str
@@ -47,9 +47,8 @@ class Build:
 
     def __call__(self) -> ShardCompressor:
         torch.set_num_threads(self.threads)
-        source, archive = open_store(self.source, self.storage), open_store(self.archive, self.storage)
-        codec = CodecShelf(archive)[self.codec_id]
-        return ShardCompressor(source, archive, codec, self.settings, run_id=self.run_id)
+        codec = CodecShelf(self.archive)[self.codec_id]
+        return ShardCompressor(self.source, self.archive, codec, self.settings, run_id=self.run_id)
 
 
 class CompressJob:
@@ -61,7 +60,8 @@ class CompressJob:
         Raises UsageError, StorageError, CodecFileError.
         """
         if overlaps(config.source, config.archive):
-            raise UsageError(f"SOURCE and ARCHIVE must not lie inside one another: {config.source}, {config.archive}")
+            source, archive = parse_url(config.source).url, parse_url(config.archive).url
+            raise UsageError(f"SOURCE and ARCHIVE must not lie inside one another: {source}, {archive}")
         self.config = config
         self.storage = StorageConfig.from_environment(**config.storage)
         self.codec_data = shipped_codec() if config.codec is None else _read_codec(config.codec)
@@ -69,8 +69,9 @@ class CompressJob:
         self.source, self.archive = open_store(config.source, self.storage), open_store(config.archive, self.storage)
         self.source.check()
         self.archive.check_writable()
-        self.report = RunReport("compress", new_run_id(), config.model_dump(mode="json"), codec_id=self.codec.id)
+        self.report = RunReport("compress", new_run_id(), shown(config, self.storage), codec_id=self.codec.id)
         self.failures: list[Failure] = []
+        self.retried = None if config.retry_failed is None else failed_keys(self.archive, config.retry_failed)
 
     def preview(self) -> Estimate:
         """What a run would do; writes nothing, and reads a few images to estimate the rest."""
@@ -85,7 +86,7 @@ class CompressJob:
         Raises LeaseHeld, TooManyFailures, and CnnbatchError where the run must be repeated.
         """
         log = ArchiveLog.create_or_open(self.archive.url, self.storage, codec_files=[self.codec_data])
-        with Lease(self.archive, run_id=self.report.run_id):
+        with Lease(self.archive, run_id=self.report.run_id, **self.config.lease.model_dump()):
             try:
                 self._run(log)
                 self.report.finish(0)
@@ -102,30 +103,40 @@ class CompressJob:
         committer = Committer(log, self.report.run_id, base, difference.held, shards.commit_every, shards.commit_seconds)
         progress = Progress(difference.todo.num_rows, _size(difference.todo))
         try:
-            for result in self._results(difference):
-                committer.add(result)
-                progress.add(result.tally)
-                self._count(result)
-            committer.flush()
+            self._commit_all(committer, difference, progress)
+            self._check_failures(len(self.failures), self.report.unchanged + self.report.tally.total)
             self._mirror_deletes(committer, difference)
         finally:
             self.report.commits, self.report.superseded = committer.commits, len(committer.superseded)
             progress.finish()
         self._check_complete()
 
+    def _commit_all(self, committer: Committer, difference: Difference, progress: Progress) -> None:
+        """What is done is committed, also when too much else failed."""
+        try:
+            for result in self._results(difference):
+                committer.add(result)
+                progress.add(result.tally)
+                self._count(result)
+        except TooManyFailures:
+            committer.flush()
+            raise
+        committer.flush()
+
     def _difference(self, inventory: Inventory) -> Difference:
         """The source against the archive, its counts noted in the report."""
         config, report = self.config, self.report
         listing = list_source(self.source, exclude=config.exclude)
-        table = listing.table
-        if config.retry_failed is not None:
-            failed = pa.array(failed_keys(self.archive, config.retry_failed), type=pa.string())
-            table = table.filter(pc.is_in(table.column("key"), value_set=failed))
-        difference = compare(table, inventory, again=self._again(inventory))
-        self.failures = list(listing.unreadable)
+        table, unreadable = listing.table, list(listing.unreadable)
+        if self.retried is not None:
+            retried = pa.array(sorted(self.retried), type=pa.string())
+            table = table.filter(pc.is_in(table.column("key"), value_set=retried))
+            unreadable = [failure for failure in unreadable if failure.key in self.retried]
+        difference = compare(table, inventory, again=self._again(inventory), hides=listing.hides)
+        self.failures = unreadable
         report.failures = self.failures
         report.tally = Tally.of_failures(self.failures)
-        report.inputs = table.num_rows + len(listing.unreadable)
+        report.inputs = table.num_rows + len(unreadable)
         report.unchanged = difference.unchanged
         report.new, report.changed = difference.new.num_rows, difference.changed.num_rows
         report.vanished = 0 if config.retry_failed else difference.vanished.num_rows
@@ -151,21 +162,20 @@ class CompressJob:
         tasks = list(plan_shards(difference, limits))
         self.report.shards = len(tasks)
         logger.info("run %s: %d images in %d shards", self.report.run_id, difference.todo.num_rows, len(tasks))
-        build = Build(
-            self.source.url, self.archive.url, self.storage, self.codec.id, config.compression,
-            self.report.run_id, max(1, int(pool.cpus)),
-        )  # fmt: skip
+        threads = max(1, int(pool.cpus))
+        build = Build(self.source, self.archive, self.codec.id, config.compression, self.report.run_id, threads)
         yield from engine.run(tasks, build, pool)
 
     def _count(self, result: CompressResult) -> None:
         self.report.tally = Tally.sum((self.report.tally, result.tally))
         self.failures += result.failures
-        failed = len(self.failures)
-        if self.config.thresholds.passed(failed, self.report.tally.total):
-            raise TooManyFailures(
-                f"{failed} of {self.report.tally.total} inputs failed, first {self.failures[0].key!r}: "
-                f"{self.failures[0].error} {self.failures[0].message}"
-            )
+        listed = sum(failure.stage == "list" for failure in self.failures)  # known from the start, no sign of a trend
+        self._check_failures(len(self.failures) - listed, self.report.unchanged + self.report.tally.total - listed)
+
+    def _check_failures(self, failed: int, done: int) -> None:
+        if self.config.thresholds.passed(failed, done):
+            first = self.failures[0]
+            raise TooManyFailures(f"{failed} of {done} inputs failed, first {first.key!r}: {first.error} {first.message}")
 
     def _mirror_deletes(self, committer: Committer, difference: Difference) -> None:
         if self.config.mirror_deletes and self.config.retry_failed is None:
@@ -215,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
-    args = _parser().parse_args(argv)
+    args = _parser().parse_intermixed_args(argv)
     flags = {name: getattr(args, name) for name in ("source", "archive", "codec", "exclude", "mirror_deletes", "recompress")}
     flags["retry_failed"] = args.retry_failed
     for name in ("quality", "target_psnr", "target_bpp", "lossless", "min_psnr"):
@@ -225,8 +235,11 @@ def main(argv: Sequence[str]) -> int:
         preview = job.preview()
         print(preview.to_json(job.report) if args.json else preview.describe(job.report))
         return 0
-    job.execute()
-    print(job.report.to_json() if args.json else describe(job.report))
+    try:
+        job.execute()
+    finally:
+        if job.report.finished_at is not None:
+            print(job.report.to_json() if args.json else describe(job.report))
     return 0
 
 

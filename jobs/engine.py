@@ -8,8 +8,10 @@ again because its result was lost with a node.
 import logging
 import os
 import pickle
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -28,9 +30,6 @@ SHARDS_IN_FLIGHT = 2
 """Calls an actor serves at once: one shard is fetched and decoded while the other is on the device."""
 
 ACTOR_START_RETRIES = 3
-STORAGE_PAUSES = (2.0, 10.0, 30.0)
-"""Seconds before a shard is tried again after its store failed, beyond the client's own retries."""
-
 _ROW = "record"
 
 
@@ -53,6 +52,8 @@ class Workers(BaseModel):
     """Heap of one worker that Ray sets aside; 0: none."""
     most: int | None = Field(None, gt=0)
     """Workers at most; None: as many as the cluster has room for at the start. More than that: it may scale up."""
+    pauses_seconds: tuple[float, ...] = (2.0, 10.0, 30.0)
+    """Before a shard is tried again after its store failed, beyond the client's own retries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class Pool:
     cpus: float
     gpus: float
     memory_bytes: int
+    pauses_seconds: tuple[float, ...]
 
 
 def connect() -> None:
@@ -78,6 +80,7 @@ def connect() -> None:
     context.execution_no_progress_timeout_s = -1  # waiting hours for a spot GPU is not an error
     context.max_consecutive_actor_init_deaths = ACTOR_START_RETRIES
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that the bars are off, as asked for
 
 
 def size_pool(workers: Workers) -> Pool:
@@ -90,24 +93,34 @@ def size_pool(workers: Workers) -> Pool:
     if room < 1 and workers.most is None and not os.environ.get("RAY_ADDRESS"):
         raise UsageError(f"no room for a worker of {cpus:g} CPUs and {gpus:g} GPUs: this machine has {total_cpus:g} CPUs")
     most = workers.most or max(1, room)  # a cluster whose workers are still starting has no room yet: one will come
-    return Pool(max(1, min(room, most)), most, cpus, gpus, workers.memory_bytes)
+    return Pool(max(1, min(room, most)), most, cpus, gpus, workers.memory_bytes, workers.pauses_seconds)
 
 
 class _Actor:
     """What Ray Data runs: builds the worker once, then passes each record through it."""
 
-    def __init__(self, build: Callable[[], Worker[Any, Any]]) -> None:
-        self.worker = build()
+    def __init__(self, build: Callable[[], Worker[Any, Any]], pauses_seconds: Sequence[float]) -> None:
+        self._build, self._pauses_seconds = build, pauses_seconds
+        self._building = threading.Lock()
+        self._built: Worker[Any, Any] | None = None
+        with suppress(CnnbatchError):  # an actor that fails to start tells the driver nothing but a traceback; a task does
+            self._worker()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         tasks = [pickle.loads(record) for record in batch.column(_ROW).to_pylist()]
         return _table([self._result(task) for task in tasks])
 
+    def _worker(self) -> Worker[Any, Any]:
+        with self._building:
+            if self._built is None:
+                self._built = self._build()
+            return self._built
+
     def _result(self, task: object) -> object:
         """The worker's result. Trouble with a store is tried again, then returned: the driver raises it."""
-        for pause in (*STORAGE_PAUSES, None):
+        for pause in (*self._pauses_seconds, None):
             try:
-                return self.worker(task)
+                return self._worker()(task)
             except CnnbatchError as error:
                 if pause is None or not isinstance(error, StorageError):
                     return error
@@ -134,7 +147,7 @@ def run(tasks: Iterable[Task], build: Callable[[], Worker[Task, Result]], pool: 
         return
     results = ray.data.from_arrow(tables).map_batches(
         _Actor,
-        fn_constructor_kwargs={"build": build},
+        fn_constructor_kwargs={"build": build, "pauses_seconds": pool.pauses_seconds},
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(

@@ -22,6 +22,7 @@ class Progress:
     tally: Tally = field(default_factory=Tally)
     _started: float = field(default_factory=time.monotonic)
     _shown: float = 0.0
+    _complete_shown: bool = False
 
     def add(self, tally: Tally) -> None:
         """Counts one shard's result."""
@@ -37,11 +38,13 @@ class Progress:
         if not self.total:
             return
         terminal = sys.stderr.isatty()
-        self._show(terminal)
+        if terminal or not self._complete_shown:
+            self._show(terminal)
         if terminal:
             sys.stderr.write("\n")
 
     def _show(self, terminal: bool) -> None:
+        self._complete_shown = self.tally.total >= self.total
         if terminal:
             sys.stderr.write(f"\r\x1b[K{self.line()}")
             sys.stderr.flush()

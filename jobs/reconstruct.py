@@ -11,16 +11,17 @@ from dataclasses import dataclass
 
 import torch
 
-from cnnbatch.archive import Archive, open_archive
+from cnnbatch.archive import open_archive
 from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.reconstruct import ReconstructionSettings, ShardReconstructor, clear_marks, plan_tasks, remaining
-from cnnbatch.stages.records import Tally
-from cnnbatch.storage import StorageConfig, open_store, overlaps
+from cnnbatch.stages.records import ReconstructResult, Tally
+from cnnbatch.storage import StorageConfig, Store, open_store, overlaps
+from cnnbatch.storage.urls import parse_url
 from jobs import engine
 from jobs.command import add_common, run_command
 from jobs.progress import Progress
-from jobs.report import RunReport, new_run_id
+from jobs.report import RunReport, new_run_id, shown
 from jobs.settings import ReconstructConfig, resolve
 
 logger = logging.getLogger(__name__)
@@ -28,63 +29,81 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """Makes a `ShardReconstructor` on its actor."""
+    """Makes a `ShardReconstructor` on its actor. Stores travel as URL and configuration."""
 
-    archive: str
-    destination: str
-    storage: StorageConfig
+    archive: Store
+    destination: Store
     settings: ReconstructionSettings
     threads: int
 
     def __call__(self) -> ShardReconstructor:
         torch.set_num_threads(self.threads)
-        archive, destination = open_store(self.archive, self.storage), open_store(self.destination, self.storage)
-        return ShardReconstructor(archive, destination, CodecShelf(archive), self.settings)
+        return ShardReconstructor(self.archive, self.destination, CodecShelf(self.archive), self.settings)
 
 
-def reconstruct(config: ReconstructConfig) -> RunReport:
-    """Runs the job; a rerun after a kill leaves out the shards that are back already.
+class ReconstructJob:
+    """One run; a rerun after a kill leaves out the shards that are back already."""
 
-    Raises UsageError, StorageError, ArchiveError, TooManyFailures, and CnnbatchError where some images failed.
-    """
-    if overlaps(config.archive, config.destination):
-        raise UsageError(f"ARCHIVE and DESTINATION must not lie inside one another: {config.archive}, {config.destination}")
-    storage = StorageConfig.from_environment(**config.storage)
-    archive = open_archive(config.archive, storage)
-    destination = open_store(config.destination, storage)
-    destination.check_writable()
-    report = RunReport("reconstruct", new_run_id(), config.model_dump(mode="json"))
-    _run(config, storage, archive, report)
-    if report.failures:
-        first = report.failures[0]
-        raise CnnbatchError(
-            f"{len(report.failures)} of {report.inputs} images could not be given back, first {first.key!r}: {first.message}"
-        )
-    clear_marks(destination)
-    report.finish(0)
-    return report
+    def __init__(self, config: ReconstructConfig) -> None:
+        """Checks all that can be wrong before anything is written. Raises UsageError, StorageError, ArchiveError."""
+        if overlaps(config.archive, config.destination):
+            archive, destination = parse_url(config.archive).url, parse_url(config.destination).url
+            raise UsageError(f"ARCHIVE and DESTINATION must not lie inside one another: {archive}, {destination}")
+        self.config = config
+        self.storage = StorageConfig.from_environment(**config.storage)
+        self.archive = open_archive(config.archive, self.storage)
+        self.destination = open_store(config.destination, self.storage)
+        self.destination.check_writable()
+        self.report = RunReport("reconstruct", new_run_id(), shown(config, self.storage))
 
+    def execute(self) -> None:
+        """Raises TooManyFailures, and CnnbatchError where some images failed or the run must be repeated."""
+        try:
+            self._run()
+            self._check_complete()
+            clear_marks(self.destination)
+            self.report.finish(0)
+        except CnnbatchError as error:
+            self.report.finish(error.exit_code, str(error))
+            raise
 
-def _run(config: ReconstructConfig, storage: StorageConfig, archive: Archive, report: RunReport) -> None:
-    destination = open_store(config.destination, storage)
-    tasks = plan_tasks(archive, config.keys)
-    left = list(remaining(tasks, destination, config.reconstruction))
-    report.inputs = sum(task.num_images for task in tasks)
-    report.unchanged = report.inputs - sum(task.num_images for task in left)
-    report.shards = len(left)
-    if not left:
-        return
-    engine.connect()
-    pool = engine.size_pool(config.workers)
-    progress = Progress(sum(task.num_images for task in left), 0)
-    build = Build(archive.store.url, destination.url, storage, config.reconstruction, max(1, int(pool.cpus)))
-    for result in engine.run(left, build, pool):
-        progress.add(result.tally)
+    def _run(self) -> None:
+        config, report = self.config, self.report
+        tasks = plan_tasks(self.archive, config.keys)
+        left = list(remaining(tasks, self.destination, config.reconstruction))
+        report.inputs = sum(task.num_images for task in tasks)
+        report.unchanged = report.inputs - sum(task.num_images for task in left)
+        report.shards = len(left)
+        if not left:
+            return
+        engine.connect()
+        pool = engine.size_pool(config.workers)
+        progress = Progress(sum(task.num_images for task in left), 0)
+        build = Build(self.archive.store, self.destination, config.reconstruction, max(1, int(pool.cpus)))
+        try:
+            for result in engine.run(left, build, pool):
+                progress.add(result.tally)
+                self._count(result)
+        finally:
+            progress.finish()
+
+    def _count(self, result: ReconstructResult) -> None:
+        report = self.report
         report.tally = Tally.sum((report.tally, result.tally))
         report.failures = [*report.failures, *result.failures]
-        if config.thresholds.passed(len(report.failures), report.tally.total):
-            raise TooManyFailures(f"{len(report.failures)} of {report.tally.total} images failed: {report.failures[0]}")
-    progress.finish()
+        done = report.unchanged + report.tally.total
+        if self.config.thresholds.passed(len(report.failures), done):
+            raise TooManyFailures(f"{len(report.failures)} of {done} images failed, {_first(report)}")
+
+    def _check_complete(self) -> None:
+        report = self.report
+        if report.failures:
+            raise CnnbatchError(f"{len(report.failures)} of {report.inputs} images could not be given back, {_first(report)}")
+
+
+def _first(report: RunReport) -> str:
+    first = report.failures[0]
+    return f"first {first.key!r}: {first.error}: {first.message}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,19 +118,25 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
-    args = _parser().parse_args(argv)
+    args = _parser().parse_intermixed_args(argv)
     flags = {"archive": args.archive, "destination": args.destination, "keys": args.keys}
     flags["reconstruction.format"] = args.format
-    report = reconstruct(resolve(ReconstructConfig, file=args.config, flags=flags, words=args.settings))
-    print(report.to_json() if args.json else describe(report))
+    job = ReconstructJob(resolve(ReconstructConfig, file=args.config, flags=flags, words=args.settings))
+    try:
+        job.execute()
+    finally:
+        if job.report.finished_at is not None:
+            print(job.report.to_json() if args.json else describe(job.report))
     return 0
 
 
 def describe(report: RunReport) -> str:
-    """The report in a line for people."""
+    """The report in a few lines for people."""
     written = report.tally.images.get("written", 0)
     size = report.tally.source_bytes / 1e6
-    return f"{report.inputs:,} images: {written:,} written ({size:,.1f} MB), {report.unchanged:,} were there already"
+    lines = [f"{report.inputs:,} images: {written:,} written ({size:,.1f} MB), {report.unchanged:,} were there already"]
+    lines += [f"failed: {f.key}: {f.stage}: {f.error}: {f.message}" for f in report.failures[:10]]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,12 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import BaseModel
+
 from cnnbatch.errors import UsageError
 from cnnbatch.stages.records import Failure, Tally
-from cnnbatch.storage import Store
+from cnnbatch.storage import StorageConfig, Store
+from cnnbatch.storage.urls import parse_url
 from cnnbatch.version import VERSION
 
 RUNS = "_cnnbatch/runs"
@@ -19,6 +22,18 @@ RUNS = "_cnnbatch/runs"
 def new_run_id() -> str:
     """Sortable by time, unique by chance."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def shown(config: BaseModel, storage: StorageConfig) -> dict[str, Any]:
+    """The configuration without credentials: those in ``storage`` are masked, and those in a URL cut out."""
+    values = config.model_dump(mode="json")
+    masked = storage.model_dump(mode="json")
+    values["storage"] = {name: masked[name] for name in values["storage"]}
+    urls: dict[str, Any] = {
+        name: parse_url(values[name]).url for name in ("source", "archive", "destination") if name in values
+    }
+    values.update(urls)
+    return values
 
 
 @dataclass(slots=True)
@@ -65,11 +80,11 @@ class RunReport:
         archive.put(f"{RUNS}/{self.run_id}.json", self.to_json().encode())
 
 
-def failed_keys(archive: Store, run_id: str) -> list[str]:
+def failed_keys(archive: Store, run_id: str) -> frozenset[str]:
     """Keys that failed in an earlier run; raises UsageError if there is no such run."""
     try:
         failures = json.loads(archive.read(f"{RUNS}/{run_id}.json"))["failures"]
-        return [str(failure["key"]) for failure in failures]
+        return frozenset(str(failure["key"]) for failure in failures)
     except FileNotFoundError:
         raise UsageError(f"{archive.url} has no report of a run {run_id!r}") from None
     except (ValueError, KeyError, TypeError) as error:

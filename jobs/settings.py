@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cnnbatch.archive.lease import HEARTBEAT_SECONDS, LAPSE_SECONDS, POLL_SECONDS, WAIT_SECONDS
 from cnnbatch.codec.hyperprior import HyperpriorSettings
 from cnnbatch.errors import UsageError
 from cnnbatch.stages.compress import CompressionSettings
@@ -44,6 +45,17 @@ class Shards(BaseModel):
     commit_seconds: float = Field(30, gt=0)
 
 
+class LeaseTimes(BaseModel):
+    """See `cnnbatch.archive.Lease`; all runs on one archive should have the same."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    wait_seconds: float = Field(WAIT_SECONDS, ge=0)
+    lapse_seconds: float = Field(LAPSE_SECONDS, gt=0)
+    heartbeat_seconds: float = Field(HEARTBEAT_SECONDS, gt=0)
+    poll_seconds: float = Field(POLL_SECONDS, gt=0)
+
+
 class CompressConfig(BaseModel):
     """`jobs.compress`."""
 
@@ -61,6 +73,7 @@ class CompressConfig(BaseModel):
     shards: Shards = Shards()
     workers: Workers = Workers()
     thresholds: Thresholds = Thresholds()
+    lease: LeaseTimes = LeaseTimes()
     storage: dict[str, Any] = Field(default_factory=dict)
     """Overrides of what the environment says: endpoint, region, …; see `cnnbatch.storage.StorageConfig`."""
 
@@ -102,7 +115,7 @@ def resolve(model: type[Model], *, file: str | None, flags: Mapping[str, Any], w
         name, separator, text = word.partition("=")
         if not separator:
             raise UsageError(f"expected name=value, got {word!r}")
-        _set(values, name, yaml.safe_load(text))
+        _set(values, name, _value(text))
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -111,10 +124,18 @@ def resolve(model: type[Model], *, file: str | None, flags: Mapping[str, Any], w
         raise UsageError(f"setting {name or model.__name__}: {first['msg']}") from None
 
 
+def _value(text: str) -> Any:
+    """A value as YAML reads it; text that is no YAML, such as ``*.tif``, as it is."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
 def _read_yaml(path: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"cannot read the configuration {path}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UsageError(f"the configuration {path} is not a mapping of names to values")

@@ -80,7 +80,8 @@ class Committer:
         self._sequence += 1
         result = self.log.commit(self.run_id, self._sequence, adds, removes=removes, base=self.base)
         self.commits += 1
-        self.superseded += [*result.dropped, *(key for path in result.stale for key in by_shard[path])]
+        stale = (key for path in result.stale for key in by_shard[path])
+        self.superseded += dict.fromkeys([*result.dropped, *stale])
         logger.info("commit %d: %d shards, log version %d", self._sequence, len(result.added), result.version)
 
     def _now(self, shard: str) -> str | None:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cnnbatch.archive.schema import ArchiveRow
 from cnnbatch.archive.shards import write_shard
+from cnnbatch.bitstream import QUALITY_STEPS
 from cnnbatch.codec import DEFAULT_QUALITY, MAX_QUALITY, Codec
 from cnnbatch.errors import Undecodable, Unreadable
 from cnnbatch.images import DecodedImage, decode, probe, transcode_jpeg
@@ -25,6 +26,9 @@ from cnnbatch.stages.quality import Coded, QualityPolicy, code
 from cnnbatch.stages.records import CompressResult, CompressTask, Failure, Tally
 from cnnbatch.storage import ObjectInfo, Store
 from cnnbatch.version import VERSION
+
+MAX_SIDE = 2**31 - 1
+"""What the columns width and height hold; only the header of a bomb claims more."""
 
 
 class CompressionSettings(BaseModel):
@@ -51,6 +55,12 @@ class CompressionSettings(BaseModel):
     decode_threads: int = Field(4, gt=0)
     batch_pixels: int = Field(8 << 20, gt=0)
     """Pixels coded in one call, and decoded ahead of it."""
+
+    @field_validator("quality")
+    @classmethod
+    def _in_steps(cls, quality: float) -> float:
+        """As the codec rounds it, so that the row says what was coded and ``--recompress`` finds it unchanged."""
+        return round(quality * QUALITY_STEPS) / QUALITY_STEPS
 
     @model_validator(mode="after")
     def _one_goal(self) -> "CompressionSettings":
@@ -143,12 +153,12 @@ class ShardCompressor:
             seconds=dict(seconds),
         )
 
-    def _sources(self, inputs: Iterable[ObjectInfo], failures: list[Failure]) -> Iterator[_Source]:
+    def _sources(self, inputs: Sequence[ObjectInfo], failures: list[Failure]) -> Iterator[_Source]:
         """Inputs as they arrive, decoded in threads ahead of the codec; bounded by pixels and by threads."""
         s = self.settings
         fetched = self.source.get_many(
             self._of_bearable_size(inputs, failures),
-            max_bytes=max(s.fetch_bytes, s.max_source_bytes),
+            max_bytes=max(s.fetch_bytes, min(s.max_source_bytes, max((info.size for info in inputs), default=0))),
             concurrency=s.fetch_concurrency,
         )
         ahead: deque[Future[_Source]] = deque()
@@ -269,4 +279,6 @@ def _header_of(source: _Source) -> tuple[str, int | None, int | None]:
         header = probe(source.data)
     except Undecodable:
         return "unknown", None, None
+    if max(header.width, header.height) > MAX_SIDE:
+        return header.format, None, None
     return header.format, header.width, header.height

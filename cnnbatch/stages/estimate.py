@@ -9,11 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cnnbatch.codec import Codec
-from cnnbatch.errors import Undecodable, Unreadable
-from cnnbatch.images import decode
-from cnnbatch.stages.compress import CompressionSettings
+from cnnbatch.errors import Unreadable
+from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
 from cnnbatch.stages.plan import Difference
-from cnnbatch.stages.quality import code
 from cnnbatch.storage import ObjectInfo, Store
 
 SAMPLE_IMAGES = 5
@@ -59,7 +57,8 @@ class Estimate:
 
 
 def estimate(source: Store, difference: Difference, codec: Codec, settings: CompressionSettings) -> Estimate:
-    """Codes up to `SAMPLE_IMAGES` of the inputs, evenly spread over the listing."""
+    """Makes the rows of up to `SAMPLE_IMAGES` of the inputs, evenly spread over the listing."""
+    compressor = ShardCompressor(source, source, codec, settings, run_id="estimate")  # writes to neither for one row
     todo = difference.todo
     total = int(pc.sum(todo.column("size")).as_py() or 0)
     read = written = count = 0
@@ -68,12 +67,11 @@ def estimate(source: Store, difference: Difference, codec: Codec, settings: Comp
         started = time.monotonic()
         try:
             data = source.get(info)
-            image = decode(data, max_pixels=settings.max_pixels)
-        except (Unreadable, Undecodable):
+        except Unreadable:
             continue
-        (coded,) = code(codec, [image.pixels], settings.policy())
+        row = compressor.row(info, data)
         seconds += time.monotonic() - started
-        read, written, count = read + len(data), written + len(coded.bitstream), count + 1
+        read, written, count = read + len(data), written + len(row.payload), count + 1
     if not read:
         return Estimate(total, 0, None, None)
     return Estimate(total, count, round(total * written / read), total / read * seconds / 3600)
@@ -81,5 +79,5 @@ def estimate(source: Store, difference: Difference, codec: Codec, settings: Comp
 
 def _sample(todo: pa.Table) -> list[ObjectInfo]:
     step = max(1, todo.num_rows // SAMPLE_IMAGES)
-    rows = todo.take(list(range(0, todo.num_rows, step))[:SAMPLE_IMAGES]).to_pylist()
+    rows = [todo.slice(index, 1).to_pylist()[0] for index in range(0, todo.num_rows, step)[:SAMPLE_IMAGES]]
     return [ObjectInfo(row["key"], row["size"], row["etag"], row["mtime"]) for row in rows]

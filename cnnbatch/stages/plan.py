@@ -5,9 +5,9 @@ All of it in Arrow columns, so that 10⁶ keys take megabytes, not gigabytes.
 
 import fnmatch
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,11 +33,24 @@ class Listing:
 
     table: pa.Table
     unreadable: tuple[Failure, ...]
+    excluded: tuple[re.Pattern[str], ...] = ()
+
+    @property
+    def hides(self) -> Callable[[str], bool]:
+        """Tells whether the source may have a key although ``table`` has not: it is excluded, or is or lies below
+        something that cannot be read, such as a folder without permission."""
+        faulty = {failure.key for failure in self.unreadable}
+
+        def hides(key: str) -> bool:
+            parents = accumulate(key.split("/"), "{}/{}".format)
+            return any(pattern.match(key) for pattern in self.excluded) or not faulty.isdisjoint(parents)
+
+        return hides
 
 
 def list_source(source: Store, *, exclude: Collection[str] = ()) -> Listing:
     """Every object below the source, minus the ``exclude`` globs (over keys, ``*`` crosses ``/``)."""
-    patterns = [re.compile(fnmatch.translate(glob)) for glob in exclude]
+    patterns = tuple(re.compile(fnmatch.translate(glob)) for glob in exclude)
     unreadable: list[Failure] = []
     chunks: list[pa.RecordBatch] = []
     objects = _readable(source.list(), patterns, unreadable)
@@ -48,7 +61,7 @@ def list_source(source: Store, *, exclude: Collection[str] = ()) -> Listing:
                 [pa.array(c, type=f.type) for c, f in zip(columns, LISTING_SCHEMA, strict=True)], schema=LISTING_SCHEMA
             )
         )
-    return Listing(pa.Table.from_batches(chunks, schema=LISTING_SCHEMA), tuple(unreadable))
+    return Listing(pa.Table.from_batches(chunks, schema=LISTING_SCHEMA), tuple(unreadable), patterns)
 
 
 def _readable(
@@ -57,7 +70,9 @@ def _readable(
     for info in objects:
         if any(pattern.match(info.key) for pattern in exclude):
             continue
-        if info.fault is None:
+        if not info.key:  # an object named like the prefix itself: no row could name it
+            unreadable.append(Failure(info.key, "list", "name", "an object with the name of the source itself"))
+        elif info.fault is None:
             yield info
         else:
             unreadable.append(Failure(info.key, "list", info.fault, "listed, but cannot be read under this name"))
@@ -80,10 +95,17 @@ class Difference:
         return pa.concat_tables([self.new, self.changed])
 
 
-def compare(listing: pa.Table, inventory: Inventory, *, again: pa.Array | None = None) -> Difference:
+def compare(
+    listing: pa.Table,
+    inventory: Inventory,
+    *,
+    again: pa.Array | None = None,
+    hides: Callable[[str], bool] = lambda key: False,
+) -> Difference:
     """Unchanged ⇔ the size is equal and the ETag is, or where either has none, the modification time.
 
-    ``again`` (bool for each archive row): rows to take once more although the source is unchanged.
+    ``again`` (bool for each archive row): rows to take once more although the source is unchanged. Keys that the listing
+    ``hides`` (see `Listing`) have not vanished.
     """
     rows = inventory.table
     where = inventory.find(listing.column("key").combine_chunks())
@@ -98,11 +120,12 @@ def compare(listing: pa.Table, inventory: Inventory, *, again: pa.Array | None =
     same = pc.fill_null(same, False)
     changed = pc.and_(known, pc.invert(same))
     gone = pc.invert(pc.is_in(rows.column("key"), value_set=listing.column("key").combine_chunks()))
+    lost = [i for i in pc.indices_nonzero(gone).to_pylist() if not hides(rows.column("key")[i].as_py())]
     return Difference(
         new=listing.filter(pc.invert(known)),
         changed=listing.filter(changed),
         unchanged=int(pc.sum(same).as_py() or 0),
-        vanished=rows.select(["key", "shard"]).filter(gone),
+        vanished=rows.take(pa.array(lost, type=pa.int64())).select(["key", "shard"]),
         held=old.select(["key", "shard"]).filter(changed),
     )
 

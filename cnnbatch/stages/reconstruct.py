@@ -6,6 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -182,7 +184,7 @@ def plan_tasks(archive: Archive, pattern: str) -> list[ReconstructTask]:
 
 def mark_key(task: ReconstructTask, settings: ReconstructionSettings) -> str:
     """Where the mark of a finished shard lies; shards are named by content, so a mark is never wrong."""
-    wanted = "" if task.keys is None else "\\n".join(task.keys)
+    wanted = "" if task.keys is None else "\n".join(task.keys)
     digest = hashlib.sha256(f"{task.path} {settings.format} {wanted}".encode()).hexdigest()
     return f"{MARKS}/{digest[:32]}.json"
 
@@ -209,6 +211,9 @@ def _is_done(mark: bytes, sizes: dict[str, int]) -> bool:
 
 
 def clear_marks(destination: Store) -> None:
-    """Removes the marks of a finished job."""
+    """Removes the marks of a finished job, and their folder where a store has folders."""
     for info in list(destination.list(MARKS)):
         destination.delete(info.key)
+    if destination.url.startswith("/"):
+        with suppress(OSError):  # another job has put marks of its own there
+            Path(destination.url, MARKS).rmdir()

@@ -187,11 +187,10 @@ def test_the_same_commands_work_on_s3(
     assert json.loads(run("info", url, "--json").out)["num_images"] == len(open_archive(url)) == 6
     assert run("ls", url).out.split() == KEYS
     assert run("get", url, "a/photo.png").code == 0
-    for wrong, sentence in ((bucket.url, "no cnnbatch archive"), ("s3://no-such-bucket/x", "bucket does not exist")):
+    for wrong in (bucket.url, "s3://no-such-bucket/x"):
         result = run("info", wrong)
-        assert (result.code, result.err.count("\n")) == (1, 1)
-        assert sentence in result.err
+        assert (result.code, result.err) == (1, f"error: there is no cnnbatch archive at {wrong}\n")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     result = run("ls", url)
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "credentials are wrong" in result.err
+    assert "credentials" in result.err

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnbatch.archive import ArchiveRow
@@ -39,11 +39,13 @@ def body_of(row: ArchiveRow) -> bytes:
     return dump_cnb(row)[:-SHA256_BYTES]
 
 
+@settings(deadline=None)
 @given(archive_rows())
 def test_a_row_comes_back_as_it_was(row: ArchiveRow) -> None:
     assert parse_cnb(dump_cnb(row)) == as_float32(row)
 
 
+@settings(deadline=None)
 @given(archive_rows())
 def test_the_container_adds_little(row: ArchiveRow) -> None:
     values = (getattr(row, f.name) for f in fields(row))
@@ -68,6 +70,7 @@ def test_every_truncation_is_refused_and_so_is_every_addition() -> None:
             parse_cnb(wrong)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.booleans())
 def test_arbitrary_fields_under_a_right_checksum_raise_nothing_but_archive_error(content: bytes, after_a_row: bool) -> None:
     start = body_of(ROW) if after_a_row else MAGIC + bytes([VERSION])
@@ -79,6 +82,7 @@ def test_arbitrary_fields_under_a_right_checksum_raise_nothing_but_archive_error
             parse_cnb(data)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_flipped_byte_under_a_right_checksum_is_a_valid_row_or_an_archive_error(data: st.DataObject) -> None:
     body = bytearray(body_of(ROW))

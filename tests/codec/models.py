@@ -30,7 +30,7 @@ def tiny_model(seed: int = 0, settings: HyperpriorSettings = TINY) -> Hyperprior
     """A KLT coder whose learned layers, zero in a new model, are random: every path counts, and neighbours do."""
     torch.manual_seed(seed)
     model = Hyperprior(settings)
-    model.initialise_from_klt(*_klt(settings.latent_channels))
+    model.initialise_from_klt(*klt(settings.latent_channels))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(("project.weight", "leave.weight", "gain.anchors")):
@@ -41,7 +41,7 @@ def tiny_model(seed: int = 0, settings: HyperpriorSettings = TINY) -> Hyperprior
 
 
 @cache
-def _klt(components: int) -> tuple[Tensor, Tensor]:
+def klt(components: int) -> tuple[Tensor, Tensor]:
     return block_klt([picture(128, 192, seed=n) for n in range(3)], components)
 
 

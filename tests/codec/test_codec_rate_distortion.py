@@ -15,10 +15,10 @@ from cnnbatch.metrics import psnr_db
 
 BANDS = {
     # quality: (bpp from, to, PSNR from, to in dB) of skimage's astronaut, 512 × 512
-    4: (0, 0, 0, 0),
-    20: (0, 0, 0, 0),
-    36: (0, 0, 0, 0),
-    52: (0, 0, 0, 0),
+    4: (0.15, 0.275, 27.0, 29.5),
+    20: (0.40, 0.68, 31.4, 34.0),
+    36: (0.90, 1.50, 35.8, 38.5),
+    52: (1.80, 2.75, 38.8, 43.5),
 }
 
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from cnnbatch.errors import UsageError
+from cnnbatch.storage import open_store
 from cnnbatch.training.data import crops, load_pictures
 from cnnbatch.training.klt import block_klt
 from tests.codec.models import picture
@@ -24,14 +26,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_every_twentieth_picture_is_for_dev(folder: Path) -> None:
-    train, dev = load_pictures(folder)
+    train, dev = load_pictures(open_store(str(folder)))
     assert (len(train), len(dev)) == (19, 2)
 
 
 def test_a_manifest_decides_the_split(folder: Path) -> None:
     entries = [{"file": "02.png", "split": "dev"}, {"file": "deeper/03.png", "split": "train"}]
     (folder / "MANIFEST.json").write_text(json.dumps(entries))
-    train, dev = load_pictures(folder)
+    train, dev = load_pictures(open_store(str(folder)))
     assert (len(train), len(dev)) == (20, 1)
     assert (dev[0] == picture(20, 30, seed=2)).all()
 
@@ -41,10 +43,16 @@ def test_a_file_that_is_no_picture_is_left_out_and_named(folder: Path, caplog: p
     whole = (folder / "00.png").read_bytes()
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
     with caplog.at_level(logging.WARNING):
-        train, dev = load_pictures(folder)
+        train, dev = load_pictures(open_store(str(folder)))
     assert len(train) + len(dev) == 21
     assert "broken.jpg" in caplog.text
     assert "cut.png" in caplog.text
+
+
+def test_a_folder_without_pictures_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("none")
+    with pytest.raises(UsageError, match="no pictures"):
+        load_pictures(open_store(str(tmp_path)))
 
 
 @pytest.mark.parametrize("shape", [(200, 300), (64, 64), (30, 500)])

@@ -17,7 +17,7 @@ from cnnbatch.codec.hyperprior import Hyperprior
 from cnnbatch.training.checkpoint import averaged_model, load_checkpoint, read_settings
 from cnnbatch.training.evaluation import rate_distortion
 from cnnbatch.training.trainer import Trainer, TrainingConfig
-from tests.codec.models import TINY, picture
+from tests.codec.models import TINY, klt, picture
 
 PICTURES = ([picture(160, 200, seed=n) for n in range(6)], [picture(128, 192, seed=9)])
 SHORT = TrainingConfig(minutes=5 / 60, crop=64, cooldown_crop=64, pixels_per_step=4 * 64**2, bf16=False)
@@ -25,8 +25,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
-def settings_of_the_process() -> Iterator[None]:
-    """A trainer sets threads and denormals for its whole process."""
+def settings_of_the_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A trainer sets threads and denormals for its whole process; its KLT takes a second, so it is computed once."""
+    monkeypatch.setattr("cnnbatch.training.trainer.block_klt", lambda _, components: klt(components))
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

@@ -1,0 +1,302 @@
+"""How fast the shipped codec encodes and decodes, against AVIF, JPEG XL, WebP and JPEG at about the same PSNR.
+
+All codecs take the same pictures, in turn, in one run; the other codecs' settings are searched so that their mean PSNR is
+next to ours. AVIF and JPEG XL use their own threads; JPEG and WebP have none, so they code as many pictures at a time.
+Medians of the passes; the figures to trust are the ratios.
+
+    python -m benchmarks.codec_speed [FOLDER] [--threads 2] [--rounds 3] [--quality 32] [--json]
+"""
+
+import argparse
+import functools
+import json
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.resources import as_file, files
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from benchmarks.hardware import hardware
+from cnnbatch.codec import DEFAULT_QUALITY, Codec
+from cnnbatch.metrics import psnr_db
+
+Pixels = npt.NDArray[np.uint8]
+
+OURS = "cnnbatch"
+SAMPLES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "retina.jpg", "rocket.jpg")
+SAMPLE_PIXELS = 1_500_000
+TARGETS = {"avif 4:4:4 speed 6": 3.0, "jpeg xl effort 7": 3.0}
+"""Encoding speed of ours over theirs that the project is to reach."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coder:
+    """One codec at one setting; ``parallel``: pictures at a time."""
+
+    name: str
+    encode: Callable[[Pixels], bytes]
+    decode: Callable[[bytes], Pixels]
+    parallel: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Medians over the rounds, and how good and how large the result was."""
+
+    name: str
+    setting: float
+    encode_mp_per_s: float
+    decode_mp_per_s: float
+    bits_per_pixel: float
+    psnr_db: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, help="pictures (default: photographs of scikit-image, enlarged)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of every codec (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="passes of each codec; medians count")
+    parser.add_argument("--quality", type=float, default=DEFAULT_QUALITY, help="of ours (default %(default)s)")
+    parser.add_argument("--codec", help="another codec file")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    images = sample_photographs() if options.folder is None else read_folder(options.folder)
+    codec = Codec.load(options.codec, device="cpu")
+    figures = measure(codec, images, quality=options.quality, threads=options.threads, rounds=options.rounds)
+    result = report(figures, stages(codec, images, options.quality, options.rounds), images, options.threads)
+    print(json.dumps(result, indent=2) if options.json else table(result))
+
+
+def sample_photographs() -> list[Pixels]:
+    """Photographs of scikit-image, resized to `SAMPLE_PIXELS` each."""
+    with as_file(files("skimage") / "data") as folder:
+        return [_resized(Image.open(folder / name).convert("RGB")) for name in SAMPLES]
+
+
+def _resized(image: Image.Image) -> Pixels:
+    scale = (SAMPLE_PIXELS / (image.width * image.height)) ** 0.5
+    size = round(image.width * scale), round(image.height * scale)
+    return np.array(image.resize(size, Image.Resampling.LANCZOS))
+
+
+def read_folder(folder: Path) -> list[Pixels]:
+    """Every picture right in ``folder``.
+
+    Raises:
+        SystemExit: there is none.
+    """
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in {".jpg", ".jpeg", ".png", ".tif", ".webp"})
+    if not paths:
+        raise SystemExit(f"no pictures in {folder}")
+    return [np.array(Image.open(path).convert("RGB")) for path in paths]
+
+
+def others(threads: int) -> dict[str, tuple[Sequence[float], Callable[[float], Coder]]]:
+    """Name → (settings from bad to good, maker of the codec at a setting)."""
+
+    def pillow(name: str, parallel: int, setting: float, **options: Any) -> Coder:
+        return Coder(name, functools.partial(_save, quality=int(setting), **options), _open, parallel)
+
+    def jpeg_xl(distance: float) -> Coder:
+        encode = functools.partial(imagecodecs.jpegxl_encode, distance=distance, effort=7, numthreads=threads)
+        return Coder("jpeg xl effort 7", encode, functools.partial(imagecodecs.jpegxl_decode, numthreads=threads))
+
+    avif: dict[str, Any] = {"format": "AVIF", "subsampling": "4:4:4", "speed": 6, "max_threads": threads}
+    percent = range(5, 100)
+    return {
+        "avif 4:4:4 speed 6": (percent, lambda q: pillow("avif 4:4:4 speed 6", 1, q, **avif)),
+        "jpeg xl effort 7": ([12 * 0.94**k for k in range(64)], jpeg_xl),
+        "webp method 6": (percent, lambda q: pillow("webp method 6", threads, q, format="WEBP", method=6)),
+        "jpeg 4:4:4": (percent, lambda q: pillow("jpeg 4:4:4", threads, q, format="JPEG", subsampling=0)),
+    }
+
+
+def _save(image: Pixels, **options: Any) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(image).save(buffer, **options)
+    return buffer.getvalue()
+
+
+def _open(data: bytes) -> Pixels:
+    return np.asarray(Image.open(BytesIO(data)).convert("RGB"))
+
+
+def measure(codec: Codec, images: Sequence[Pixels], *, quality: float, threads: int, rounds: int) -> list[Figures]:
+    """Ours first."""
+    ours = Coder(OURS, lambda image: codec.compress([image], quality)[0], lambda data: codec.reconstruct([data])[0])
+    target = _quality_of(ours, images)[1]
+    chosen = [(quality, ours)] + [_matched(settings, make, images, target) for settings, make in others(threads).values()]
+    times: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for _ in range(rounds):
+        for _, coder in chosen:
+            times[coder.name].append(_pass(coder, images))
+    return [_figures(setting, coder, times[coder.name], images) for setting, coder in chosen]
+
+
+def _matched(
+    settings: Sequence[float], make: Callable[[float], Coder], images: Sequence[Pixels], target_db: float
+) -> tuple[float, Coder]:
+    """The first setting whose mean PSNR reaches ``target_db``, else the best."""
+    low, high = 0, len(settings) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if _quality_of(make(settings[middle]), images)[1] < target_db:
+            low = middle + 1
+        else:
+            high = middle
+    return settings[low], make(settings[low])
+
+
+def _quality_of(coder: Coder, images: Sequence[Pixels]) -> tuple[float, float]:
+    """(bits per pixel over all images, mean PSNR in dB)."""
+    data = [coder.encode(image) for image in images]
+    db = statistics.mean(psnr_db(image, coder.decode(one)) for image, one in zip(images, data, strict=True))
+    return 8 * sum(map(len, data)) / _pixels(images), db
+
+
+def _pass(coder: Coder, images: Sequence[Pixels]) -> tuple[float, float]:
+    """Seconds to encode, and to decode, every image once."""
+    with ThreadPoolExecutor(coder.parallel) as pool:
+        run = map if coder.parallel == 1 else pool.map
+        begin = time.perf_counter()
+        data = list(run(coder.encode, images))
+        middle = time.perf_counter()
+        for _ in run(coder.decode, data):
+            pass
+        return middle - begin, time.perf_counter() - middle
+
+
+def _figures(setting: float, coder: Coder, times: Sequence[tuple[float, float]], images: Sequence[Pixels]) -> Figures:
+    encode, decode = (statistics.median(column) for column in zip(*times, strict=True))
+    megapixels = _pixels(images) / 1e6
+    return Figures(coder.name, setting, megapixels / encode, megapixels / decode, *_quality_of(coder, images))
+
+
+def _pixels(images: Sequence[Pixels]) -> int:
+    return sum(image.shape[0] * image.shape[1] for image in images)
+
+
+def stages(codec: Codec, images: Sequence[Pixels], quality: float, rounds: int) -> dict[str, dict[str, float]]:
+    """Where our time goes: share of each stage in encoding and in decoding, in the median pass."""
+    passes: dict[str, list[dict[str, float]]] = {"encode": [], "decode": []}
+    for _ in range(rounds):
+        with _stage_timers(codec) as seconds:
+            data = [_total(seconds, lambda image=image: codec.compress([image], quality)[0]) for image in images]
+        passes["encode"].append(dict(seconds))
+        with _stage_timers(codec) as seconds:
+            for one in data:
+                _total(seconds, lambda one=one: codec.reconstruct([one]))
+        passes["decode"].append(dict(seconds))
+    return {name: _shares(sorted(found, key=lambda s: s["total"])[len(found) // 2]) for name, found in passes.items()}
+
+
+@contextmanager
+def _stage_timers(codec: Codec) -> Iterator[dict[str, float]]:
+    """Seconds spent in each network and in the entropy coder, while the block runs; one thread calls the codec."""
+    seconds: dict[str, float] = defaultdict(float)
+    model, latents = codec._model, codec._latents
+    networks = {
+        "analysis": model.g_a,
+        "synthesis": model.g_s,
+        "hyper analysis": model.h_a,
+        "scale net": model.scale_net,
+        "mean net": model.mean_net,
+    }
+    hooks = []
+    for name, network in networks.items():
+        begin: list[float] = []
+        hooks.append(network.register_forward_pre_hook(lambda *_, begin=begin: begin.append(time.perf_counter())))
+
+        def end(*_: object, name: str = name, begin: list[float] = begin) -> None:
+            seconds[name] += time.perf_counter() - begin.pop()
+
+        hooks.append(network.register_forward_hook(end))
+    each = latents._each
+
+    def timed(function: Callable[..., Any], items: Any) -> list[Any]:
+        begin = time.perf_counter()
+        result = each(function, items)
+        seconds["entropy coding"] += time.perf_counter() - begin
+        return result
+
+    try:
+        with mock.patch.object(latents, "_each", timed):
+            yield seconds
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _total(seconds: dict[str, float], work: Callable[[], Any]) -> Any:
+    begin = time.perf_counter()
+    result = work()
+    seconds["total"] += time.perf_counter() - begin
+    return result
+
+
+def _shares(seconds: dict[str, float]) -> dict[str, float]:
+    total = seconds.pop("total")
+    shares = {name: value / total for name, value in seconds.items()}
+    return {**shares, "the rest": 1 - sum(shares.values())}
+
+
+def report(
+    figures: Sequence[Figures], shares: dict[str, dict[str, float]], images: Sequence[Pixels], threads: int
+) -> dict[str, Any]:
+    """Figures, ratios, targets, and what they ran on."""
+    ours = figures[0]
+    ratios = {
+        f"{OURS} ÷ {one.name}": {
+            "encode": ours.encode_mp_per_s / one.encode_mp_per_s,
+            "decode": ours.decode_mp_per_s / one.decode_mp_per_s,
+            "target_encode": TARGETS.get(one.name),
+        }
+        for one in figures[1:]
+    }
+    return {
+        "images": len(images),
+        "megapixels": _pixels(images) / 1e6,
+        "threads": threads,
+        "codecs": [asdict(one) for one in figures],
+        "ratios": ratios,
+        "stages": shares,
+        **hardware(),
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    lines = [
+        f"{result['images']} pictures, {result['megapixels']:.1f} MP, {result['threads']} threads",
+        f"{'codec':<20} {'setting':>8} {'encode MP/s':>12} {'decode MP/s':>12} {'bpp':>7} {'PSNR dB':>8}",
+    ]
+    lines += [
+        f"{one['name']:<20} {one['setting']:8.2f} {one['encode_mp_per_s']:12.2f} {one['decode_mp_per_s']:12.2f} "
+        f"{one['bits_per_pixel']:7.3f} {one['psnr_db']:8.2f}"
+        for one in result["codecs"]
+    ]
+    lines.append("")
+    for name, ratio in result["ratios"].items():
+        target = "" if ratio["target_encode"] is None else f" (target ≥ {ratio['target_encode']:g})"
+        lines.append(f"{name:<32} encode {ratio['encode']:5.2f}{target}, decode {ratio['decode']:.2f}")
+    for name, shares in result["stages"].items():
+        parts = sorted(shares.items(), key=lambda item: -item[1])
+        lines.append(f"our {name}: " + ", ".join(f"{stage} {100 * share:.0f} %" for stage, share in parts))
+    return "\n".join([*lines, f"{result['hardware']}; {result['software']}"])
+
+
+if __name__ == "__main__":
+    main()

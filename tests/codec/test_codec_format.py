@@ -1,0 +1,121 @@
+"""docs/format.md says what the code does: its constants, limits and tables."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cnnbatch import bitstream, rans
+from cnnbatch.codec import file, hyperprior, latents, layers, scale_net
+from cnnbatch.codec.hyperprior import HyperpriorSettings
+from tests.codec.models import TINY, tiny_codec_file
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
+
+CONSTANTS = {
+    "bitstream version": bitstream.VERSION,
+    "unit side, pixels": bitstream.UNIT_SIDE,
+    "largest side, pixels": bitstream.MAX_SIDE,
+    "largest image, pixels": bitstream.MAX_PIXELS,
+    "largest quality, quarter steps": bitstream.MAX_QUALITY_STEPS,
+    "block (pixels a latent position covers, each direction)": hyperprior.BLOCK,
+    "hyper block (latent positions a hyper-latent covers, each direction)": hyperprior.HYPER_BLOCK,
+    "latents of a unit from which it has four lanes": latents.LANES_FROM,
+    "largest magnitude of a symbol": rans.SYMBOL_LIMIT,
+    "largest magnitude of a hyper-latent": scale_net.Z_MAX,
+    "bits of a frequency": rans.PRECISION,
+    "lowest state of the entropy coder": rans._LOWER,
+    "codec file version": file.VERSION,
+    "largest codec file, bytes": file.MAX_BYTES,
+    "activation units in 1": round(1 / scale_net.ACTIVATION_UNIT),
+    "largest activation, units": round(scale_net.ACTIVATION_MAX / scale_net.ACTIVATION_UNIT),
+    "smallest, largest shift": f"{scale_net.MIN_SHIFT}, {scale_net.MAX_SHIFT}",
+    "bound of a scale-net sum": scale_net.EXACT_LIMIT // 2,
+    "anchors of a quality curve": layers.NUM_ANCHORS,
+    "grey levels the learned analysis path sees as 1": f"{hyperprior.PIXEL_UNIT:g}",
+}
+
+
+@cache
+def tables() -> dict[str, dict[str, list[str]]]:
+    """Title of the first column → first cell of a row → the other cells, for all tables above '## Archive'."""
+    found: dict[str, dict[str, list[str]]] = {}
+    rows: dict[str, list[str]] = {}
+    title, previous = "", False
+    for line in DOCUMENT.read_text().split("\n## Archive")[0].splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("|---"):
+            rows = found[title] = {}
+        elif line.startswith("|"):
+            if previous:
+                rows[cells[0]] = cells[1:]
+            else:
+                title = cells[0]
+        previous = line.startswith("|")
+    return found
+
+
+def test_the_constants_are_those_of_the_code() -> None:
+    assert tables()["constant"] == {name: [str(value)] for name, value in CONSTANTS.items()}
+
+
+def test_the_settings_and_their_limits_are_those_of_the_code() -> None:
+    properties = HyperpriorSettings.model_json_schema()["properties"]
+    assert tables()["setting"] == {name: limits(schema) for name, schema in properties.items()}
+
+
+def limits(schema: dict[str, Any]) -> list[str]:
+    part = schema.get("prefixItems", [schema])[0]
+    kind = part["type"] if part is schema else f"2 {part['type']}s"
+    smallest = part.get("minimum", f"over {part.get('exclusiveMinimum')}")
+    return [kind, str(smallest), f"{part['maximum']:.0f}"]
+
+
+def test_the_metadata_is_that_of_a_codec_file() -> None:
+    metadata = file._metadata(tiny_codec_file())
+    rows = tables()["name"]
+    assert rows.keys() == metadata.keys()
+    for name in ("format", "version", "architecture"):
+        assert rows[name] == [f"`{metadata[name]}`"]
+
+
+@pytest.mark.parametrize("name", sorted(file.expected_arrays(TINY)))
+def test_every_array_has_its_row(name: str) -> None:
+    dtype, shape = file.expected_arrays(TINY)[name]
+    kind, documented = row_of(name, shape)
+    assert kind == np.dtype(dtype).name
+    sizes = {setting: getattr(TINY, setting) for setting in ("num_scales", "latent_channels", "hyper_channels")}
+    if documented[0].isdigit() or documented in sizes:
+        parts = [part.strip() for part in documented.split(",")]
+        assert "channels" in parts or [int(sizes.get(part, part)) for part in parts] == list(shape)
+
+
+def row_of(name: str, shape: tuple[int | None, ...]) -> list[str]:
+    rows = tables()["array"]
+    if name in rows:
+        return rows[name]
+    if name.startswith("scale_net."):
+        return rows[f"scale_net.*.{name.rpartition('.')[2]}"]
+    matrix = len(shape) >= 2 and not name.endswith(".anchors")
+    return rows[next(title for title in rows if title.startswith("weights of" if matrix else "all others"))]
+
+
+def test_the_fields_stand_in_their_order() -> None:
+    """The bytes of a small bitstream, cut as the table says."""
+    data = bitstream.pack(bitstream.Header(300, 2, True, 130, b"abcd"), [b"unit"])
+    sizes = {"version": 1, "flags": 1, "quality": 1, "codec": 4, "width": 2, "height": 1, "lengths": 1, "CRCs": 4, "units": 4}
+    assert list(sizes) == list(tables()["field"])
+    assert sum(sizes.values()) == len(data)
+    limit = {name: cells[1] for name, cells in tables()["field"].items()}
+    assert limit["quality"] == f"0 … {bitstream.MAX_QUALITY_STEPS}"
+    assert limit["width"] == limit["height"] == f"1 … {bitstream.MAX_SIDE}"
+    assert tables()["field"]["codec"][0] == str(bitstream.CODEC_PREFIX_BYTES)
+
+
+def test_the_title_and_the_parts_are_there() -> None:
+    text = DOCUMENT.read_text()
+    assert text.startswith("# Format, version 1\n")
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert headings[:3] == ["## Bitstream", "## Codec file", "## Archive"]

@@ -1,0 +1,10 @@
+"""The shipped codec, loaded once."""
+
+import pytest
+
+from cnnbatch.codec import Codec
+
+
+@pytest.fixture(scope="session")
+def codec() -> Codec:
+    return Codec.load(device="cpu")

@@ -1,0 +1,256 @@
+"""One shard compressed: every input ends as one row or one failure, with the right words."""
+
+import hashlib
+import pickle
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from cnnbatch.archive import ArchiveRow, read_footer, read_shard
+from cnnbatch.codec import Codec
+from cnnbatch.images import restore_jpeg
+from cnnbatch.metrics import psnr_db
+from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
+from cnnbatch.stages.records import CompressResult, CompressTask
+from cnnbatch.storage import open_store
+from tests.stages.pictures import (
+    EXIF_ROTATED,
+    as_file,
+    cmyk_jpeg,
+    deep_png,
+    pixels_of,
+    touch_later,
+    waves,
+    with_alpha,
+    write_files,
+)
+
+
+class Bench:
+    """A source folder, an archive folder, and a compressor between them."""
+
+    def __init__(self, folder: Path, codec: Codec, files: Mapping[str, bytes], **settings: object) -> None:
+        self.folder = write_files(folder / "source", files)
+        self.folder.mkdir(exist_ok=True)
+        self.source, self.archive = open_store(str(self.folder)), open_store(str(folder / "archive"))
+        self.infos = tuple(sorted(self.source.list(), key=lambda info: info.key))
+        wanted = CompressionSettings(**settings)  # type: ignore[arg-type]
+        self.compressor = ShardCompressor(self.source, self.archive, codec, wanted, run_id="run-1")
+
+    def run(self, changed: frozenset[str] = frozenset()) -> CompressResult:
+        return self.compressor(CompressTask(3, self.infos, changed))
+
+    def rows(self) -> dict[str, ArchiveRow]:
+        result = self.run()
+        assert result.shard is not None
+        rows = list(read_shard(self.archive, result.shard.path))
+        assert all(isinstance(row, ArchiveRow) for row in rows)
+        return {row.key: row for row in rows if isinstance(row, ArchiveRow)}
+
+
+def bomb_png(width: int, height: int) -> bytes:
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT": zlib.compress(b""), b"IEND": b""}
+    packed = [struct.pack(">I", len(b)) + kind + b + struct.pack(">I", zlib.crc32(kind + b)) for kind, b in chunks.items()]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def test_every_input_has_one_outcome_and_stored_ones_a_reason(tmp_path: Path, codec: Codec) -> None:
+    picture = as_file(waves(96, 128))
+    files = {
+        "good.png": picture,
+        "noise.png": as_file(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)),
+        "one-pixel.png": as_file(waves(1, 1)),
+        "empty.jpg": b"",
+        "notes.txt": b"no picture at all",
+        "cut.png": picture[: len(picture) // 2],
+        "cmyk.jpg": cmyk_jpeg(),
+        "deep.png": deep_png(),
+        "moving.gif": as_file(waves(32, 32), "gif", save_all=True, append_images=[]),
+        "bomb.png": bomb_png(1 << 17, 1 << 17),
+        "bomb-beyond-int32.png": bomb_png(0xFFFFFFFF, 0xFFFFFFFF),
+    }
+    bench = Bench(tmp_path, codec, files)
+    rows = bench.rows()
+    assert {key: row.reason for key, row in rows.items()} == {
+        "good.png": None,
+        "noise.png": None,
+        "one-pixel.png": None if rows["one-pixel.png"].outcome == "cnn" else "not-smaller",
+        "empty.jpg": "unknown-format",
+        "notes.txt": "unknown-format",
+        "cut.png": "truncated",
+        "cmyk.jpg": "cmyk",
+        "deep.png": "16-bit",
+        "moving.gif": None,
+        "bomb.png": "too-many-pixels",
+        "bomb-beyond-int32.png": "too-many-pixels",
+    }
+    assert (rows["bomb.png"].width, rows["bomb-beyond-int32.png"].width) == (1 << 17, None)
+    for key, row in rows.items():
+        assert (row.outcome == "cnn") == (row.reason is None)
+        if row.outcome == "store":
+            back = row.payload if row.payload_coding == "verbatim" else restore_jpeg(row.payload)
+            assert back == files[key]
+            assert (row.codec_id, row.quality, row.psnr_db) == (None, None, None)
+
+
+def test_a_row_says_what_its_source_was_and_how_it_was_coded(tmp_path: Path, codec: Codec) -> None:
+    pixels = waves(50, 70)
+    bench = Bench(tmp_path, codec, {"a/b.png": as_file(pixels)}, quality=20)
+    row = bench.rows()["a/b.png"]
+    data = as_file(pixels)
+    assert (row.source_size, row.source_sha256) == (len(data), hashlib.sha256(data).digest())
+    assert (row.source_etag, row.source_mtime) == (bench.infos[0].etag, bench.infos[0].mtime)
+    assert (row.source_format, row.width, row.height, row.run_id) == ("png", 70, 50, "run-1")
+    assert (row.payload_coding, row.codec_id, row.quality) == ("cnn", codec.id, 20.0)
+    [back] = codec.reconstruct([row.payload])
+    assert row.psnr_db == pytest.approx(psnr_db(pixels, back), abs=1e-3)
+
+
+def test_alpha_gray_exif_icc_and_the_modes_are_columns(tmp_path: Path, codec: Codec) -> None:
+    files = {
+        "alpha.png": as_file(with_alpha(waves(64, 64))),
+        "gray.png": as_file(waves(64, 64, gray=True)),
+        "rotated.jpg": as_file(waves(128, 96), "jpeg", quality=95, exif=EXIF_ROTATED, icc_profile=b"a profile"),
+        "plain.bmp": as_file(waves(64, 64), "bmp"),
+    }
+    rows = Bench(tmp_path, codec, files).rows()
+    assert {key: row.outcome for key, row in rows.items()} == dict.fromkeys(files, "cnn")
+    assert {key: (row.mode or "").split()[0] for key, row in rows.items()} == {
+        "alpha.png": "RGBA",
+        "gray.png": "L",
+        "rotated.jpg": "RGB",
+        "plain.bmp": "RGB",
+    }
+    assert [key for key, row in rows.items() if row.alpha] == ["alpha.png"]
+    assert codec.reconstruct([rows["gray.png"].payload])[0].ndim == 2
+    rotated = rows["rotated.jpg"]
+    assert (rotated.width, rotated.height) == (96, 128)  # as stored: the orientation travels beside the pixels
+    assert rotated.exif == EXIF_ROTATED.removeprefix(b"Exif\0\0")
+    assert rotated.icc == b"a profile"
+
+
+def test_lossless_stores_every_input_and_jpegs_smaller(tmp_path: Path, codec: Codec) -> None:
+    files = {"a.jpg": as_file(waves(128, 128), "jpeg", quality=90), "b.png": as_file(waves(64, 64)), "c.txt": b"text"}
+    rows = Bench(tmp_path, codec, files, lossless=True).rows()
+    assert {row.reason for row in rows.values()} == {"lossless"}
+    assert {key: row.payload_coding for key, row in rows.items()} == {
+        "a.jpg": "jpegxl-transcode",
+        "b.png": "verbatim",
+        "c.txt": "verbatim",
+    }
+    assert len(rows["a.jpg"].payload) < len(files["a.jpg"])
+    assert restore_jpeg(rows["a.jpg"].payload) == files["a.jpg"]
+    assert {key: row.source_format for key, row in rows.items()} == {"a.jpg": "jpeg", "b.png": "png", "c.txt": "unknown"}
+
+
+def test_an_image_below_the_floor_at_every_quality_is_stored(tmp_path: Path, codec: Codec) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (48, 48, 3), np.uint8)
+    rows = Bench(
+        tmp_path, codec, {"noise.png": as_file(noise), "flat.png": as_file(waves(96, 96))}, quality=60, min_psnr=90
+    ).rows()
+    assert {row.reason for row in rows.values()} == {"below-min-psnr"}
+    lifted = Bench(tmp_path / "2", codec, {"a.png": as_file(waves(96, 96))}, quality=4, min_psnr=36).rows()["a.png"]
+    assert lifted.outcome == "cnn"
+    assert lifted.quality is not None
+    assert lifted.quality > 4
+    assert (lifted.psnr_db or 0) >= 36
+
+
+def test_metadata_counts_when_a_bitstream_is_called_smaller(tmp_path: Path, codec: Codec) -> None:
+    profile = np.random.default_rng(0).bytes(50_000)
+    small = as_file(waves(16, 16), "png", icc_profile=profile)
+    row = Bench(tmp_path, codec, {"a.png": small}).rows()["a.png"]
+    size = len(row.payload) + sum(len(blob) for blob in (row.exif, row.icc, row.xmp, row.alpha) if blob)
+    assert size < len(small) if row.outcome == "cnn" else (row.reason, row.payload) == ("not-smaller", small)
+
+
+def test_too_large_inputs_fail_unread_and_too_many_pixels_are_stored(tmp_path: Path, codec: Codec) -> None:
+    files = {"big.png": as_file(waves(64, 64)), "small.png": as_file(waves(8, 8)), "wide.png": as_file(waves(4, 40))}
+    limit = len(files["big.png"]) - 1
+    bench = Bench(tmp_path, codec, files, max_source_bytes=limit, max_pixels=100, fetch_bytes=1)
+    bench.infos = (replace(bench.infos[0], key="not-even-there.png"), *bench.infos[1:])
+    result = bench.run()
+    assert [(f.key, f.stage, f.error) for f in result.failures] == [("not-even-there.png", "read", "too-large")]
+    assert str(limit) in result.failures[0].message
+    assert result.tally.images["failed"] == 1
+    assert bench.rows()["wide.png"].reason == "too-many-pixels"
+
+
+def test_a_source_object_that_vanishes_or_changes_fails_alone(tmp_path: Path, codec: Codec) -> None:
+    names = ["changed.png", "good.png", "grown.png", "vanished.png", "link.png"]
+    bench = Bench(tmp_path, codec, {name: as_file(waves(32, 32)) for name in names})
+    touch_later(bench.folder / "changed.png")
+    (bench.folder / "grown.png").write_bytes(as_file(waves(32, 32)) + b"x")
+    (bench.folder / "vanished.png").unlink()
+    (bench.folder / "link.png").unlink()
+    (bench.folder / "link.png").symlink_to("/etc/hostname")
+    result = bench.run(frozenset(names))
+    assert {f.key: f.error for f in result.failures} == {
+        "changed.png": "changed",
+        "grown.png": "changed",
+        "vanished.png": "vanished",
+        "link.png": "link",
+    }
+    assert result.tally.images == {"cnn": 1, "failed": 4}
+    assert result.taken == ("good.png",)  # so the others keep their old rows
+    assert result.tally.reasons == {"changed": 2, "vanished": 1, "link": 1}
+
+
+def test_a_shard_of_nothing_readable_is_no_shard(tmp_path: Path, codec: Codec) -> None:
+    bench = Bench(tmp_path, codec, {"a.png": as_file(waves(8, 8))})
+    (bench.folder / "a.png").unlink()
+    result = bench.run()
+    assert result.shard is None
+    assert result.tally.total == 1
+    assert list(bench.archive.list()) == []
+
+
+def test_rows_are_in_key_order_and_batches_do_not_mix_them_up(tmp_path: Path, codec: Codec) -> None:
+    files = {f"{i * 7 % 20:02}.png": as_file(waves(8 + i, 40 - i, seed=i)) for i in range(20)}
+    files["05.png"] = b"no picture"
+    bench = Bench(tmp_path, codec, files, batch_pixels=1500, decode_threads=3)
+    rows = bench.rows()
+    assert list(rows) == sorted(files)
+    for key, row in rows.items():
+        if row.outcome == "cnn":
+            assert psnr_db(pixels_of(files[key]), codec.reconstruct([row.payload])[0]) == pytest.approx(row.psnr_db, abs=0.02)
+
+
+def test_a_result_is_small_and_the_shard_says_where_it_comes_from(tmp_path: Path, codec: Codec) -> None:
+    bench = Bench(tmp_path, codec, {f"{i:03}.txt": b"x" * 1000 for i in range(300)})
+    result = bench.run(frozenset(info.key for info in bench.infos))
+    assert len(pickle.dumps(result)) < 50_000
+    assert result.shard is not None
+    footer = read_footer(bench.archive, result.shard.path)
+    assert (footer["cnnbatch.codec_id"], footer["cnnbatch.run_id"]) == (codec.id, "run-1")
+    assert CompressionSettings.model_validate_json(footer["cnnbatch.settings"]) == bench.compressor.settings
+
+
+def test_the_quality_of_a_row_is_the_one_the_bitstream_has(tmp_path: Path, codec: Codec) -> None:
+    assert CompressionSettings(quality=32.1).quality == 32.0
+    assert CompressionSettings(quality=32.13).quality == 32.25
+    assert Bench(tmp_path, codec, {"a.png": as_file(waves(64, 64))}, quality=20.1).rows()["a.png"].quality == 20.0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"quality": 64},
+        {"quality": -1},
+        {"quality": float("nan")},
+        {"target_psnr": 30, "target_bpp": 1},
+        {"lossless": True, "target_bpp": 1},
+        {"target_bpp": 0},
+        {"max_source_bytes": 1 << 31},
+        {"unknown": 1},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        CompressionSettings(**wrong)  # type: ignore[arg-type]

@@ -1,0 +1,87 @@
+"""Which quality an image is coded at: the goals are met on photographs and on small crops of them."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from skimage import data
+
+from cnnbatch.codec import MAX_QUALITY, Codec
+from cnnbatch.metrics import psnr_db
+from cnnbatch.stages.quality import Coded, QualityPolicy, code
+
+Pixels = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def photographs() -> list[Pixels]:
+    return [
+        data.astronaut()[:160, 128:320].copy(),
+        data.chelsea()[50:178, 100:292].copy(),
+        data.coffee()[100:228, 200:361].copy(),  # an odd width
+        data.camera()[100:228, 200:328].copy(),  # gray
+    ]
+
+
+@pytest.fixture(scope="module")
+def crops() -> list[Pixels]:
+    return [data.astronaut()[30:94, 200:264].copy(), data.chelsea()[100:148, 120:200].copy()]
+
+
+def check_that_it_says_what_it_is(codec: Codec, image: Pixels, coded: Coded) -> None:
+    [back] = codec.reconstruct([coded.bitstream])
+    assert coded.psnr_db == pytest.approx(psnr_db(image, back))
+    assert coded.bpp == pytest.approx(8 * len(coded.bitstream) / (image.shape[0] * image.shape[1]))
+    assert coded.bitstream == codec.compress([image], coded.quality)[0]
+
+
+def test_a_fixed_quality_is_the_one_used(codec: Codec, photographs: list[Pixels]) -> None:
+    found = code(codec, photographs, QualityPolicy(20.0))
+    assert [coded.quality for coded in found] == [20.0] * 4
+    check_that_it_says_what_it_is(codec, photographs[0], found[0])
+
+
+@pytest.mark.parametrize("target_db", [33.0, 38.0])
+def test_a_target_psnr_is_met_within_a_tenth_of_a_db(
+    codec: Codec, photographs: list[Pixels], crops: list[Pixels], target_db: float
+) -> None:
+    images = [*photographs, *crops]
+    found = code(codec, images, QualityPolicy(32.0, target_psnr_db=target_db))
+    for image, coded in zip(images, found, strict=True):
+        assert abs(coded.psnr_db - target_db) <= 0.1
+        check_that_it_says_what_it_is(codec, image, coded)
+
+
+@pytest.mark.parametrize("target_bpp", [0.5, 1.5])
+def test_a_target_rate_is_met_within_three_percent(
+    codec: Codec, photographs: list[Pixels], crops: list[Pixels], target_bpp: float
+) -> None:
+    found = code(codec, [*photographs, *crops], QualityPolicy(32.0, target_bpp=target_bpp))
+    assert [coded.bpp for coded in found] == pytest.approx([target_bpp] * 6, rel=0.03)
+
+
+def test_a_target_out_of_reach_ends_at_the_end_of_the_scale(codec: Codec, photographs: list[Pixels]) -> None:
+    [best] = code(codec, photographs[:1], QualityPolicy(32.0, target_psnr_db=90.0))
+    assert best.quality == MAX_QUALITY
+    [least] = code(codec, photographs[:1], QualityPolicy(32.0, target_bpp=0.001))
+    assert least.quality == 0
+
+
+def test_a_flat_picture_and_a_single_pixel_have_a_quality_too(codec: Codec) -> None:
+    images = [np.full((24, 40, 3), 200, np.uint8), np.zeros((1, 1), np.uint8)]
+    for policy in (QualityPolicy(32.0, target_psnr_db=40.0), QualityPolicy(32.0, target_bpp=1.0)):
+        assert len(code(codec, images, policy)) == 2
+
+
+def test_the_floor_raises_only_those_below_it(codec: Codec, photographs: list[Pixels]) -> None:
+    plain = code(codec, photographs, QualityPolicy(12.0))
+    floor = sorted(coded.psnr_db for coded in plain)[1] + 0.01  # two are below
+    lifted = code(codec, photographs, QualityPolicy(12.0, min_psnr_db=floor))
+    for before, after in zip(plain, lifted, strict=True):
+        assert after.psnr_db >= floor
+        assert after == before if before.psnr_db >= floor else after.quality > before.quality
+
+
+def test_a_floor_that_cannot_be_met_ends_at_the_highest_quality(codec: Codec, crops: list[Pixels]) -> None:
+    [coded] = code(codec, crops[:1], QualityPolicy(60.0, min_psnr_db=99.0))
+    assert coded.quality == MAX_QUALITY
+    assert coded.psnr_db < 99

@@ -1,0 +1,109 @@
+"""Imports go downwards only, as ``docs/architecture.md`` draws it, and the errors are the tree that they document."""
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cnnbatch import errors
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted([*ROOT.glob("cnnbatch/**/*.py"), *ROOT.glob("jobs/**/*.py")])
+EVERYWHERE = {"cnnbatch.version"}
+# Each layer may import itself, those in its set, and `EVERYWHERE`.
+FLOOR = {"cnnbatch.errors"}
+BASE = {"cnnbatch.storage", "cnnbatch.bitstream", "cnnbatch.rans", "cnnbatch.metrics", *FLOOR}
+MIDDLE = {"cnnbatch.codec", "cnnbatch.archive", "cnnbatch.images", "cnnbatch.training", *BASE}
+READING = {"cnnbatch.stages", *MIDDLE}
+LIBRARY = {"cnnbatch", "cnnbatch.reading", *READING}
+BELOW = {
+    "cnnbatch.errors": set(),
+    "cnnbatch.version": set(),
+    "cnnbatch.storage": FLOOR,
+    "cnnbatch.bitstream": FLOOR,
+    "cnnbatch.rans": FLOOR,
+    "cnnbatch.metrics": FLOOR,
+    "cnnbatch.codecs": set(),
+    "cnnbatch.codec": {"cnnbatch.bitstream", "cnnbatch.rans", "cnnbatch.metrics", *FLOOR},
+    "cnnbatch.archive": {"cnnbatch.storage", *FLOOR},
+    "cnnbatch.images": FLOOR,
+    "cnnbatch.training": {"cnnbatch.codec", "cnnbatch.images", *BASE},  # beside stages
+    "cnnbatch.stages": MIDDLE - {"cnnbatch.training"},
+    "cnnbatch.reading": READING,
+    "cnnbatch": LIBRARY,  # what ``import cnnbatch`` offers
+    "cnnbatch.commands": LIBRARY,
+    "cnnbatch.cli": {"cnnbatch.commands", *LIBRARY},
+    "jobs": LIBRARY,
+}
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def layer_of(module: str) -> str:
+    parts = module.split(".")
+    return "jobs" if parts[0] == "jobs" else ".".join(parts[:2])
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Every module a file imports, also inside functions and under TYPE_CHECKING."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            submodules = [f"{node.module}.{alias.name}" for alias in node.names]
+            modules = [name for name in submodules if is_module(name)]
+            yield from modules if len(modules) == len(submodules) else [str(node.module), *modules]
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_imports_go_downwards_only(path: Path) -> None:
+    layer = layer_of(module_of(path))
+    ours = {layer_of(name) for name in imports_of(path) if name.split(".")[0] in {"cnnbatch", "jobs"}}
+    assert ours - {layer} - EVERYWHERE <= BELOW[layer]
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [
+        ("cnnbatch", {"ray"}),
+        ("cnnbatch/codec", {"pyarrow", "deltalake", "fsspec", "obstore", "PIL"}),
+        ("cnnbatch/archive", {"torch", "PIL", "imagecodecs"}),
+        ("cnnbatch/images", {"torch", "pyarrow", "deltalake"}),
+        ("cnnbatch/storage", {"torch", "PIL"}),
+    ],
+)
+def test_a_part_knows_nothing_of_what_is_not_its_own(package: str, forbidden: set[str]) -> None:
+    for path in ROOT.glob(f"{package}/**/*.py"):
+        assert not {name.split(".")[0] for name in imports_of(path)} & forbidden, path
+
+
+def documented_tree() -> dict[str, tuple[str, int]]:
+    """name → (parent, exit code) as the docstring draws them; an exit code is inherited where none is drawn."""
+    tree: dict[str, tuple[str, int]] = {}
+    path: list[str] = []
+    for line in (errors.__doc__ or "").splitlines():
+        found = re.fullmatch(r"    ([│ ]*(?:[├└]── )?)(\w+) +(?:exit code )?(\d)?.*", line)
+        if found is None or (found[1] == "" and path):
+            continue
+        depth, name = len(found[1]) // 4, found[2]
+        path[depth:] = [name]
+        parent = path[depth - 1] if depth else "Exception"
+        tree[name] = (parent, int(found[3]) if found[3] else tree[parent][1])
+    return tree
+
+
+def test_the_errors_are_the_tree_in_their_docstring() -> None:
+    classes = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if cls.__module__ == errors.__name__]
+    assert documented_tree() == {cls.__name__: (cls.__base__.__name__, cls.exit_code) for cls in classes}
