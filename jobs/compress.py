@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.commit import Committer
 from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
 from cnnbatch.stages.estimate import Estimate, estimate
+from cnnbatch.stages.isolation import Attempts, GuardedCompressor
 from cnnbatch.stages.plan import Difference, coded_otherwise, compare, list_source, plan_shards, shard_limits
 from cnnbatch.stages.records import CompressResult, Failure, Tally
 from cnnbatch.storage import StorageConfig, Store, open_store, overlaps
@@ -95,6 +97,7 @@ class CompressJob:
                 raise
             finally:
                 self.report.write(self.archive)
+                Attempts(self.archive, self.report.run_id).forget()
 
     def _run(self, log: ArchiveLog) -> None:
         base = log.snapshot()
@@ -164,7 +167,7 @@ class CompressJob:
         logger.info("run %s: %d images in %d shards", self.report.run_id, difference.todo.num_rows, len(tasks))
         threads = max(1, int(pool.cpus))
         build = Build(self.source, self.archive, self.codec.id, config.compression, self.report.run_id, threads)
-        yield from engine.run(tasks, build, pool)
+        yield from engine.run(tasks, partial(GuardedCompressor, build), pool)
 
     def _count(self, result: CompressResult) -> None:
         self.report.tally = Tally.sum((self.report.tally, result.tally))

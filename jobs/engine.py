@@ -151,8 +151,8 @@ def run(tasks: Iterable[Task], build: Callable[[], Worker[Task, Result]], pool: 
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(
-            min_size=pool.size,
-            max_size=max(pool.size, pool.most),
+            min_size=min(pool.size, len(tables)),
+            max_size=min(max(pool.size, pool.most), len(tables)),
             max_tasks_in_flight_per_actor=2 * SHARDS_IN_FLIGHT,
             max_concurrent_calls_per_actor=SHARDS_IN_FLIGHT,
             enable_true_multi_threading=True,

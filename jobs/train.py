@@ -38,7 +38,7 @@ def train(config: TrainConfig) -> None:
     if processes == 1:
         _train_process(0, config, None)
     else:
-        mp.spawn(_train_process, (config, f"tcp://127.0.0.1:{_free_port()}"), nprocs=processes)  # type: ignore[attr-defined]
+        mp.spawn(_train_process, (config, f"tcp://127.0.0.1:{_free_port()}"), nprocs=processes)  # type: ignore[attr-defined, no-untyped-call]
 
 
 def _train_process(rank: int, config: TrainConfig, rendezvous: str | None) -> None:
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
-    args = _parser().parse_args(argv)
+    args = _parser().parse_intermixed_args(argv)
     flags = {"source": args.source, "codec_file": str(Path(args.codec_file).absolute()), "resume": args.resume}
     flags |= {"training.minutes": args.minutes, "training.processes": args.processes}
     train(resolve(TrainConfig, file=args.config, flags=flags, words=args.settings))

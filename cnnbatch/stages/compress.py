@@ -8,7 +8,7 @@ import hashlib
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -128,10 +128,38 @@ class ShardCompressor:
                 rows += self._rows(batch)
             seconds["code"] += time.monotonic() - started
             started = time.monotonic()
+        return self._finish(task, rows, failures, pixels, seconds)
+
+    def one_by_one(self, task: CompressTask, row: Callable[[ObjectInfo, bytes], ArchiveRow]) -> CompressResult:
+        """The same shard with each row made by ``row``, one input in memory at a time."""
+        failures: list[Failure] = []
+        rows: list[ArchiveRow] = []
+        for info in self._of_bearable_size(task.inputs, failures):
+            try:
+                rows.append(row(info, self.source.get(info)))
+            except Unreadable as error:
+                failures.append(Failure.of(info.key, "read", error))
+        pixels = sum((r.width or 0) * (r.height or 0) for r in rows if r.outcome == "cnn")
+        return self._finish(task, rows, failures, pixels, defaultdict(float))
+
+    def _finish(
+        self,
+        task: CompressTask,
+        rows: list[ArchiveRow],
+        failures: list[Failure],
+        pixels: int,
+        seconds: dict[str, float],
+    ) -> CompressResult:
+        started = time.monotonic()
         shard = write_shard(self.archive, rows, footer=self.footer) if rows else None
         seconds["write"] += time.monotonic() - started
         taken = tuple(row.key for row in rows if row.key in task.changed)
         return CompressResult(task.number, shard, taken, self._tally(rows, failures, pixels, seconds), tuple(failures))
+
+    def stored_row(self, info: ObjectInfo, data: bytes, reason: str) -> ArchiveRow:
+        """A row that keeps the file verbatim; looks at nothing inside it."""
+        columns = self._columns_of(_Source(info, data), data, header=("unknown", None, None))
+        return ArchiveRow(**columns, outcome="store", reason=reason, payload_coding="verbatim")
 
     def row(self, info: ObjectInfo, data: bytes) -> ArchiveRow:
         """The row of one file alone, by the rules that hold in a shard; touches neither store."""
@@ -243,9 +271,9 @@ class ShardCompressor:
             psnr_db=coded.psnr_db,
         )
 
-    def _columns_of(self, source: _Source, payload: bytes) -> dict[str, Any]:
-        """The columns that rows of both outcomes have."""
-        format_, width, height = _header_of(source)
+    def _columns_of(self, source: _Source, payload: bytes, *, header: "_Header | None" = None) -> dict[str, Any]:
+        """The columns that rows of both outcomes have; ``header`` where the file must not be looked into."""
+        format_, width, height = header or _header_of(source)
         return {
             "key": source.info.key,
             "source_etag": source.info.etag,
@@ -271,7 +299,10 @@ def _store(data: bytes, reason: str) -> _Stored:
     return _Stored(reason, data, "verbatim") if transcode is None else _Stored(reason, transcode, "jpegxl-transcode")
 
 
-def _header_of(source: _Source) -> tuple[str, int | None, int | None]:
+_Header = tuple[str, int | None, int | None]
+
+
+def _header_of(source: _Source) -> _Header:
     """(format, width, height); ``unknown`` for what no reader knows."""
     if source.image is not None:
         return source.image.format, source.image.pixels.shape[1], source.image.pixels.shape[0]

@@ -1,0 +1,107 @@
+"""Files below ``data/`` that no live row is in: written and never committed, or replaced. They go after a grace.
+
+The grace protects two: a writer whose shards wait for their commit, and a reader that still uses an older version of the log.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from cnnbatch.archive.log import ArchiveLog
+from cnnbatch.archive.parquet import read_columns
+from cnnbatch.archive.snapshot import Snapshot, take_snapshot
+from cnnbatch.errors import ArchiveError, UsageError
+from cnnbatch.storage import ObjectInfo, Store
+
+DATA: Final = "data"
+GRACE: Final = timedelta(hours=24)
+LEAST_GRACE: Final = timedelta(hours=1)
+"""With none, a full vacuum beside a running ingest took shards that were about to be committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """One such file. ``replaced``: it was live once; ``ripe``: its grace is over."""
+
+    path: str
+    num_bytes: int
+    replaced: bool
+    ripe: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep deleted: orphans, bytes, and what interrupted local writes had left."""
+
+    files: int
+    num_bytes: int
+    unfinished: int
+
+
+def check_grace(grace: timedelta, *, forced: bool) -> None:
+    """Raises UsageError for a grace under an hour that is not forced."""
+    if grace < LEAST_GRACE and not forced:
+        raise UsageError("a grace under 1 hour can take files from a run that is about to commit them: --force allows it")
+
+
+def find_orphans(log: ArchiveLog, *, grace: timedelta = GRACE) -> list[Orphan]:
+    """Every orphan, by path. A replaced file's grace counts from its removal, another's from its last change."""
+    files = list(log.store.list(DATA))  # before the log is read: what is committed in between is live, not an orphan
+    table = log.load_table()
+    live = {shard.path for shard in take_snapshot(table).shards}
+    replaced = set(table.vacuum(retention_hours=0, dry_run=True, enforce_retention_duration=False))
+    hours = -(-grace // timedelta(hours=1))
+    ripe = set(table.vacuum(retention_hours=hours, dry_run=True, enforce_retention_duration=False))
+    limit = datetime.now(UTC) - grace
+    found = [
+        Orphan(info.key, info.size, info.key in replaced, info.key in ripe if info.key in replaced else _is_older(info, limit))
+        for info in files
+        if info.key not in live
+    ]
+    return sorted(found, key=lambda orphan: orphan.path)
+
+
+def sweep(log: ArchiveLog, *, grace: timedelta = GRACE, forced: bool = False) -> Swept:
+    """Delete the orphans whose grace is over. A shard that is live by now stays, whatever it was when it was found.
+
+    Raises:
+        UsageError: a grace under `LEAST_GRACE` that is not forced.
+    """
+    check_grace(grace, forced=forced)
+    ripe = [orphan for orphan in find_orphans(log, grace=grace) if orphan.ripe]
+    live = {shard.path for shard in log.snapshot().shards} if ripe else set()
+    gone = [orphan for orphan in ripe if orphan.path not in live]
+    for orphan in gone:
+        log.store.delete(orphan.path)
+    unfinished = log.store.remove_unfinished(older_than=grace)
+    return Swept(len(gone), sum(orphan.num_bytes for orphan in gone), unfinished)
+
+
+def holders(store: Store, keys: frozenset[str]) -> Iterator[str]:
+    """Yield each file below ``data/``, live or not, that has a row of one of ``keys``, or may have one: it is unreadable."""
+    for info in store.list(DATA):
+        try:
+            found = read_columns(store, info.key, ["key"], num_bytes=info.size).column("key").to_pylist()
+        except (ArchiveError, UnicodeDecodeError):
+            yield info.key
+        else:
+            if not keys.isdisjoint(found):
+                yield info.key
+
+
+def faults_of_shards(store: Store, snapshot: Snapshot) -> Iterator[tuple[str, str, str]]:
+    """Yield (path, kind, message) for each live shard that is missing or has another size than the log says."""
+    sizes = {info.key: info.size for info in store.list(DATA)}
+    for shard in snapshot.shards:
+        size = sizes.get(shard.path)
+        if size is None and (info := store.head(shard.path)) is not None:  # a path outside data/, or brought meanwhile
+            size = info.size
+        if size is None:
+            yield shard.path, "missing-shard", f"{shard.num_rows} images, {shard.min_key!r} … {shard.max_key!r}, are lost"
+        elif size != shard.num_bytes:
+            yield shard.path, "wrong-size", f"has {size} bytes, the log says {shard.num_bytes}"
+
+
+def _is_older(info: ObjectInfo, limit: datetime) -> bool:
+    return info.mtime is not None and info.mtime <= limit
