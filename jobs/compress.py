@@ -182,6 +182,8 @@ class CompressJob:
 
     def _mirror_deletes(self, committer: Committer, difference: Difference) -> None:
         if self.config.mirror_deletes and self.config.retry_failed is None:
+            if not self.report.inputs and self.report.vanished:  # a folder that is not mounted, a mistyped prefix
+                raise UsageError(f"{self.source.url} is empty: --mirror-deletes would empty the archive, refused")
             gone = difference.vanished
             committer.remove(gone.column("key").to_pylist(), gone.column("shard").to_pylist())
             self.report.removed = gone.num_rows

@@ -12,7 +12,7 @@ from typing import Final
 
 from cnnbatch.archive.erased import add_erased
 from cnnbatch.archive.log import ArchiveLog
-from cnnbatch.archive.parquet import map_parallel, read_columns
+from cnnbatch.archive.parquet import damage_as_archive_error, map_parallel, read_columns
 from cnnbatch.archive.schema import BLOBS, ArchiveRow
 from cnnbatch.archive.shards import ShardInfo, read_shard, rewrite_without, write_shard
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, Snapshot
@@ -27,6 +27,8 @@ MERGE_BYTES: Final = 2 << 30
 MERGE_SHARDS: Final = 100
 ROW_OVERHEAD_BYTES: Final = 200  # a row's small columns
 ATTEMPTS: Final = 20
+
+_LINEAGE: Final = {"cnnbatch.version": VERSION, "cnnbatch.job": "compact"}
 
 logger = logging.getLogger(__name__)
 
@@ -74,12 +76,13 @@ def _shards_holding(store: Store, snapshot: Snapshot, keys: frozenset[str]) -> d
 
 def _keys_in(store: Store, keys: frozenset[str], shard: LiveShard) -> frozenset[str]:
     column = read_columns(store, shard.path, ["key"], num_bytes=shard.num_bytes).column("key")
-    return keys.intersection(column.to_pylist())
+    with damage_as_archive_error(store, shard.path):  # text that is not UTF-8 is noticed here
+        return keys.intersection(column.to_pylist())
 
 
 @dataclass(frozen=True, slots=True)
 class Compaction:
-    """What `compact` did: shards merged into how many, how many a writer had replaced meanwhile, and damaged ones left."""
+    """What `compact` did: shards merged, shards written for them, shards another writer had replaced, damaged ones left."""
 
     merged: int = 0
     written: int = 0
@@ -87,8 +90,12 @@ class Compaction:
     damaged: tuple[str, ...] = ()
 
 
-class _DamagedShard(ArchiveError):
+class _DamagedShard(Exception):
     """This shard cannot be merged."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
 
 
 def compact(log: ArchiveLog, *, run_id: str, target_bytes: int = TARGET_BYTES) -> Compaction:
@@ -97,23 +104,68 @@ def compact(log: ArchiveLog, *, run_id: str, target_bytes: int = TARGET_BYTES) -
     A shard that another writer replaced meanwhile takes its merge out of the commit; nothing is lost, and the next call
     takes it up again. Large shards stay: rewriting an archive for a handful of new images would cost more than it saves.
     """
-    done = Compaction()
     groups = _groups(log.snapshot(), target_bytes)
-    for sequence, group in enumerate(groups):
-        shards, damaged = list(group), list(done.damaged)
-        adds: list[ShardInfo] = []
-        while len(shards) > 1 and not adds:
-            try:
-                adds = list(_merge(log.store, shards, target_bytes))
-            except _DamagedShard as error:
-                logger.warning("left as it is: %s", error)
-                damaged.append(str(error.__notes__[0]))
-                shards = [shard for shard in shards if shard.path != damaged[-1]]
-        stale: Sequence[str] = ()
-        if adds:
+    parts = [_compact_group(log, run_id, sequence, group, target_bytes) for sequence, group in enumerate(groups)]
+    return Compaction(
+        merged=sum(part.merged for part in parts),
+        written=sum(part.written for part in parts),
+        stale=sum(part.stale for part in parts),
+        damaged=tuple(path for part in parts for path in part.damaged),
+    )
+
+
+def _groups(snapshot: Snapshot, target_bytes: int) -> list[list[LiveShard]]:
+    """Small shards by their first key, as many as one commit may merge."""
+    groups: list[list[LiveShard]] = [[]]
+    size = 0
+    for shard in snapshot.shards:
+        if shard.num_bytes >= target_bytes / 2:
+            continue
+        if size + shard.num_bytes > MERGE_BYTES or len(groups[-1]) == MERGE_SHARDS:
+            groups.append([])
+            size = 0
+        groups[-1].append(shard)
+        size += shard.num_bytes
+    return [group for group in groups if len(group) > 1]
+
+
+def _compact_group(log: ArchiveLog, run_id: str, sequence: int, group: list[LiveShard], target_bytes: int) -> Compaction:
+    damaged: list[str] = []
+    while len(group) > 1:
+        try:
+            adds = list(_merge(log.store, group, target_bytes))
+        except _DamagedShard as fault:
+            logger.warning("%s is left as it is: %s", fault.path, fault.__cause__)
+            damaged.append(fault.path)
+            group = [shard for shard in group if shard.path != fault.path]
+        else:
             result = log.commit(run_id, sequence, adds)
-            stale = result.stale
-            adds = [shard for shard in adds if shard.path in result.added]
-        merged = len(shards) - len(stale) if adds else 0
-        done = Compaction(done.merged + merged, done.written + len(adds), done.stale + len(stale), tuple(damaged))
-    return done
+            return Compaction(len(result.removed), len(result.added), len(result.stale), tuple(damaged))
+    return Compaction(damaged=tuple(damaged))
+
+
+def _merge(store: Store, group: Sequence[LiveShard], target_bytes: int) -> Iterator[ShardInfo]:
+    """Write the rows of all of them again, by key, cut into shards of about equal size; each names those it carries on."""
+    total = sum(shard.num_bytes for shard in group)
+    pieces = max(1, round(total / target_bytes))
+    rows: list[ArchiveRow] = []
+    origins: set[str] = set()
+    size = written = 0
+    for _, path, row in heapq.merge(*(_sound_rows(store, shard) for shard in group), key=lambda item: item[0]):
+        if size >= total / pieces and written < pieces - 1:
+            yield write_shard(store, rows, footer=_LINEAGE, replaces=sorted(origins))
+            rows, origins, size, written = [], set(), 0, written + 1
+        rows.append(row)
+        origins.add(path)
+        size += len(row.payload) + sum(len(getattr(row, name) or b"") for name in BLOBS) + ROW_OVERHEAD_BYTES
+    yield write_shard(store, rows, footer=_LINEAGE, replaces=sorted(origins))
+
+
+def _sound_rows(store: Store, shard: LiveShard) -> Iterator[tuple[str, str, ArchiveRow]]:
+    try:
+        for row in read_shard(store, shard.path, num_bytes=shard.num_bytes):
+            if isinstance(row, DamagedRow):
+                raise row
+            yield row.key, shard.path, row
+    except ArchiveError as error:
+        raise _DamagedShard(shard.path) from error

@@ -1,10 +1,11 @@
 """What a commit may still do on the version it meets: the one place that keeps keys unique.
 
-Between a diff and its commit other writers may have committed. Three rules decide, and none loses a row:
+Between a diff and its commit other writers may have committed. Four rules decide, and none loses a row:
 
 1. What replaces a shard that is not live any more is left out, and so is every removal that depended on it.
 2. A key of a new shard that is live by now is left out: the first writer wins, and the next diff sees the difference.
 3. A shard that carries on a live shard's rows needs no check: those keys are nowhere else.
+4. A key of a new shard that was erased meanwhile is left out.
 """
 
 from collections.abc import Collection, Sequence
@@ -14,6 +15,7 @@ from itertools import combinations
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cnnbatch.archive.erased import ErasedKeys, read_erased
 from cnnbatch.archive.parquet import read_columns
 from cnnbatch.archive.shards import ShardInfo, rewrite_without
 from cnnbatch.archive.snapshot import LiveShard, Snapshot
@@ -70,7 +72,9 @@ def resolve(
     rewritten, leaving = _still_replaceable([shard for shard in adds if shard.replaces], wanted, live)
     unchecked = (set(live) - set(known) | (wanted & set(live))) - leaving  # the known ones may stay against the plan
     others = [shard for shard in snapshot.shards if shard.path in unchecked]
-    fresh, dropped = _without_live_keys(cache, [shard for shard in adds if not shard.replaces], others, rewritten)
+    new = [shard for shard in adds if not shard.replaces]
+    erased = read_erased(cache.store) if new else ErasedKeys()
+    fresh, dropped = _without_live_keys(cache, new, others, rewritten, erased)
     return Change(
         adds=(*rewritten, *fresh),
         removes=tuple(live[path] for path in sorted(leaving)),
@@ -97,14 +101,18 @@ def _still_replaceable(
 
 
 def _without_live_keys(
-    cache: KeyCache, fresh: Sequence[ShardInfo], live: Sequence[LiveShard], rewritten: Sequence[ShardInfo]
+    cache: KeyCache,
+    fresh: Sequence[ShardInfo],
+    live: Sequence[LiveShard],
+    rewritten: Sequence[ShardInfo],
+    erased: ErasedKeys,
 ) -> tuple[list[ShardInfo], list[str]]:
-    """Rule 2, and the same among the added shards themselves."""
+    """Rules 2 and 4, and rule 2 among the added shards themselves."""
     others: list[ShardInfo | LiveShard] = [*live, *rewritten]
     kept: list[ShardInfo] = []
     dropped: list[str] = []
     for shard in fresh:
-        shared = _shared_keys(cache, shard, others)
+        shared = sorted({*_shared_keys(cache, shard, others), *_erased_keys(cache, shard, erased)})
         left = shard
         if shared:
             dropped += shared
@@ -115,6 +123,10 @@ def _without_live_keys(
         kept.append(left)
         others.append(left)
     return kept, dropped
+
+
+def _erased_keys(cache: KeyCache, shard: ShardInfo, erased: ErasedKeys) -> list[str]:
+    return erased.among(cache.keys(shard).to_pylist()) if erased else []
 
 
 def _shared_keys(cache: KeyCache, shard: ShardInfo, others: Sequence[ShardInfo | LiveShard]) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from PIL import Image
 
 from cnnbatch.archive import ArchiveRow, open_archive
@@ -190,3 +191,12 @@ def test_after_its_driver_is_killed_the_same_command_finishes_the_rest(tmp_path:
         key: hashlib.sha256(data).digest() for key, data in files.items()
     }
     shutil.rmtree(archive)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_ray_data_reads_an_archive_and_audits_every_payload(jobs: Jobs, tmp_path: Path) -> None:
+    files = {f"{i}.png": as_file(waves(30, 40, seed=i)) for i in range(5)} | {"notes.txt": b"no picture"}
+    assert jobs.compress(write_files(tmp_path / "source", files), tmp_path / "archive", *WORKERS).code == 0
+    dataset = ray.data.read_delta(str(tmp_path / "archive"), columns=["key", "payload", "payload_sha256"])
+    audited = {row["key"]: hashlib.sha256(row["payload"]).digest() == row["payload_sha256"] for row in dataset.iter_rows()}
+    assert audited == dict.fromkeys(files, True)

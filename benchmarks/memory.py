@@ -1,0 +1,190 @@
+"""Peak memory of the compress job: many small pictures against few, and one picture of 100 megapixels.
+
+Each job is the command itself, ``python -m jobs.compress``, on a local Ray; its processes are polled while it runs. A
+process's memory is its proportional share without shared memory (``Pss`` − ``Pss_Shmem`` of ``/proc/PID/smaps_rollup``):
+libraries count once among those that map them, Ray's object store not at all.
+
+    python -m benchmarks.memory [--few 1000] [--images 100000] [--megapixels 100] [--json]
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.hardware import hardware
+
+POLL_SECONDS = 0.2
+SMALL_SIDE = 32
+TARGET_GROWTH = 1.25
+"""Flat: the peaks of the many at most this much above those of the few."""
+
+TARGET_LARGE_BYTES = 4 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """Of one job; ``actor``: of the largest worker process. Bytes."""
+
+    name: str
+    images: int
+    driver: int
+    actor: int
+    seconds: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--few", type=int, default=1000, help="small pictures of the first job (default %(default)s)")
+    parser.add_argument("--images", type=int, default=100_000, help="small pictures of the second (default %(default)s)")
+    parser.add_argument("--megapixels", type=int, default=100, help="size of the large JPEG; 0: none (default %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    options = parser.parse_args()
+    found = []
+    for count in (options.few, options.images):
+        with tempfile.TemporaryDirectory() as folder:
+            make_small(Path(folder) / "photos", count)
+            found.append(run(f"{SMALL_SIDE}×{SMALL_SIDE} PNG", Path(folder), count))
+    if options.megapixels:
+        with tempfile.TemporaryDirectory() as folder:
+            make_large(Path(folder) / "photos", options.megapixels)
+            found.append(run(f"{options.megapixels} MP JPEG", Path(folder), 1))
+    print(json.dumps(report(found), indent=2) if options.json else table(found))
+
+
+def make_small(folder: Path, count: int) -> None:
+    """Little crops of one photograph, 1000 to a folder."""
+    with as_file(files("skimage") / "data") as source:
+        pixels = np.array(Image.open(source / "retina.jpg").convert("RGB"))
+    generator = np.random.default_rng(0)
+    for number in range(count):
+        top, left = (int(generator.integers(0, side - SMALL_SIDE)) for side in pixels.shape[:2])
+        path = folder / f"{number // 1000:04}" / f"{number:07}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[top : top + SMALL_SIDE, left : left + SMALL_SIDE]).save(path, compress_level=1)
+
+
+def make_large(folder: Path, megapixels: int) -> None:
+    """One square JPEG: a photograph repeated and mirrored, so that tiles differ and seams do not."""
+    folder.mkdir(parents=True)
+    side = round((megapixels * 1e6) ** 0.5)
+    with as_file(files("skimage") / "data") as source:
+        pixels = np.array(Image.open(source / "retina.jpg").convert("RGB"))
+    pad = [(0, max(0, side - n)) for n in pixels.shape[:2]]
+    Image.fromarray(np.pad(pixels, [*pad, (0, 0)], mode="symmetric")[:side, :side]).save(folder / "large.jpg", quality=90)
+
+
+def run(name: str, folder: Path, count: int) -> Peaks:
+    """Compress ``folder``/photos and watch.
+
+    Raises:
+        SystemExit: the job failed, or did not code or store every picture.
+    """
+    command = [sys.executable, "-m", "jobs.compress", str(folder / "photos"), str(folder / "archive"), "--json"]
+    output = folder / "report.json"
+    peaks: dict[str, int] = defaultdict(int)
+    begin = time.perf_counter()
+    with output.open("wb") as file, subprocess.Popen(command, stdout=file) as process:
+        while process.poll() is None:
+            for role, size in _sizes(process.pid):
+                peaks[role] = max(peaks[role], size)
+            time.sleep(POLL_SECONDS)
+    seconds = time.perf_counter() - begin
+    if process.returncode:
+        raise SystemExit(f"the job on {name} ended with {process.returncode}")
+    outcomes = json.loads(output.read_text())["tally"]["images"]
+    if sum(outcomes.values()) != count or outcomes.get("failed"):
+        raise SystemExit(f"{count} pictures, but the outcomes are {outcomes}")
+    return Peaks(name, count, peaks["driver"], peaks["actor"], seconds)
+
+
+def _sizes(driver: int) -> Iterator[tuple[str, int]]:
+    """(role, bytes) of the driver and of every Ray worker process below it."""
+    yield "driver", _memory(driver)
+    for pid in _below(driver):
+        if _command(pid).startswith("ray::"):
+            yield "actor", _memory(pid)
+
+
+def _below(root: int) -> list[int]:
+    """All descendants of a process."""
+    children: dict[int, list[int]] = defaultdict(list)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            children[_parent(int(entry.name))].append(int(entry.name))
+    found = list(children[root])
+    for pid in found:
+        found += children[pid]
+    return found
+
+
+def _parent(pid: int) -> int:
+    """0 where the process is gone."""
+    stat = _read(pid, "stat")
+    return int(stat.rpartition(")")[2].split()[1]) if stat else 0
+
+
+def _command(pid: int) -> str:
+    return _read(pid, "cmdline")
+
+
+def _memory(pid: int) -> int:
+    sizes = {line.partition(":")[0]: line.split() for line in _read(pid, "smaps_rollup").splitlines()}
+    if "Pss" not in sizes:
+        return 0
+    shared = int(sizes["Pss_Shmem"][1]) if "Pss_Shmem" in sizes else 0
+    return (int(sizes["Pss"][1]) - shared) << 10
+
+
+def _read(pid: int, name: str) -> str:
+    """Empty where the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def report(found: list[Peaks]) -> dict[str, Any]:
+    """Peaks, the growth from few to many, and what they were measured on."""
+    few, many, *large = found
+    return {
+        "jobs": [asdict(one) for one in found],
+        "growth": {"driver": many.driver / few.driver, "actor": many.actor / few.actor},
+        "large_bytes": sum(one.driver + one.actor for one in large),
+        "targets": {"growth": TARGET_GROWTH, "large_bytes": TARGET_LARGE_BYTES},
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        **hardware(),
+    }
+
+
+def table(found: list[Peaks]) -> str:
+    result = report(found)
+    lines = [f"{'job':<16} {'images':>8} {'driver MiB':>11} {'actor MiB':>10} {'seconds':>8} {'images/s':>9}"]
+    lines += [
+        f"{one.name:<16} {one.images:8} {one.driver / 2**20:11.0f} {one.actor / 2**20:10.0f} {one.seconds:8.1f} "
+        f"{one.images / one.seconds:9.1f}"
+        for one in found
+    ]
+    growth = result["growth"]
+    lines.append(f"many ÷ few: driver {growth['driver']:.2f}, actor {growth['actor']:.2f} (target ≤ {TARGET_GROWTH:g})")
+    if len(found) > 2:
+        lines.append(
+            f"large: driver + actor {result['large_bytes'] / 2**30:.2f} GiB (target < {TARGET_LARGE_BYTES / 2**30:g} GiB)"
+        )
+    return "\n".join([*lines, f"{result['hardware']}; {result['software']}"])
+
+
+if __name__ == "__main__":
+    main()
