@@ -149,7 +149,7 @@ def run_job(folder: Path, threads: int) -> tuple[float, float, compress.Compress
         return plain(tasks, Noted(build, note), pool)
 
     config = CompressConfig.model_validate(
-        {"source": str(folder / "photos"), "archive": str(archive), "workers": {"cpus": threads}}
+        {"source": str(folder / "photos"), "archive": str(archive), "workers": {"cpus": threads, "most": 1}}
     )
     job = compress.CompressJob(config)
     with mock.patch.object(engine, "run", noted):

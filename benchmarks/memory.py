@@ -107,7 +107,9 @@ def run(name: str, folder: Path, count: int) -> Peaks:
     outcomes = json.loads(output.read_text())["tally"]["images"]
     if sum(outcomes.values()) != count or outcomes.get("failed"):
         raise SystemExit(f"{count} pictures, but the outcomes are {outcomes}")
-    return Peaks(name, count, peaks["driver"], peaks["actor"], seconds)
+    found = Peaks(name, count, peaks["driver"], peaks["actor"], seconds)
+    print(found, file=sys.stderr)
+    return found
 
 
 def _sizes(driver: int) -> Iterator[tuple[str, int]]:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import torch
 
 from cnnbatch.archive import ArchiveLog, Inventory, Lease
+from cnnbatch.archive.erased import read_erased
 from cnnbatch.codec import Codec, shipped_codec
 from cnnbatch.errors import CnnbatchError, CodecFileError, TooManyFailures, UsageError
 from cnnbatch.stages.codecs import CodecShelf
@@ -23,7 +24,7 @@ from cnnbatch.stages.commit import Committer
 from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
 from cnnbatch.stages.estimate import Estimate, estimate
 from cnnbatch.stages.isolation import Attempts, GuardedCompressor
-from cnnbatch.stages.plan import Difference, coded_otherwise, compare, list_source, plan_shards, shard_limits
+from cnnbatch.stages.plan import Difference, coded_otherwise, compare, list_source, plan_shards, shard_limits, without_erased
 from cnnbatch.stages.records import CompressResult, Failure, Tally
 from cnnbatch.storage import StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import parse_url
@@ -48,8 +49,8 @@ class Build:
     threads: int
 
     def __call__(self) -> ShardCompressor:
-        torch.set_num_threads(self.threads)
-        codec = CodecShelf(self.archive)[self.codec_id]
+        torch.set_num_threads(1)  # the codec's threads have one each
+        codec = CodecShelf(self.archive, threads=self.threads)[self.codec_id]
         return ShardCompressor(self.source, self.archive, codec, self.settings, run_id=self.run_id)
 
 
@@ -135,11 +136,12 @@ class CompressJob:
             retried = pa.array(sorted(self.retried), type=pa.string())
             table = table.filter(pc.is_in(table.column("key"), value_set=retried))
             unreadable = [failure for failure in unreadable if failure.key in self.retried]
+        table, report.erased = without_erased(table, read_erased(self.archive))
         difference = compare(table, inventory, again=self._again(inventory), hides=listing.hides)
         self.failures = unreadable
         report.failures = self.failures
         report.tally = Tally.of_failures(self.failures)
-        report.inputs = table.num_rows + len(unreadable)
+        report.inputs = table.num_rows + report.erased + len(unreadable)
         report.unchanged = difference.unchanged
         report.new, report.changed = difference.new.num_rows, difference.changed.num_rows
         report.vanished = 0 if config.retry_failed else difference.vanished.num_rows
@@ -191,7 +193,7 @@ class CompressJob:
     def _check_complete(self) -> None:
         report = self.report
         if not report.complete:
-            done = report.unchanged + report.tally.total
+            done = report.unchanged + report.erased + report.tally.total
             raise CnnbatchError(f"{report.inputs} inputs have {done} outcomes: run the same command again")
         if report.superseded:
             raise CnnbatchError(f"another run wrote {report.superseded} of these images meanwhile: run the same command again")
@@ -257,6 +259,8 @@ def describe(report: RunReport) -> str:
         lines.append(
             f"{t.source_bytes / 1e6:,.1f} MB → {t.payload_bytes / 1e6:,.1f} MB, ratio {t.source_bytes / t.payload_bytes:.2f}"
         )
+    if report.erased:
+        lines.append(f"{report.erased:,} were erased from the archive and stay out")
     if report.removed:
         lines.append(f"{report.removed:,} removed")
     lines += [f"failed: {f.key}: {f.stage}: {f.error}: {f.message}" for f in report.failures[:10]]

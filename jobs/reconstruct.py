@@ -37,8 +37,8 @@ class Build:
     threads: int
 
     def __call__(self) -> ShardReconstructor:
-        torch.set_num_threads(self.threads)
-        return ShardReconstructor(self.archive, self.destination, CodecShelf(self.archive), self.settings)
+        torch.set_num_threads(1)  # the codec's threads have one each
+        return ShardReconstructor(self.archive, self.destination, CodecShelf(self.archive, threads=self.threads), self.settings)
 
 
 class ReconstructJob:

@@ -9,7 +9,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,10 +49,13 @@ SHIPPED = "fast.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on memory: a tile's inner side (a multiple of 1024) and the pixels of one batch."""
+    """Bounds on memory: a tile's inner side (a multiple of 1024) and the pixels of one batch.
+
+    ``batch_pixels`` None: 2¹⁹ on a CPU, whose caches hold no more, 2²² on a GPU.
+    """
 
     tile_side: int = 2048
-    batch_pixels: int = 4 << 20
+    batch_pixels: int | None = None
 
     def __post_init__(self) -> None:
         if self.tile_side <= 0 or self.tile_side % UNIT_SIDE:
@@ -91,26 +94,38 @@ class Codec:
     everywhere.
     """
 
-    def __init__(self, data: bytes, *, device: str | None = None, limits: Limits | None = None) -> None:
-        """``data``: a codec file. Raises CodecFileError if it is not one, is damaged, or computes differently here."""
+    def __init__(self, data: bytes, *, device: str | None = None, limits: Limits | None = None, threads: int = 1) -> None:
+        """``data``: a codec file. Raises CodecFileError if it is not one, is damaged, or computes differently here.
+
+        ``threads`` batches are computed at once. On a CPU two of one torch thread each (`torch.set_num_threads(1)`) do
+        half as much again as one of two.
+        """
         self.file: CodecFile = parse_codec(data)
         self.data = data
-        self.limits = limits or Limits()
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.limits = limits or Limits()
+        self._batch_pixels = self.limits.batch_pixels or (1 << 19 if self.device.type == "cpu" else 1 << 22)
+        self._encode_in_bf16 = self.device.type == "cpu" and cpu_has_bf16()
         torch.backends.cuda.matmul.allow_tf32 = False  # the scale net needs true float32 products
         self._model = self.file.model().to(self.device)
         self._pool = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="rans")
+        self._batch_pool = ThreadPoolExecutor(threads if self.device.type == "cpu" else 1, thread_name_prefix="codec")
         self._latents = LatentCoder(self.file, self._model, self._pool)
         self._halo = halo(self.file.settings)
         self._check_known_answer()
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str] | None = None, *, device: str | None = None, limits: Limits | None = None
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        device: str | None = None,
+        limits: Limits | None = None,
+        threads: int = 1,
     ) -> "Codec":
         """The codec file at ``path``, or the one that comes with the package."""
         data = shipped_codec() if path is None else Path(path).read_bytes()
-        return cls(data, device=device, limits=limits)
+        return cls(data, device=device, limits=limits, threads=threads)
 
     @property
     def id(self) -> str:
@@ -133,9 +148,8 @@ class Codec:
         qualities = [quality] * len(images) if isinstance(quality, int | float) else quality
         headers = [self._header(image, q) for image, q in zip(images, qualities, strict=True)]
         units: list[dict[tuple[int, int], bytes]] = [{} for _ in images]
-        with torch.inference_mode():
-            for batch in self._batches(self._tile_jobs(headers), lambda job: job.tile.shape, lambda job: job.tile.pixels):
-                self._compress_tiles(batch, images, headers, units)
+        batches = self._batches(self._tile_jobs(headers), lambda job: job.tile.shape, lambda job: job.tile.pixels)
+        self._each(batches, lambda batch: self._compress_tiles(batch, images, headers, units))
         return [pack(h, [u[place] for place in sorted(u)]) for h, u in zip(headers, units, strict=True)]
 
     def reconstruct(self, bitstreams: Sequence[bytes]) -> list[Pixels]:
@@ -143,10 +157,9 @@ class Codec:
         parsed = [self._parse(number, data) for number, data in enumerate(bitstreams)]
         headers = [p.header for p in parsed]
         images = [np.empty((h.height, h.width, 3), np.uint8) for h in headers]
-        with torch.inference_mode():
-            latents = self._decode_latents(parsed)
-            for batch in self._batches(self._tile_jobs(headers), lambda job: job.tile.shape, lambda job: job.tile.pixels):
-                self._reconstruct_tiles(batch, latents, headers, images)
+        latents = self._decode_latents(parsed)
+        batches = self._batches(self._tile_jobs(headers), lambda job: job.tile.shape, lambda job: job.tile.pixels)
+        self._each(batches, lambda batch: self._reconstruct_tiles(batch, latents, headers, images))
         return [_gray(image) if h.gray else image for image, h in zip(images, headers, strict=True)]
 
     def _compress_tiles(
@@ -159,11 +172,12 @@ class Codec:
         """Analysis and entropy coding of tiles of one shape; adds their units to ``units`` of each image."""
         x = torch.from_numpy(np.stack([window_pixels(images[job.image], job.tile) for job in batch]))
         quality = self._qualities(batch, headers)
-        y = self._model.g_a(x.to(self.device).float(), quality)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._encode_in_bf16):
+            y = self._model.g_a(x.to(self.device).float(), quality)
         slices = [list(job.tile.unit_slices()) for job in batch]
         for places in zip(*slices, strict=True):  # the same unit of every tile
             rows, columns = places[0][1]
-            streams = self._latents.encode(y[:, rows, columns], quality)
+            streams = self._latents.encode(y[:, rows, columns], quality, bf16=self._encode_in_bf16)
             for job, (place, _), stream in zip(batch, places, streams, strict=True):
                 units[job.image][place] = stream
 
@@ -173,11 +187,20 @@ class Codec:
         headers = [p.header for p in parsed]
         latents = [torch.empty((*latent_shape(h.height, h.width), channels), device=self.device) for h in headers]
         jobs = [job for image, header in enumerate(headers) for job in _unit_jobs(image, header)]
-        for batch in self._batches(jobs, lambda job: job.shape, lambda job: job.shape[0] * job.shape[1] * BLOCK**2):
-            y_hat = self._decode_units(batch, parsed, self._qualities(batch, headers))
-            for job, values in zip(batch, y_hat, strict=True):
-                latents[job.image][job.rows, job.columns] = values
+        batches = self._batches(jobs, lambda job: job.shape, lambda job: job.shape[0] * job.shape[1] * BLOCK**2)
+        self._each(batches, lambda batch: self._decode_units_into(latents, batch, parsed, headers))
         return latents
+
+    def _decode_units_into(
+        self,
+        latents: Sequence[Tensor],
+        batch: Sequence[_UnitJob],
+        parsed: Sequence[Bitstream],
+        headers: Sequence[Header],
+    ) -> None:
+        y_hat = self._decode_units(batch, parsed, self._qualities(batch, headers))
+        for job, values in zip(batch, y_hat, strict=True):
+            latents[job.image][job.rows, job.columns] = values
 
     def _decode_units(self, batch: Sequence[_UnitJob], parsed: Sequence[Bitstream], quality: Tensor) -> Tensor:
         streams = []
@@ -250,9 +273,19 @@ class Codec:
         for job in jobs:
             groups[shape(job)].append(job)
         for group in groups.values():
-            count = max(1, self.limits.batch_pixels // pixels(group[0]))
+            count = max(1, self._batch_pixels // pixels(group[0]))
             for first in range(0, len(group), count):
                 yield group[first : first + count]
+
+    def _each(self, batches: Iterable[list[J]], function: Callable[[list[J]], None]) -> None:
+        """Runs ``function`` over the batches on the codec's threads; raises what the first failing one raised."""
+
+        def without_gradients(batch: list[J]) -> None:
+            with torch.inference_mode():  # holds for the thread that enters it
+                function(batch)
+
+        for _ in self._batch_pool.map(without_gradients, batches):
+            pass
 
     def _qualities(self, batch: Sequence[J], headers: Sequence[Header]) -> Tensor:
         return torch.tensor([headers[job.image].quality for job in batch], device=self.device)
@@ -278,6 +311,12 @@ def _gray(image: Pixels) -> Pixels:
     """Mean of the channels, rounded."""
     total: npt.NDArray[np.uint16] = image.sum(2, dtype=np.uint16)
     return ((total * 2 + 3) // 6).astype(np.uint8)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 matrices in hardware: twice as fast as float32, and three times slower without."""
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def shipped_codec() -> bytes:

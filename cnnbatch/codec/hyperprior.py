@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnnbatch.codec.layers import Block, FullPrecisionLinear, QualityCurve, blocks, depth_to_space, space_to_depth
+from cnnbatch.codec.layers import Block, FullPrecisionLinear, QualityCurve, asinh, blocks, depth_to_space, space_to_depth
 from cnnbatch.codec.scale_net import Z_MAX, ScaleNet, round_half_up
 
 BLOCK = 16
@@ -131,7 +131,7 @@ class Synthesis(nn.Module):
     def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         """``y_hat`` [N, h, w, M], ``quality`` [N] → [N, 16h, 16w, 3], around 0…255, not clamped."""
         step = self.settings.step(quality)[:, None, None, None]
-        features = self.enter(torch.asinh(y_hat)) * torch.exp(self.gain(quality))
+        features = self.enter(asinh(y_hat)) * torch.exp(self.gain(quality))
         features = depth_to_space(self.up(self.blocks_16(features)), 2)
         learned = depth_to_space(self.leave(self.blocks_8(features)), 8)
         linear = depth_to_space(self.bypass(y_hat * torch.exp(self.latent_gain(quality))), BLOCK)
@@ -153,7 +153,7 @@ class HyperAnalysis(nn.Module):
 
     def forward(self, y: Tensor, quality: Tensor) -> Tensor:
         """``y`` [N, h, w, M] with h, w multiples of 4 → z [N, h/4, w/4, Cz]."""
-        level = torch.asinh(y)
+        level = asinh(y)
         x = self.enter(torch.cat([level, level.abs()], -1)) * torch.exp(self.gain(quality))
         x = self.down_32(space_to_depth(F.gelu(self.block_16(x), approximate="tanh"), 2))
         return cast(Tensor, self.down_64(space_to_depth(self.block_32(x), 2)))

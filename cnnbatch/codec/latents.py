@@ -36,11 +36,16 @@ class LatentCoder:
         self.offsets = torch.from_numpy(file.arrays["scale_offset.table"].astype(np.float32))
         self.z_indexes = file.arrays["z_scale.table"]
 
-    def encode(self, y: Tensor, quality: Tensor) -> list[bytes]:
-        """``y`` [N, a, b, M], ``quality`` [N] in quarter steps exactly → one stream for each unit."""
+    def encode(self, y: Tensor, quality: Tensor, *, bf16: bool) -> list[bytes]:
+        """``y`` [N, a, b, M], ``quality`` [N] in quarter steps exactly → one stream for each unit.
+
+        ``bf16``: h_a alone, whose result is in the stream; what the decoder computes too is never in bf16.
+        """
         a, b = y.shape[1:3]
         padded = F.pad(y, (0, 0, 0, -b % HYPER_BLOCK, 0, -a % HYPER_BLOCK))
-        z_hat = torch.floor(self.model.h_a(padded, quality).clamp(-Z_MAX, Z_MAX) + 0.5)
+        with torch.autocast(y.device.type, torch.bfloat16, enabled=bf16):
+            z = self.model.h_a(padded, quality)
+        z_hat = torch.floor(z.float().clamp(-Z_MAX, Z_MAX) + 0.5)
         indexes, means = self._hyper(z_hat, quality, a, b)
         r = torch.floor(y - means + 0.5).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
         z_symbols, symbols = (t.to(torch.int16).cpu().numpy() for t in (z_hat, r))
