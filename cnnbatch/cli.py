@@ -1,7 +1,7 @@
-"""The ``cnnbatch`` command: looks into archives and takes pictures out; codes single pictures. One process, no cluster.
+"""The ``cnnbatch`` command: looks into archives, keeps them in order, codes single pictures. One process, no cluster.
 
 Results go to stdout (``--json`` makes them JSON), errors to stderr in one sentence; the exit code is the error's
-(``cnnbatch.errors``). What a subcommand does is in `cnnbatch.commands`, imported when it is known which.
+(``cnnbatch.errors``). What a subcommand does is in `cnnbatch.commands` and `cnnbatch.upkeep`, imported when one is run.
 """
 
 import argparse
@@ -20,7 +20,7 @@ FORMATS: Final = ("original", "png", "webp", "jpeg")
 """As `cnnbatch.stages.reconstruct.FORMATS`, which would import torch."""
 
 _DESCRIPTION: Final = """\
-Look into an archive, take pictures out of it, and code single pictures.
+Look into an archive, take pictures out of it, keep it in order, and code single pictures.
 ARCHIVE is a folder or a URL (s3://bucket/prefix); endpoint and credentials come from the environment (AWS_...)."""
 
 
@@ -42,9 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from cnnbatch import commands
+    from cnnbatch import commands, upkeep
 
-    commands.COMMANDS[options.command](options)
+    {**commands.COMMANDS, **upkeep.COMMANDS}[options.command](options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cnnbatch {VERSION}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_info, _add_ls, _add_get, _add_encode, _add_decode):
+    for add in (_add_info, _add_ls, _add_get, _add_encode, _add_decode, _add_doctor, _add_erase, _add_compact):
         add(subparsers)
     return parser
 
@@ -111,6 +111,34 @@ def _add_decode(subparsers: "Subparsers") -> None:
     parser.add_argument("--codec", metavar="FILE", help="codec file, if not the one that comes with cnnbatch")
     _add_format(parser)
     _add_force(parser)
+
+
+def _add_doctor(subparsers: "Subparsers") -> None:
+    parser = _add(subparsers, "doctor", "look for damage in an archive's log and for files that nothing needs")
+    parser.add_argument("archive", metavar="ARCHIVE")
+    parser.add_argument("--mend", action="store_true", help="put a torn last commit or a bad checkpoint into quarantine")
+    parser.add_argument("--sweep", action="store_true", help="delete files that no live image is in, after their grace")
+    _add_grace(parser)
+
+
+def _add_erase(subparsers: "Subparsers") -> None:
+    parser = _add(subparsers, "erase", "remove images for good: they are never ingested again")
+    parser.add_argument("archive", metavar="ARCHIVE")
+    parser.add_argument("keys", metavar="KEY", nargs="+")
+    parser.add_argument("--verify", action="store_true", help="look for the keys in every file, replaced ones too; exit code 5")
+    _add_grace(parser)
+
+
+def _add_compact(subparsers: "Subparsers") -> None:
+    parser = _add(subparsers, "compact", "merge small shards into fewer ones, sorted by key")
+    parser.add_argument("archive", metavar="ARCHIVE")
+
+
+def _add_grace(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--grace", type=float, default=24.0, metavar="HOURS", help="how long a file stays that is not live (default: 24)"
+    )
+    parser.add_argument("--force", action="store_true", help="allow a grace under an hour: no run may be writing")
 
 
 def _add_format(parser: argparse.ArgumentParser) -> None:

@@ -207,10 +207,10 @@ def _describe_row(row: ArchiveRow) -> str:
     kept = len(row.payload) + sum(len(getattr(row, name) or b"") for name in _BLOBS)
     line = f"{row.key}: {row.source_format}, {size}, {row.source_size:,} → {kept:,} bytes, {row.outcome}"
     if row.outcome == "store":
-        return _visible(f"{line} ({row.reason}; {row.payload_coding})")
+        return visible(f"{line} ({row.reason}; {row.payload_coding})")
     bpp = 8 * len(row.payload) / ((row.width or 1) * (row.height or 1))
     psnr = "" if row.psnr_db is None else f", {row.psnr_db:.2f} dB"
-    return _visible(f"{line}, quality {row.quality:g}, {bpp:.3f} bpp{psnr}, codec {(row.codec_id or '')[:12]}")
+    return visible(f"{line}, quality {row.quality:g}, {bpp:.3f} bpp{psnr}, codec {(row.codec_id or '')[:12]}")
 
 
 def _describe_archive(figures: ArchiveInfo) -> str:
@@ -223,21 +223,21 @@ def _describe_archive(figures: ArchiveInfo) -> str:
         *(f"codec      {codec_id} for {count:,} images" for codec_id, count in sorted(figures.codecs.items())),
         f"versions   format {figures.format_version}, created by {figures.created_by}, log {figures.log_version}",
     ]
-    return "\n".join(map(_visible, lines))
+    return "\n".join(map(visible, lines))
 
 
 def _describe_listed(row: Mapping[str, Any]) -> str:
     """The key, after its columns in a long listing."""
     if len(row) == 1:
-        return _visible(row["key"])
+        return visible(row["key"])
     size = "-" if row["width"] is None else f"{row['width']}x{row['height']}"
     how = row["reason"] or "-"
     if row["quality"] is not None:
         how = f"q{row['quality']:g}" + ("" if row["psnr_db"] is None else f" {row['psnr_db']:.2f} dB")
     columns = f"{row['outcome']:5} {row['source_format']:5} {size:>11} {row['source_size']:>12} {how:16}"
-    return _visible(f"{columns} {row['key']}")
+    return visible(f"{columns} {row['key']}")
 
 
-def _visible(line: str) -> str:
+def visible(line: str) -> str:
     """The same with control characters, which could also steer a terminal, as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

@@ -64,7 +64,11 @@ class ArchiveError(CnnbatchError):
 
 
 class DamagedRow(ArchiveError):
-    """One row's checksum or metadata is wrong; the message names the key."""
+    """One row's checksum or metadata is wrong; the message names the key, and ``key`` is it where it can be read."""
+
+    def __init__(self, message: str, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class BitstreamError(CnnbatchError):

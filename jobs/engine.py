@@ -72,6 +72,8 @@ def connect() -> None:
     """Joins the cluster that RAY_ADDRESS or a Ray job names, or starts a local one; quiet on stderr."""
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if "RAY_ADDRESS" not in os.environ:  # Ray Data's own actor arguments make a local Ray complain at every job
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not ray.is_initialized():
         ray.init(logging_level=logging.WARNING, log_to_driver=False, include_dashboard=False, configure_logging=False)
     context = ray.data.DataContext.get_current()

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from cnnbatch.errors import UsageError
-from cnnbatch.stages.records import Failure, Tally
+from cnnbatch.stages.records import Failure, Finding, Tally
 from cnnbatch.storage import StorageConfig, Store
 from cnnbatch.storage.urls import parse_url
 from cnnbatch.version import VERSION
@@ -30,7 +30,7 @@ def shown(config: BaseModel, storage: StorageConfig) -> dict[str, Any]:
     masked = storage.model_dump(mode="json")
     values["storage"] = {name: masked[name] for name in values["storage"]}
     urls: dict[str, Any] = {
-        name: parse_url(values[name]).url for name in ("source", "archive", "destination") if name in values
+        name: parse_url(values[name]).url for name in ("source", "archive", "destination") if values.get(name)
     }
     values.update(urls)
     return values
@@ -38,7 +38,10 @@ def shown(config: BaseModel, storage: StorageConfig) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class RunReport:
-    """What a run was asked, what it found and did. ``inputs`` = ``unchanged`` + ``tally.total`` when it is complete."""
+    """What a run was asked, what it found and did.
+
+    ``inputs`` = ``unchanged`` + ``erased`` + ``tally.total`` when it is complete.
+    """
 
     job: str
     run_id: str
@@ -52,6 +55,7 @@ class RunReport:
     codec_id: str | None = None
     inputs: int = 0
     unchanged: int = 0
+    erased: int = 0
     new: int = 0
     changed: int = 0
     vanished: int = 0
@@ -61,11 +65,12 @@ class RunReport:
     commits: int = 0
     tally: Tally = field(default_factory=Tally)
     failures: Sequence[Failure] = ()
+    findings: Sequence[Finding] = ()
 
     @property
     def complete(self) -> bool:
         """Whether every input has exactly one outcome."""
-        return self.inputs == self.unchanged + self.tally.total
+        return self.inputs == self.unchanged + self.erased + self.tally.total
 
     def finish(self, exit_code: int, error: str | None = None) -> None:
         """Notes how the run ended."""

@@ -12,6 +12,7 @@ from cnnbatch.codec.hyperprior import HyperpriorSettings
 from cnnbatch.errors import UsageError
 from cnnbatch.stages.compress import CompressionSettings
 from cnnbatch.stages.reconstruct import ReconstructionSettings
+from cnnbatch.stages.verify import VerifySettings
 from cnnbatch.training.trainer import TrainingConfig
 from jobs.engine import Workers
 
@@ -89,6 +90,21 @@ class ReconstructConfig(BaseModel):
     reconstruction: ReconstructionSettings = ReconstructionSettings()
     workers: Workers = Workers()
     thresholds: Thresholds = Thresholds()
+    storage: dict[str, Any] = Field(default_factory=dict)
+
+
+class VerifyConfig(BaseModel):
+    """`jobs.verify`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    archive: str
+    source: str | None = None
+    """What was archived: for the level ``source``, and for the PSNR at the level ``decode``."""
+    exclude: tuple[str, ...] = ()
+    """As `jobs.compress` was told, so that what it left out is not missed."""
+    verification: VerifySettings = VerifySettings()
+    workers: Workers = Workers()
     storage: dict[str, Any] = Field(default_factory=dict)
 
 

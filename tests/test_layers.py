@@ -35,7 +35,8 @@ BELOW = {
     "cnnbatch.reading": READING,
     "cnnbatch": LIBRARY,  # what ``import cnnbatch`` offers
     "cnnbatch.commands": LIBRARY,
-    "cnnbatch.cli": {"cnnbatch.commands", *LIBRARY},
+    "cnnbatch.upkeep": {"cnnbatch.commands", *LIBRARY},
+    "cnnbatch.cli": {"cnnbatch.commands", "cnnbatch.upkeep", *LIBRARY},
     "jobs": LIBRARY,
 }
 

@@ -128,12 +128,20 @@ def _put_away(store: Store, names: Sequence[str], kind: str, message: str, *, me
 
 
 def _is_commit(store: Store, name: str) -> bool:
-    """A commit is lines of JSON objects, at least one."""
+    """A commit is lines of JSON objects, at least one; ours end with the transaction that their first line announces."""
     try:
-        actions = [json.loads(line) for line in store.read(name).decode().splitlines() if line.strip()]
+        actions = [json.loads(line) for line in store.read(name).decode().split("\n") if line.strip()]
     except (ValueError, RecursionError):
         return False
-    return bool(actions) and all(isinstance(action, dict) for action in actions)
+    if not actions or not all(isinstance(action, dict) for action in actions):
+        return False
+    announced = {_of(action, "commitInfo").get("cnnbatch.run_id") for action in actions} - {None}
+    return announced <= {_of(action, "txn").get("appId") for action in actions}
+
+
+def _of(action: dict[str, Any], kind: str) -> dict[str, Any]:
+    found = action.get(kind)
+    return found if isinstance(found, dict) else {}
 
 
 def _is_parquet(store: Store, name: str) -> bool:

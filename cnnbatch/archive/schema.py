@@ -130,7 +130,9 @@ def table_to_rows(table: pa.Table) -> Iterator[ArchiveRow | DamagedRow]:
             row = ArchiveRow(**{name: column[index].as_py() for name, column in zip(COLUMNS, columns, strict=True)})
             check_row(row)
         except (ValueError, TypeError, OverflowError) as error:  # also what as_py says of bad UTF-8 or a year 300000
-            yield DamagedRow(f"{_shown_key(columns[0], index)}: {_one_line(error)}")
+            key = _readable_key(columns[0], index)
+            shown = f"row {index}, whose key is not UTF-8" if key is None else repr(key)
+            yield DamagedRow(f"{shown}: {_one_line(error)}", key)
         else:
             yield row
 
@@ -206,11 +208,11 @@ def _check_outcome(row: ArchiveRow) -> None:
         raise ValueError("a verbatim payload has the source's sha256")
 
 
-def _shown_key(keys: pa.ChunkedArray, index: int) -> str:
+def _readable_key(keys: pa.ChunkedArray, index: int) -> str | None:
     try:
-        return repr(keys[index].as_py())
+        return str(keys[index].as_py())
     except UnicodeDecodeError:
-        return f"row {index}, whose key is not UTF-8"
+        return None
 
 
 def _one_line(error: Exception) -> str:

@@ -208,7 +208,7 @@ def _read_group(
         with damage_as_archive_error(store, where):
             payloads = read_group(file, group, ["payload"]).column("payload")
     except ArchiveError as error:
-        yield from (DamagedRow(f"{names[index]!r}: {error}") for index in wanted)
+        yield from (DamagedRow(f"{names[index]!r}: {error}", names[index]) for index in wanted)
         return
     table = small.append_column(SCHEMA.field("payload").with_nullable(True), payloads)
     yield from table_to_rows((table if len(wanted) == len(names) else table.take(wanted)).select(COLUMNS))

@@ -36,7 +36,7 @@ from cnnbatch.bitstream import (
 from cnnbatch.codec.file import CodecFile, parse_codec
 from cnnbatch.codec.hyperprior import BLOCK
 from cnnbatch.codec.latents import LatentCoder
-from cnnbatch.codec.tiling import UNIT, Tile, halo, latent_shape, tiles, window_pixels
+from cnnbatch.codec.tiling import UNIT, Tile, halo, latent_shape, padded_pixels, tiles, window_pixels
 from cnnbatch.errors import BitstreamError, CodecFileError
 
 Pixels = npt.NDArray[np.uint8]
@@ -187,7 +187,7 @@ class Codec:
         headers = [p.header for p in parsed]
         latents = [torch.empty((*latent_shape(h.height, h.width), channels), device=self.device) for h in headers]
         jobs = [job for image, header in enumerate(headers) for job in _unit_jobs(image, header)]
-        batches = self._batches(jobs, lambda job: job.shape, lambda job: job.shape[0] * job.shape[1] * BLOCK**2)
+        batches = self._batches(jobs, lambda job: job.shape, lambda job: padded_pixels(*job.shape))
         self._each(batches, lambda batch: self._decode_units_into(latents, batch, parsed, headers))
         return latents
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnbatch.bitstream import UNIT_SIDE
-from cnnbatch.codec.hyperprior import BLOCK, HyperpriorSettings
+from cnnbatch.codec.hyperprior import BLOCK, HYPER_BLOCK, HyperpriorSettings
 
 UNIT = UNIT_SIDE // BLOCK
 """Latent positions of a full unit in each direction."""
@@ -46,8 +46,8 @@ class Tile:
 
     @property
     def pixels(self) -> int:
-        """Pixels of the window."""
-        return (self.rows.stop - self.rows.start) * (self.columns.stop - self.columns.start) * BLOCK**2
+        """Pixels of the window, as many as the hyper nets see."""
+        return padded_pixels(self.rows.stop - self.rows.start, self.columns.stop - self.columns.start)
 
     def unit_slices(self) -> Iterator[tuple[tuple[int, int], tuple[slice, slice]]]:
         """((unit row, unit column) in the image, slices of that unit inside the tile's window)."""
@@ -60,6 +60,11 @@ def _unit_slices(span: Span) -> Iterator[tuple[int, slice]]:
     for start in range(span.inner_start, span.inner_stop, UNIT):
         stop = min(start + UNIT, span.inner_stop)
         yield start // UNIT, slice(start - span.start, stop - span.start)
+
+
+def padded_pixels(rows: int, columns: int) -> int:
+    """Pixels that so many latent positions cost: the hyper nets see whole blocks of 64 × 64."""
+    return -(-rows // HYPER_BLOCK) * -(-columns // HYPER_BLOCK) * (HYPER_BLOCK * BLOCK) ** 2
 
 
 def halo(settings: HyperpriorSettings) -> int:

@@ -12,6 +12,7 @@ from itertools import accumulate, islice
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cnnbatch.archive.erased import ErasedKeys
 from cnnbatch.archive.snapshot import Inventory
 from cnnbatch.stages.records import CompressTask, Failure
 from cnnbatch.storage import ObjectInfo, Store
@@ -76,6 +77,15 @@ def _readable(
             yield info
         else:
             unreadable.append(Failure(info.key, "list", info.fault, "listed, but cannot be read under this name"))
+
+
+def without_erased(table: pa.Table, erased: ErasedKeys) -> tuple[pa.Table, int]:
+    """A listing without the keys that were erased from the archive, and how many those are."""
+    if not erased:
+        return table, 0
+    kept = pa.array([key not in erased for key in table.column("key").to_pylist()], type=pa.bool_())
+    left = table.filter(kept)
+    return left, table.num_rows - left.num_rows
 
 
 @dataclass(frozen=True, slots=True)

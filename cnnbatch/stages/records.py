@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cnnbatch.archive.shards import ShardInfo
+from cnnbatch.archive.snapshot import LiveShard
 from cnnbatch.storage import ObjectInfo
 
 MAX_MESSAGE = 300
@@ -108,3 +109,33 @@ class ReconstructResult:
     number: int
     tally: Tally
     failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that `jobs.verify` found: of an image (``key``) or of a whole file (``path``), at which level."""
+
+    level: str
+    kind: str
+    path: str
+    key: str | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyTask:
+    """One shard to verify, as the log describes it; ``inputs`` are its images' objects in the source, where they are there."""
+
+    number: int
+    shard: LiveShard
+    inputs: tuple[ObjectInfo, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyResult:
+    """What was found in one shard; ``codec_ids`` are those its rows name."""
+
+    number: int
+    tally: Tally
+    findings: tuple[Finding, ...]
+    codec_ids: frozenset[str]

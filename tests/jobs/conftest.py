@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import ray
 
-from jobs import compress, engine, reconstruct
+from jobs import compress, engine, reconstruct, verify
 from jobs.command import run_command
 
 
@@ -45,6 +45,9 @@ class Jobs:
 
     def reconstruct(self, *argv: object) -> Ended:
         return self._call(reconstruct.main, argv)
+
+    def verify(self, *argv: object) -> Ended:
+        return self._call(verify.main, argv)
 
     def _call(self, main: Callable[[Sequence[str]], int], argv: Iterable[object]) -> Ended:
         self._capfd.readouterr()

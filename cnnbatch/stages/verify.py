@@ -1,0 +1,260 @@
+"""Verifies one shard: checksums → every image decoded → compared with its original. What is wrong becomes a `Finding`.
+
+    level       kinds found at it, beside those of the levels before
+    log         missing-shard  wrong-size
+    checksums   damaged-shard  damaged-row  wrong-rows  duplicate-key  damaged-codec
+    decode      undecodable  unusable-codec  wrong-psnr (where an unchanged original is at hand)
+    source      source-changed  unreadable-source  wrong-metadata  not-archived
+
+Only the machine's fault ends a verification.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from cnnbatch.archive.schema import ArchiveRow
+from cnnbatch.archive.shards import read_shard
+from cnnbatch.archive.snapshot import LiveShard
+from cnnbatch.codec.codec import Pixels
+from cnnbatch.errors import ArchiveError, BitstreamError, CodecFileError, DamagedRow, ImageError, Undecodable, Unreadable
+from cnnbatch.images import DecodedImage, decode
+from cnnbatch.images.alpha import decode_alpha
+from cnnbatch.metrics import psnr_db
+from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.reconstruct import reconstruct_each, restore_file
+from cnnbatch.stages.records import MAX_MESSAGE, Finding, Tally, VerifyResult, VerifyTask
+from cnnbatch.storage import ObjectInfo, Store
+
+LEVELS: Final = ("log", "checksums", "decode", "source")
+Level = Literal["log", "checksums", "decode", "source"]
+HASH_BYTES: Final = 8 << 20
+MAX_RESULT_BYTES: Final = 64 << 10
+"""Of findings in one shard's result, which must stay below 100 KB; what is left out is counted in one more."""
+
+
+class VerifySettings(BaseModel):
+    """How deep to look."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    level: Level = "checksums"
+    psnr_tolerance_db: float = Field(0.1, ge=0)
+    """Between the recorded PSNR and the one measured again; other machines round a few pixels otherwise."""
+    max_pixels: int = Field(1 << 28, gt=0)
+    """Larger originals are not decoded: their PSNR is not compared."""
+    batch_pixels: int = Field(8 << 20, gt=0)
+    batch_images: int = Field(256, gt=0)
+    fetch_bytes: int = Field(256 << 20, gt=0)
+    fetch_concurrency: int = Field(32, gt=0)
+
+    def reaches(self, level: Level) -> bool:
+        """Whether that level is part of this one."""
+        return LEVELS.index(self.level) >= LEVELS.index(level)
+
+
+@dataclass(slots=True)
+class _Found:
+    """What was found in one shard, and counted on the way."""
+
+    path: str
+    findings: list[Finding] = field(default_factory=list)
+    keys: set[str | None] = field(default_factory=set)
+    seen: int = 0
+    unchecked: int = 0
+    source_bytes: int = 0
+    payload_bytes: int = 0
+    pixels: int = 0
+    codec_ids: set[str] = field(default_factory=set)
+
+    def add(self, level: Level, kind: str, message: object, key: str | None = None) -> None:
+        self.findings.append(Finding(level, kind, self.path, key, str(message)[:MAX_MESSAGE]))
+        self.keys.add(key)
+
+    def count(self, batch: Sequence[ArchiveRow]) -> None:
+        self.seen += len(batch)
+        self.codec_ids.update(row.codec_id for row in batch if row.codec_id)
+        self.source_bytes += sum(row.source_size for row in batch)
+        self.payload_bytes += sum(len(row.payload) for row in batch)
+
+    def tally(self, num_rows: int) -> Tally:
+        damaged = [finding.key for finding in self.findings if finding.kind == "damaged-row"]
+        faulty = len(self.keys - {None}) + damaged.count(None)
+        sound = self.seen + len(damaged) - faulty - self.unchecked
+        lost = max(0, num_rows - self.seen - len(damaged))
+        counts = {"sound": sound, "faulty": faulty, "unchecked": self.unchecked, "lost": lost}
+        images = {name: count for name, count in counts.items() if count}
+        return Tally(images, source_bytes=self.source_bytes, payload_bytes=self.payload_bytes, pixels=self.pixels)
+
+    def capped(self) -> tuple[Finding, ...]:
+        kept: list[Finding] = []
+        size = 0
+        for finding in self.findings:
+            size += len(finding.message.encode("utf-8", "replace")) + len((finding.key or "").encode("utf-8", "replace")) + 200
+            if size > MAX_RESULT_BYTES:
+                message = f"{len(self.findings) - len(kept)} more findings in this shard"
+                return (*kept, Finding(finding.level, "more", self.path, None, message))
+            kept.append(finding)
+        return tuple(kept)
+
+
+class ShardVerifier:
+    """Verifies one shard after the other on one worker; ``source`` has the originals, where they are to be compared."""
+
+    def __init__(self, archive: Store, codecs: CodecShelf, settings: VerifySettings, source: Store | None = None) -> None:
+        self.archive, self.codecs, self.settings, self.source = archive, codecs, settings, source
+
+    def __call__(self, task: VerifyTask) -> VerifyResult:
+        """Every row of ``task`` is sound, faulty, unchecked (its codec file is), or lost."""
+        found = _Found(task.shard.path)
+        originals = {info.key: info for info in task.inputs}
+        for batch in self._batches(self._rows(task.shard, found)):
+            found.count(batch)
+            if self.settings.reaches("decode"):
+                decoded = self._decode(batch, found)
+                found.pixels += sum(_pixels(row) for row in batch if row.key in decoded)
+                self._compare([row for row in batch if row.key in decoded], decoded, originals, found)
+        return VerifyResult(task.number, found.tally(task.shard.num_rows), found.capped(), frozenset(found.codec_ids))
+
+    def _rows(self, shard: LiveShard, found: _Found) -> Iterator[ArchiveRow]:
+        """The intact rows. The digest in the file's name adds what no other checksum covers: footer and index."""
+        keys: list[str] = []
+        try:
+            for row in read_shard(self.archive, shard.path, num_bytes=shard.num_bytes):
+                if isinstance(row, DamagedRow):
+                    found.add("checksums", "damaged-row", row, row.key)
+                else:
+                    keys.append(row.key)
+                    yield row
+        except ArchiveError as error:
+            found.add("checksums", "damaged-shard", error)
+        self._check_whole(shard, keys, found)
+
+    def _check_whole(self, shard: LiveShard, keys: Sequence[str], found: _Found) -> None:
+        if any(finding.level == "checksums" for finding in found.findings):
+            return  # counts and digest would only say the same again
+        if len(keys) != shard.num_rows or not keys or (keys[0], keys[-1]) != (shard.min_key, shard.max_key):
+            message = f"{len(keys)} rows, the log says {shard.num_rows} from {shard.min_key!r} to {shard.max_key!r}"
+            found.add("checksums", "wrong-rows", message)
+        elif any(one >= other for one, other in pairwise(keys)):
+            found.add("checksums", "wrong-rows", "the rows are not in the order of their keys")
+        elif (digest := self._digest(shard)) not in shard.path:
+            found.add("checksums", "damaged-shard", f"the sha256 of the file begins with {digest}, other than its name")
+
+    def _digest(self, shard: LiveShard) -> str:
+        sha256 = hashlib.sha256()
+        for start in range(0, shard.num_bytes, HASH_BYTES):
+            sha256.update(self.archive.read_range(shard.path, start, min(HASH_BYTES, shard.num_bytes - start)))
+        return sha256.hexdigest()[:32]
+
+    def _batches(self, rows: Iterable[ArchiveRow]) -> Iterator[list[ArchiveRow]]:
+        batch: list[ArchiveRow] = []
+        pixels = 0
+        for row in rows:
+            if batch and (pixels + _pixels(row) > self.settings.batch_pixels or len(batch) == self.settings.batch_images):
+                yield batch
+                batch, pixels = [], 0
+            batch.append(row)
+            pixels += _pixels(row)
+        if batch:
+            yield batch
+
+    def _decode(self, batch: Sequence[ArchiveRow], found: _Found) -> dict[str, Pixels | None]:
+        """Pixels by key, None for a stored row that gives its original back; without those that cannot be decoded."""
+        decoded: dict[str, Pixels | None] = {}
+        for row in batch:
+            if row.outcome == "store":
+                try:
+                    restore_file(row, None, format="original")
+                    decoded[row.key] = None
+                except ImageError as error:
+                    found.add("decode", "undecodable", error, row.key)
+        for codec_id in sorted({row.codec_id for row in batch if row.codec_id}):
+            rows = [row for row in batch if row.codec_id == codec_id]
+            try:
+                images = reconstruct_each(self.codecs[codec_id], rows)
+            except CodecFileError:  # the driver says so, once for all shards
+                found.unchecked += len(rows)
+                continue
+            for row, image in zip(rows, images, strict=True):
+                fault = image if isinstance(image, BitstreamError) else _fault_of(row, image)
+                if fault is None and not isinstance(image, BitstreamError):
+                    decoded[row.key] = image
+                else:
+                    found.add("decode", "undecodable", fault, row.key)
+        return decoded
+
+    def _compare(
+        self,
+        rows: Sequence[ArchiveRow],
+        decoded: dict[str, Pixels | None],
+        originals: dict[str, ObjectInfo],
+        found: _Found,
+    ) -> None:
+        """Rows against their originals, of those that have one."""
+        if self.source is None:
+            return
+        by_key = {row.key: row for row in rows if row.key in originals}
+        infos = [originals[key] for key in by_key]
+        most = max((info.size for info in infos), default=0)
+        fetched = self.source.get_many(
+            infos, max_bytes=max(self.settings.fetch_bytes, most), concurrency=self.settings.fetch_concurrency
+        )
+        for info, data in fetched:
+            if isinstance(data, Unreadable):
+                self._add_of_source(found, "unreadable-source", data, info.key)
+            else:
+                self._compare_one(by_key[info.key], decoded[info.key], data, found)
+
+    def _compare_one(self, row: ArchiveRow, pixels: Pixels | None, data: bytes, found: _Found) -> None:
+        if hashlib.sha256(data).digest() != row.source_sha256:
+            message = f"SOURCE has other {len(data)} bytes than the {row.source_size} that were archived"
+            self._add_of_source(found, "source-changed", message, row.key)
+        elif pixels is not None:
+            try:
+                original = decode(data, max_pixels=self.settings.max_pixels)
+            except Undecodable as error:
+                self._add_of_source(found, "unreadable-source", f"cannot be decoded any more: {error}", row.key)
+                return
+            self._compare_images(row, pixels, original, found)
+
+    def _compare_images(self, row: ArchiveRow, pixels: Pixels, original: DecodedImage, found: _Found) -> None:
+        if pixels.shape != original.pixels.shape:
+            found.add("decode", "wrong-psnr", f"shape {pixels.shape}, the original has {original.pixels.shape}", row.key)
+            return
+        measured = psnr_db(original.pixels, pixels)
+        if row.psnr_db is not None and abs(measured - row.psnr_db) > self.settings.psnr_tolerance_db:
+            found.add("decode", "wrong-psnr", f"PSNR is {measured:.2f} dB, recorded {row.psnr_db:.2f} dB", row.key)
+        names = [name for name in ("exif", "icc", "xmp") if getattr(row, name) != getattr(original, name)]
+        if names or not _same_alpha(row.alpha, original.alpha, (pixels.shape[0], pixels.shape[1])):
+            self._add_of_source(found, "wrong-metadata", f"{', '.join(names) or 'alpha'} is not the original's", row.key)
+
+    def _add_of_source(self, found: _Found, kind: str, message: object, key: str) -> None:
+        if self.settings.reaches("source"):
+            found.add("source", kind, message, key)
+
+
+def _fault_of(row: ArchiveRow, image: Pixels) -> str | None:
+    if image.shape[:2] != (row.height, row.width):
+        return f"{row.width} × {row.height} in the row, {image.shape[1]} × {image.shape[0]} in the bitstream"
+    try:
+        if row.alpha is not None:
+            decode_alpha(row.alpha, (image.shape[0], image.shape[1]))
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+def _same_alpha(one: bytes | None, other: bytes | None, shape: tuple[int, int]) -> bool:
+    if one is None or other is None or one == other:
+        return one == other
+    return bool(np.array_equal(decode_alpha(one, shape), decode_alpha(other, shape)))
+
+
+def _pixels(row: ArchiveRow) -> int:
+    return (row.width or 0) * (row.height or 0) if row.outcome == "cnn" else 0

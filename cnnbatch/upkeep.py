@@ -1,0 +1,105 @@
+"""What ``cnnbatch doctor``, ``erase`` and ``compact`` do; their options are in `cnnbatch.cli`. None of it imports torch."""
+
+import argparse
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from cnnbatch.archive import ArchiveLog, Lease
+from cnnbatch.archive.doctor import Diagnosis, examine
+from cnnbatch.archive.maintenance import compact as compact_archive
+from cnnbatch.archive.maintenance import erase as erase_images
+from cnnbatch.archive.orphans import Swept, check_grace, holders, sweep
+from cnnbatch.commands import visible
+from cnnbatch.errors import UsageError, VerifyFailed
+
+
+def doctor(options: argparse.Namespace) -> None:
+    """The state of log and files; with ``--mend`` and ``--sweep``, put in order first."""
+    grace = _grace(options)
+    diagnosis = examine(options.archive, mend=options.mend, grace=grace)
+    swept = None
+    if options.sweep and diagnosis.log_version is not None:
+        swept = sweep(ArchiveLog.open(options.archive), grace=grace, forced=options.force)
+        mended = tuple(fault for fault in diagnosis.faults if fault.mended)
+        after = examine(options.archive, grace=grace)
+        diagnosis = Diagnosis((*mended, *after.faults), after.orphans, after.log_version, after.num_images)
+    document = asdict(diagnosis) | {"is_sound": diagnosis.is_sound, "swept": None if swept is None else asdict(swept)}
+    _print(options, document, _describe_diagnosis(diagnosis, swept))
+    if not diagnosis.is_sound:
+        left = [fault for fault in diagnosis.faults if not fault.mended]
+        raise VerifyFailed(f"{len(left)} faults, first {left[0].where}: {left[0].kind}: {left[0].message}")
+
+
+def erase(options: argparse.Namespace) -> None:
+    """Images out of the archive for good; what still holds them is deleted after its grace."""
+    grace = _grace(options)
+    keys = frozenset(map(_checked_key, options.keys))
+    log = ArchiveLog.open(options.archive)
+    result = erase_images(log, keys, run_id=_run_id("erase"))
+    swept = sweep(log, grace=grace, forced=options.force)
+    held = sorted(holders(log.store, keys)) if options.verify else None
+    document = {"erased": result.erased, "listed": len(keys), "replaced": result.replaced, "held": held, "swept": asdict(swept)}
+    line = f"{len(result.erased)} of {len(keys)} keys had an image, which is gone; all are on the erased list"
+    if result.replaced and not held:
+        line += f"\n{len(result.replaced)} replaced files go after their grace: run it again then, or doctor --sweep"
+    _print(options, document, line)
+    if held:
+        raise VerifyFailed(f"{len(held)} files still hold an erased image until their grace is over: {', '.join(held[:5])}")
+
+
+def compact(options: argparse.Namespace) -> None:
+    """Small shards merged. Holds the lease: a run beside it would find the shards gone that it wants to replace."""
+    log = ArchiveLog.open(options.archive)
+    run_id = _run_id("compact")
+    before = len(log.snapshot().shards)
+    with Lease(log.store, run_id=run_id):
+        result = compact_archive(log, run_id=run_id)
+    after = len(log.snapshot().shards)
+    lines = [f"{result.merged} shards merged into {result.written}; the archive has {after}, had {before}"]
+    lines += [f"left as it is, for it is damaged: {path}" for path in result.damaged]
+    _print(options, asdict(result) | {"shards_before": before, "shards_after": after}, "\n".join(lines))
+
+
+COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], None]]] = {"doctor": doctor, "erase": erase, "compact": compact}
+
+
+def _grace(options: argparse.Namespace) -> timedelta:
+    if not 0 <= options.grace <= 24 * 3650:
+        raise UsageError(f"--grace: {options.grace:g} is no number of hours from 0 to {24 * 3650}")
+    grace = timedelta(hours=options.grace)
+    check_grace(grace, forced=options.force)
+    return grace
+
+
+def _checked_key(key: str) -> str:
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"not a key, which is UTF-8: {key!r}") from None
+    return key
+
+
+def _run_id(job: str) -> str:
+    return f"{job}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def _describe_diagnosis(diagnosis: Diagnosis, swept: Swept | None) -> str:
+    ripe = [orphan for orphan in diagnosis.orphans if orphan.ripe]
+    log = "the log cannot be read" if diagnosis.log_version is None else f"log version {diagnosis.log_version}"
+    lines = [f"{log}, {diagnosis.num_images:,} images"]
+    lines += [f"{'mended' if f.mended else 'FAULT'}: {f.where}: {f.kind}: {f.message}" for f in diagnosis.faults]
+    if swept is not None:
+        lines.append(f"swept {swept.files} files of {swept.num_bytes:,} bytes, and {swept.unfinished} unfinished ones")
+    if diagnosis.orphans:
+        size = sum(orphan.num_bytes for orphan in diagnosis.orphans)
+        lines.append(f"{len(diagnosis.orphans)} files of {size:,} bytes that nothing needs, {len(ripe)} past their grace")
+        lines += [f"  {o.path} ({'replaced' if o.replaced else 'never committed'})" for o in diagnosis.orphans[:20]]
+    return "\n".join(map(visible, lines))
+
+
+def _print(options: argparse.Namespace, document: Mapping[str, Any], text: str) -> None:
+    print(json.dumps(document) if options.json else text)

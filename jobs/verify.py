@@ -1,0 +1,187 @@
+"""Verifies ARCHIVE at four levels: log, checksums, decode, source; changes nothing.
+
+read the log → compare with the objects → one task a shard → verify actors → keys, codec files, source → findings
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from cnnbatch.archive import open_archive
+from cnnbatch.archive.snapshot import LiveShard
+from cnnbatch.errors import CnnbatchError, UsageError, VerifyFailed
+from cnnbatch.stages import verify_plan
+from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.plan import Listing, list_source
+from cnnbatch.stages.records import Finding, Tally
+from cnnbatch.stages.verify import LEVELS, ShardVerifier, VerifySettings
+from cnnbatch.storage import StorageConfig, Store, open_store
+from jobs import engine
+from jobs.command import add_common, run_command
+from jobs.progress import Progress
+from jobs.report import RunReport, new_run_id, shown
+from jobs.settings import VerifyConfig, resolve
+
+logger = logging.getLogger(__name__)
+
+SHOWN_FINDINGS = 100
+"""Lines for people; ``--json`` has all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """Makes a `ShardVerifier` on its actor. Stores travel as URL and configuration."""
+
+    archive: Store
+    source: Store | None
+    settings: VerifySettings
+    threads: int
+
+    def __call__(self) -> ShardVerifier:
+        torch.set_num_threads(1)  # the codec's threads have one each
+        return ShardVerifier(self.archive, CodecShelf(self.archive, threads=self.threads), self.settings, self.source)
+
+
+class VerifyJob:
+    """One verification of the archive as it is now; what is committed while it runs is not looked at."""
+
+    def __init__(self, config: VerifyConfig) -> None:
+        """Checks all that can be wrong before anything is read. Raises UsageError, StorageError, ArchiveError."""
+        self.config, self.settings = config, config.verification
+        if self.settings.level == "source" and config.source is None:
+            raise UsageError("the level source compares with the originals: name them with --source")
+        if config.source is not None and not self.settings.reaches("decode"):
+            raise UsageError(f"the level {self.settings.level} does not look at SOURCE: use --level decode or source")
+        self.storage = StorageConfig.from_environment(**config.storage)
+        self.archive = open_archive(config.archive, self.storage)
+        self.source = None if config.source is None else open_store(config.source, self.storage)
+        if self.source is not None:
+            self.source.check()
+        self.report = RunReport("verify", new_run_id(), shown(config, self.storage))
+        self.findings: list[Finding] = []
+
+    def execute(self) -> None:
+        """Raises VerifyFailed if something is wrong, and CnnbatchError where a store is in trouble."""
+        try:
+            self._run()
+            self._check_findings()
+            self.report.finish(0)
+        except CnnbatchError as error:
+            self.report.finish(error.exit_code, str(error))
+            raise
+
+    def _run(self) -> None:
+        snapshot, store = self.archive.snapshot, self.archive.store
+        self.report.inputs = snapshot.num_rows
+        self.report.findings = self.findings
+        self.findings += verify_plan.check_log(store, snapshot)
+        bad = {finding.path for finding in self.findings}
+        self._count("lost", [shard for shard in snapshot.shards if shard.path in bad])
+        sound = [shard for shard in snapshot.shards if shard.path not in bad]
+        if not self.settings.reaches("checksums"):
+            self._count("sound", sound)
+            return
+        self.findings += verify_plan.duplicate_keys(store, sound)
+        self._verify(sound)
+
+    def _verify(self, shards: list[LiveShard]) -> None:
+        listing = None if self.source is None else list_source(self.source, exclude=self.config.exclude)
+        codec_ids = self._verify_shards(shards, listing)
+        load = self.settings.reaches("decode")
+        self.findings += verify_plan.check_codecs(self.archive.store, codec_ids, load=load)
+        if listing is not None and self.settings.reaches("source"):
+            found, self.report.vanished = verify_plan.check_source(self.archive.store, shards, listing)
+            self.findings += found
+        elif load and listing is None:
+            logger.info("the recorded PSNR was compared with nothing: it takes the originals (--source)")
+
+    def _verify_shards(self, shards: list[LiveShard], listing: Listing | None) -> frozenset[str]:
+        """Runs the tasks; returns the ids of the codecs that rows name."""
+        if not shards:
+            return frozenset()
+        engine.connect()
+        workers = self.config.workers
+        if not self.settings.reaches("decode"):
+            workers = workers.model_copy(update={"gpus": 0.0})
+        pool = engine.size_pool(workers)
+        build = Build(self.archive.store, self.source, self.settings, max(1, int(pool.cpus)))
+        tasks = list(verify_plan.plan_tasks(self.archive.store, shards, listing))
+        self.report.shards = len(tasks)
+        progress = Progress(sum(shard.num_rows for shard in shards), 0)
+        codec_ids: set[str] = set()
+        try:
+            for result in engine.run(tasks, build, pool):
+                progress.add(result.tally)
+                self._add(result.tally)
+                self.findings += result.findings
+                codec_ids |= result.codec_ids
+        finally:
+            progress.finish()
+        return frozenset(codec_ids)
+
+    def _count(self, outcome: str, shards: Sequence[LiveShard]) -> None:
+        if shards:
+            self._add(Tally(images={outcome: sum(shard.num_rows for shard in shards)}))
+
+    def _add(self, tally: Tally) -> None:
+        self.report.tally = Tally.sum((self.report.tally, tally))
+
+    def _check_findings(self) -> None:
+        report = self.report
+        if self.findings:
+            first = self.findings[0]
+            where = repr(first.key) if first.key is not None else first.path
+            raise VerifyFailed(f"{len(self.findings)} findings, first {where}: {first.kind}: {first.message}")
+        if not report.complete:
+            raise VerifyFailed(f"{report.inputs} images in the log, {report.tally.total} were looked at")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m jobs.verify", description="Verify that an archive is what it says.")
+    parser.add_argument("archive", metavar="ARCHIVE", help="folder or URL of the archive; nothing in it is changed")
+    parser.add_argument(
+        "--level",
+        choices=LEVELS,
+        help="log: every shard is there; checksums: every byte of it is as written; decode: every image decodes; "
+        "source: and is the one in SOURCE. Each includes those before it. Default: checksums, with --source: source",
+    )
+    parser.add_argument("--source", metavar="SOURCE", help="the originals; with --level decode only their PSNR is compared")
+    parser.add_argument("--exclude", action="append", metavar="GLOB", help="keys of SOURCE that the archive need not have")
+    add_common(parser)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit code."""
+    args = _parser().parse_intermixed_args(argv)
+    level = args.level or ("source" if args.source else None)
+    flags = {"archive": args.archive, "source": args.source, "exclude": args.exclude, "verification.level": level}
+    job = VerifyJob(resolve(VerifyConfig, file=args.config, flags=flags, words=args.settings))
+    try:
+        job.execute()
+    finally:
+        if job.report.finished_at is not None:
+            print(job.report.to_json() if args.json else describe(job.report))
+    return 0
+
+
+def describe(report: RunReport) -> str:
+    """The report in a few lines for people; a finding is a row: level, kind, key or file, message."""
+    counts = ", ".join(f"{count:,} {name}" for name, count in sorted(report.tally.images.items())) or "none"
+    lines = [f"{report.inputs:,} images: {counts}; {len(report.findings):,} findings"]
+    if report.vanished:
+        lines.append(f"{report.vanished:,} are no longer in SOURCE")
+    for finding in report.findings[:SHOWN_FINDINGS]:
+        where = finding.path if finding.key is None else repr(finding.key)
+        lines.append(f"{finding.level}\t{finding.kind}\t{where}\t{finding.message}")
+    if len(report.findings) > SHOWN_FINDINGS:
+        lines.append(f"… and {len(report.findings) - SHOWN_FINDINGS:,} more: --json has all")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
