@@ -5,13 +5,18 @@ After a new codec file is shipped, run this file: each failure prints the measur
 
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from skimage import data
 
+from benchmarks.rate_distortion import coders, curve
 from cnnbatch.codec import Codec
 from cnnbatch.metrics import psnr_db
+
+KODAK = Path(__file__).parents[3] / "shared" / "data" / "kodak"
 
 BANDS = {
     # quality: (bpp from, to, PSNR from, to in dB) of skimage's astronaut, 512 × 512
@@ -50,3 +55,16 @@ def test_a_gray_photograph_costs_less_than_the_same_in_colour() -> None:
     gray = image.mean(2).round().astype(np.uint8)
     colour_bytes, gray_bytes = (len(codec.compress([i], 32)[0]) for i in (image, gray))
     assert gray_bytes < 0.97 * colour_bytes
+
+
+@pytest.mark.shared
+def test_fewer_bits_than_jpeg_at_every_rate_from_02_to_2_bpp_on_kodak() -> None:
+    if not KODAK.is_dir():
+        pytest.skip(f"no Kodak images beside the checkout ({KODAK.name})")
+    images = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(KODAK.glob("*.png"))[::6]]
+    code = coders(Codec.load(device="cpu"))
+    ours = curve(images, code["cnnbatch"], (0, 12, 24, 36, 48))
+    jpeg = curve(images, code["jpeg 4:4:4"], (3, 8, 20, 40, 60, 80, 92))
+    bpp = np.linspace(0.2, 2.0, 19)
+    gains_db = [np.interp(np.log(bpp), np.log([b for b, _ in points]), [db for _, db in points]) for points in (ours, jpeg)]
+    assert (gains_db[0] - gains_db[1] > 0.8).all(), (gains_db[0] - gains_db[1]).round(2)
