@@ -1,7 +1,7 @@
 """How fast the shipped codec encodes and decodes, against AVIF, JPEG XL, WebP and JPEG at about the same PSNR.
 
 All codecs take the same pictures, in turn, in one run; the other codecs' settings are searched so that their mean PSNR is
-next to ours. AVIF and JPEG XL use their own threads; JPEG and WebP have none, so they code as many pictures at a time.
+next to ours. AVIF and JPEG XL use their own threads; ours, JPEG and WebP code as many pictures at a time.
 Medians of the passes; the figures to trust are the ratios. Where other programs take the cores, look at the ratio per
 second of processor time: waiting does not count there, though neither does how badly a codec uses a second core.
 
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--codec", help="another codec file")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)  # as in the jobs: pictures side by side, one thread each
     images = sample_photographs() if options.folder is None else read_folder(options.folder)
     codec = Codec.load(options.codec, device="cpu")
     figures = measure(codec, images, quality=options.quality, threads=options.threads, rounds=options.rounds)
@@ -142,7 +142,7 @@ def _open(data: bytes) -> Pixels:
 
 def measure(codec: Codec, images: Sequence[Pixels], *, quality: float, threads: int, rounds: int) -> list[Figures]:
     """Ours first."""
-    ours = Coder(OURS, lambda image: codec.compress([image], quality)[0], lambda data: codec.reconstruct([data])[0])
+    ours = Coder(OURS, lambda image: codec.compress([image], quality)[0], lambda data: codec.reconstruct([data])[0], threads)
     some = images[SEARCHED]
     target = _quality_of(ours, some)[1]
     chosen = [(quality, ours)] + [_matched(settings, make, some, target) for settings, make in others(threads).values()]

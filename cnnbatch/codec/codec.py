@@ -109,7 +109,8 @@ class Codec:
         torch.backends.cuda.matmul.allow_tf32 = False  # the scale net needs true float32 products
         self._model = self.file.model().to(self.device)
         self._pool = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="rans")
-        self._batch_pool = ThreadPoolExecutor(threads if self.device.type == "cpu" else 1, thread_name_prefix="codec")
+        parallel = threads > 1 and self.device.type == "cpu"
+        self._batch_pool = ThreadPoolExecutor(threads, thread_name_prefix="codec") if parallel else None
         self._latents = LatentCoder(self.file, self._model, self._pool)
         self._halo = halo(self.file.settings)
         self._check_known_answer()
@@ -284,7 +285,8 @@ class Codec:
             with torch.inference_mode():  # holds for the thread that enters it
                 function(batch)
 
-        for _ in self._batch_pool.map(without_gradients, batches):
+        run = map if self._batch_pool is None else self._batch_pool.map
+        for _ in run(without_gradients, batches):
             pass
 
     def _qualities(self, batch: Sequence[J], headers: Sequence[Header]) -> Tensor:
