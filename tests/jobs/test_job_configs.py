@@ -1,0 +1,19 @@
+"""The configuration files that come with the jobs say what holds without them."""
+
+from importlib.resources import files
+
+import pytest
+from pydantic import BaseModel
+
+from jobs.settings import CompressConfig, ReconstructConfig, resolve
+
+CASES = [
+    ("compress.yaml", CompressConfig, {"source": "a", "archive": "b"}),
+    ("reconstruct.yaml", ReconstructConfig, {"archive": "a", "destination": "b"}),
+]
+
+
+@pytest.mark.parametrize(("name", "model", "flags"), CASES, ids=[name for name, _, _ in CASES])
+def test_the_files_hold_the_defaults(name: str, model: type[BaseModel], flags: dict[str, str]) -> None:
+    path = str(files("jobs") / "configs" / name)
+    assert resolve(model, file=path, flags=flags, words=()) == model.model_validate(flags)
