@@ -4,8 +4,10 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from cnnbatch.errors import CnnbatchError
+from jobs.report import RunReport
 
 logger = logging.getLogger("jobs")
 
@@ -19,6 +21,23 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "settings", nargs="*", metavar="name=value", help="any setting of the configuration, such as workers.cpus=4"
     )
+
+
+class Job(Protocol):
+    """What `run_job` runs."""
+
+    report: RunReport
+
+    def execute(self) -> None: ...
+
+
+def run_job(job: Job, describe: Callable[[RunReport], str], *, as_json: bool) -> None:
+    """Runs a job and prints its report, also when it ended with an error that the report tells of."""
+    try:
+        job.execute()
+    finally:
+        if job.report.finished_at is not None:
+            print(job.report.to_json() if as_json else describe(job.report))
 
 
 def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:

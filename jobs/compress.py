@@ -29,7 +29,7 @@ from cnnbatch.stages.records import CompressResult, Failure, Tally
 from cnnbatch.storage import StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import parse_url
 from jobs import engine
-from jobs.command import add_common, run_command
+from jobs.command import add_common, run_command, run_job
 from jobs.progress import Progress
 from jobs.report import RunReport, failed_keys, new_run_id, shown
 from jobs.settings import CompressConfig, resolve
@@ -242,11 +242,7 @@ def main(argv: Sequence[str]) -> int:
         preview = job.preview()
         print(preview.to_json(job.report) if args.json else preview.describe(job.report))
         return 0
-    try:
-        job.execute()
-    finally:
-        if job.report.finished_at is not None:
-            print(job.report.to_json() if args.json else describe(job.report))
+    run_job(job, describe, as_json=args.json)
     return 0
 
 

@@ -19,7 +19,7 @@ from cnnbatch.stages.records import ReconstructResult, Tally
 from cnnbatch.storage import StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import parse_url
 from jobs import engine
-from jobs.command import add_common, run_command
+from jobs.command import add_common, run_command, run_job
 from jobs.progress import Progress
 from jobs.report import RunReport, new_run_id, shown
 from jobs.settings import ReconstructConfig, resolve
@@ -122,11 +122,7 @@ def main(argv: Sequence[str]) -> int:
     flags = {"archive": args.archive, "destination": args.destination, "keys": args.keys}
     flags["reconstruction.format"] = args.format
     job = ReconstructJob(resolve(ReconstructConfig, file=args.config, flags=flags, words=args.settings))
-    try:
-        job.execute()
-    finally:
-        if job.report.finished_at is not None:
-            print(job.report.to_json() if args.json else describe(job.report))
+    run_job(job, describe, as_json=args.json)
     return 0
 
 

@@ -21,7 +21,7 @@ from cnnbatch.stages.records import Finding, Tally
 from cnnbatch.stages.verify import LEVELS, ShardVerifier, VerifySettings
 from cnnbatch.storage import StorageConfig, Store, open_store
 from jobs import engine
-from jobs.command import add_common, run_command
+from jobs.command import add_common, run_command, run_job
 from jobs.progress import Progress
 from jobs.report import RunReport, new_run_id, shown
 from jobs.settings import VerifyConfig, resolve
@@ -161,11 +161,7 @@ def main(argv: Sequence[str]) -> int:
     level = args.level or ("source" if args.source else None)
     flags = {"archive": args.archive, "source": args.source, "exclude": args.exclude, "verification.level": level}
     job = VerifyJob(resolve(VerifyConfig, file=args.config, flags=flags, words=args.settings))
-    try:
-        job.execute()
-    finally:
-        if job.report.finished_at is not None:
-            print(job.report.to_json() if args.json else describe(job.report))
+    run_job(job, describe, as_json=args.json)
     return 0
 
 
