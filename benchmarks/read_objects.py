@@ -1,4 +1,4 @@
-"""How fast small objects are read from S3: `Store.get_many`, 16-way and checked, against plain ``s3fs.cat``.
+"""How fast small objects are read from S3: `Store.get_many`, 32-way and checked, against plain ``s3fs.cat``.
 
 Both read the same objects from one SeaweedFS in one run, in turn. Before the clock starts, each reads everything once
 and every body is compared with what was written; the timed passes check number and bytes. The figure to trust is the
@@ -28,7 +28,7 @@ from cnnbatch.storage import ObjectInfo, Store, open_store
 from tests.seaweedfs import SeaweedFS
 
 MIN_BYTES, MAX_BYTES = 30_000, 300_000
-CONCURRENCY = 16
+CONCURRENCY = 32  # as in the jobs
 SERVER_MEMORY_MIB = 400  # with the tests' 200 the server's garbage collector takes more CPU than both clients
 
 Bodies = Iterable[tuple[str, bytes]]

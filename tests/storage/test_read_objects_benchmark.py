@@ -8,7 +8,7 @@ from tests.seaweedfs import SeaweedFS
 
 def test_both_clients_are_measured_on_the_same_objects(seaweedfs: SeaweedFS) -> None:
     passes = read_objects.measure(seaweedfs, objects=12, rounds=1)
-    assert [one.client for one in passes] == ["get_many (16-way)", "s3fs.cat"]
+    assert [one.client for one in passes] == ["get_many (32-way)", "s3fs.cat"]
     assert all(one.objects_per_s > 0 for one in passes)
     text = read_objects.table(passes)
     assert "ratio" in text
