@@ -14,7 +14,7 @@ import torch
 from cnnbatch.archive import open_archive
 from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
 from cnnbatch.stages.codecs import CodecShelf
-from cnnbatch.stages.reconstruct import ReconstructionSettings, ShardReconstructor, clear_marks, plan_tasks, remaining
+from cnnbatch.stages.reconstruct import FORMATS, ReconstructionSettings, ShardReconstructor, clear_marks, plan_tasks, remaining
 from cnnbatch.stages.records import ReconstructResult, Tally
 from cnnbatch.storage import StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import parse_url
@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("archive", metavar="ARCHIVE", help="folder or URL of the archive")
     parser.add_argument("destination", metavar="DESTINATION", help="folder or URL to write the images to")
     parser.add_argument("--keys", metavar="GLOB", help="only these keys; * crosses /")
-    parser.add_argument("--format", choices=("original", "png", "webp", "jpeg"), help="default: original")
+    parser.add_argument("--format", choices=FORMATS, help="default: original")
     add_common(parser)
     return parser
 

@@ -34,7 +34,7 @@ class ReconstructionSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: str = Field("original", pattern="^(original|png|webp|jpeg)$")
+    format: str = Field("original", pattern=f"^({'|'.join(FORMATS)})$")
     batch_pixels: int = Field(8 << 20, gt=0)
     write_threads: int = Field(8, gt=0)
 

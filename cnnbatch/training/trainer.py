@@ -108,7 +108,7 @@ class Trainer:
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
 
     def run(self, on_report: Callable[[Hyperprior, Progress], None] | None = None) -> None:
-        """Trains until ``minutes`` have passed; ``on_report`` gets the averaged model at every checkpoint."""
+        """Trains until ``minutes`` have passed; ``on_report`` gets the averaged model at the end."""
         last_save = last_report = start = time.monotonic() - self.progress["seconds"]
         loss = math.nan  # stays so when the run had already ended
         while self.progress["seconds"] < 60 * self.config.minutes:
