@@ -18,13 +18,15 @@ left, which `Decoder.finish` checks. Every read is bounds-checked: damaged input
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from cnnbatch.errors import BitstreamError
+from cnnbatch.errors import BitstreamError, CodecFileError
 
 PRECISION = 16
 """Bits of a frequency: each table sums to 2¹⁶."""
@@ -78,6 +80,16 @@ class Tables:
             slots = np.arange(1 << BUCKET_BITS) << (PRECISION - BUCKET_BITS)
             buckets[table] = np.searchsorted(edges, slots, side="right") - 1
         return cls(np.ascontiguousarray(frequencies, np.uint32), radius.astype(np.int32), start, cumulative, buckets)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> "Tables":
+        """Of ``tables.frequencies`` and ``tables.radius`` of a codec file; raises CodecFileError if they are no tables."""
+        try:
+            return cls.from_frequencies(
+                arrays["tables.frequencies"].astype(np.uint32), arrays["tables.radius"].astype(np.int32)
+            )
+        except BitstreamError as error:
+            raise CodecFileError(str(error)) from error
 
 
 def gaussian_tables(scales: npt.NDArray[np.float64]) -> Tables:
@@ -204,3 +216,51 @@ def _decode(  # type: ignore[no-untyped-def]
         states[lane] = x
         symbols[i] = symbol
     return position
+
+
+SMALL_LOWER = 1 << PRECISION
+"""Lowest state of a small stream: one lane whose state stays in [2¹⁶, 2²⁴), read and written in bytes.
+
+Where a picture has some fifty bytes, the eight of a 64-bit state would be a seventh of it. Three are what a state here
+takes, and two of them are not lost: the encoder begins with 2¹⁶ plus a check of 16 bits, the decoder must end there. So
+coarse a state costs about a bit a stream."""
+
+SMALL_STATE_BYTES = 3
+
+
+@numba.njit(nogil=True, cache=True)
+def push(x, frequency, cumulative, out, position):  # type: ignore[no-untyped-def]
+    """One symbol onto state ``x``; bytes go to ``out`` before ``position``. Returns both."""
+    while x >= frequency << 8:
+        position -= 1
+        out[position] = x & 0xFF
+        x >>= 8
+    return (x // frequency << 16) + x % frequency + cumulative, position
+
+
+@numba.njit(nogil=True, cache=True)
+def refill(x, data, position, end):  # type: ignore[no-untyped-def]
+    """State ``x`` back in its range with bytes from ``data``; a position of −1 says that there are none left."""
+    while x < SMALL_LOWER:
+        if position >= end:
+            return x, -1
+        x = x << 8 | np.int64(data[position])
+        position += 1
+    return x, position
+
+
+@numba.njit(nogil=True, cache=True)
+def pop(x, table, start, radius, frequencies, cumulative, buckets, data, position, end):  # type: ignore[no-untyped-def]
+    """The next symbol of ``table``. Returns (symbol, state, position); a position of −1: the data ended."""
+    slot = x & 0xFFFF
+    begin = start[table]
+    last = begin + 2 * radius[table] + 1
+    entry = begin + np.int64(buckets[table, slot >> BUCKET_BITS])
+    while entry < last and cumulative[entry + 1] <= slot:
+        entry += 1
+    x, position = refill(np.int64(frequencies[entry]) * (x >> 16) + slot - np.int64(cumulative[entry]), data, position, end)
+    symbol = entry - begin - radius[table]
+    if entry == last and position >= 0:
+        symbol = (x & 0xFFFF) - 32768
+        x, position = refill(x >> 16, data, position, end)
+    return symbol, x, position

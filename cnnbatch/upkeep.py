@@ -89,7 +89,9 @@ def _run_id(job: str) -> str:
 
 def _describe_diagnosis(diagnosis: Diagnosis, swept: Swept | None) -> str:
     ripe = [orphan for orphan in diagnosis.orphans if orphan.ripe]
-    log = "the log cannot be read" if diagnosis.log_version is None else f"log version {diagnosis.log_version}"
+    log = f"log version {diagnosis.log_version}"
+    if diagnosis.log_version is None:
+        log = "the table is not made yet: run the job again" if diagnosis.is_sound else "the log cannot be read"
     lines = [f"{log}, {diagnosis.num_images:,} images"]
     lines += [f"{'mended' if f.mended else 'FAULT'}: {f.where}: {f.kind}: {f.message}" for f in diagnosis.faults]
     if swept is not None:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from cnnbatch.archive.layout import read_format
 from cnnbatch.archive.log import ArchiveLog
-from cnnbatch.archive.orphans import GRACE, Orphan, faults_of_shards, find_orphans
+from cnnbatch.archive.orphans import DATA, GRACE, Orphan, faults_of_shards, find_orphans
 from cnnbatch.errors import ArchiveError
 from cnnbatch.storage import StorageConfig, Store
 
@@ -40,7 +40,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """The state of an archive. ``log_version`` is None where the log cannot be read at all."""
+    """The state of an archive. ``log_version`` is None where the log cannot be read at all, or was never finished."""
 
     faults: tuple[Fault, ...]
     orphans: tuple[Orphan, ...]
@@ -66,7 +66,9 @@ def examine(url: str, config: StorageConfig | None = None, *, mend: bool = False
     try:
         snapshot = log.snapshot()
     except ArchiveError as error:
-        return Diagnosis((*faults, Fault(LOG, "unreadable-log", str(error))), (), None)
+        if not _is_unmade(log.store):
+            faults.append(Fault(LOG, "unreadable-log", str(error)))
+        return Diagnosis(tuple(faults), (), None)
     faults += [Fault(*fault) for fault in faults_of_shards(log.store, snapshot)]
     return Diagnosis(tuple(faults), tuple(find_orphans(log, grace=grace)), snapshot.version, snapshot.num_rows)
 
@@ -110,9 +112,21 @@ def _torn_commits(store: Store, commits: dict[int, str], covered: int, *, mend: 
     if highest in torn and highest > 0:
         message = "is torn: the write that was under way was never reported as done"
         faults.append(_put_away(store, [commits[highest]], "torn-commit", message, mend=mend and not faults))
+    elif highest in torn and _is_empty(store, DATA):
+        message = "is torn: the table was being made, and nothing has ever been in it"
+        faults.append(_put_away(store, [commits[highest]], "torn-commit", message, mend=mend))
     elif highest in torn:
         faults.append(Fault(commits[highest], "damaged-commit", "cannot be read, and it is the one that made the table"))
     return faults
+
+
+def _is_unmade(store: Store) -> bool:
+    """Whether a run died before it had made the table: the next one makes it, and there is nothing that could be lost."""
+    return _is_empty(store, LOG) and _is_empty(store, DATA)
+
+
+def _is_empty(store: Store, folder: str) -> bool:
+    return next(iter(store.list(folder)), None) is None
 
 
 def _put_away(store: Store, names: Sequence[str], kind: str, message: str, *, mend: bool) -> Fault:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from cnnbatch.archive.schema import CODEC_ID
 from cnnbatch.errors import ArchiveError, CodecFileError, UsageError
@@ -11,9 +12,11 @@ from cnnbatch.storage import Store
 from cnnbatch.version import VERSION
 
 FORMAT_PATH = "_cnnbatch/format.json"
+CODECS = "_cnnbatch/codecs"
 README_PATH = "_cnnbatch/README.md"
 FORMAT_NAME = "cnnbatch archive"
 FORMAT_VERSION = 1
+RENEW_CODEC = timedelta(minutes=30)  # half the least grace of a sweep
 READER_FEATURES: frozenset[str] = frozenset()  # features beyond version 1 that this code can read
 
 MAX_FORMAT_BYTES = 1 << 16
@@ -63,15 +66,26 @@ def write_layout(store: Store, codec_files: Iterable[bytes]) -> None:
         UsageError: there is something else at this URL.
         ArchiveError: there is an archive of a format that this code does not know.
     """
-    if store.head(FORMAT_PATH) is None:
-        other = _other_content(store)
-        if other is not None and store.head(FORMAT_PATH) is None:  # else a racing creator was faster
-            raise UsageError(f"{store.url} holds {other[:200]!r} and is no archive: choose an empty folder")
+    if not check_place(store):
         store.put_if_absent(FORMAT_PATH, _format_json())
     read_format(store)
     store.put_if_absent(README_PATH, README.encode())
     for data in codec_files:
         add_codec(store, data)
+
+
+def check_place(store: Store) -> bool:
+    """Tell whether there is an archive, without writing anything.
+
+    Raises:
+        UsageError: there is something else.
+    """
+    if store.head(FORMAT_PATH) is not None:
+        return True
+    other = _other_content(store)
+    if other is not None and store.head(FORMAT_PATH) is None:  # else a racing creator was faster
+        raise UsageError(f"{store.url} holds {other[:200]!r} and is no archive: choose an empty folder")
+    return False
 
 
 def _other_content(store: Store) -> str | None:
@@ -132,15 +146,21 @@ def codec_path(codec_id: str) -> str:
     """Where a codec file lies in an archive; ``codec_id`` is its sha256 in hex."""
     if not CODEC_ID.fullmatch(codec_id):
         raise ArchiveError(f"not a codec id: {codec_id[:80]!r}")
-    return f"_cnnbatch/codecs/{codec_id}.safetensors"
+    return f"{CODECS}/{codec_id}.safetensors"
 
 
 def add_codec(store: Store, data: bytes) -> str:
-    """Put a codec file into an archive, unless it is there, and return its id. Do so before a row that needs it."""
+    """Put a codec file into an archive and return its id. Do so before a row that needs it.
+
+    One that is there is written again when it is older than `RENEW_CODEC`: a sweep takes only old ones that no row needs.
+    """
     codec_id = hashlib.sha256(data).hexdigest()
     path = codec_path(codec_id)
-    if store.head(path) is None:
+    info = store.head(path)
+    if info is None:
         store.put_if_absent(path, data)
+    elif info.mtime is None or info.mtime < datetime.now(UTC) - RENEW_CODEC:
+        store.put(path, data)
     return codec_id
 
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -31,16 +32,18 @@ from cnnbatch.archive import layout
 from cnnbatch.archive.merge import Change, KeyCache, resolve
 from cnnbatch.archive.schema import SCHEMA
 from cnnbatch.archive.shards import ShardInfo
-from cnnbatch.archive.snapshot import DEFAULT_THREADS, Inventory, Snapshot, read_inventory, take_snapshot
-from cnnbatch.errors import ArchiveError, StorageError, UsageError
+from cnnbatch.archive.snapshot import DEFAULT_THREADS, Inventory, Snapshot, panics_as_damage, read_inventory, take_snapshot
+from cnnbatch.errors import ArchiveError, UsageError
 from cnnbatch.storage import StorageConfig, open_store
 from cnnbatch.storage.durable import sync_folder
+from cnnbatch.storage.trouble import storage_error
 
 FENCE = "cnnbatch.fence"
 COMMIT_SECONDS = 120.0  # how long one commit goes on trying against other writers
 MAX_BACKOFF_SECONDS = 2.0
-# A checkpoint every ten commits, as Spark does: a cold open on S3 then reads at most ten small files.
-TABLE_CONFIGURATION = {"delta.checkpointInterval": "10"}
+# A checkpoint every ten commits, as Spark does: a cold open on S3 then reads at most ten small files. A checkpoint of an
+# archive of 10⁸ images has several megabytes, so old ones go after a week: nothing here reads an older version.
+TABLE_CONFIGURATION = {"delta.checkpointInterval": "10", "delta.logRetentionDuration": "interval 7 days"}
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -101,6 +104,27 @@ class ArchiveLog:
         """Read the newest version of the log: which shards are live."""
         return take_snapshot(self.load_table())
 
+    def snapshot_at(self, version: int) -> Snapshot | None:
+        """Read an earlier version, no shard at all before the first; ``None`` where the log does not go back that far."""
+        if version < 0:
+            return Snapshot(-1, ())
+        try:
+            with panics_as_damage(f"version {version} of the log of {self.store.url}"):
+                return take_snapshot(DeltaTable(self.store.url, version=version, storage_options=self._options))
+        except DeltaError:
+            self.load_table()  # it is this version that cannot be read, not the log
+            return None
+        except OSError as error:
+            raise storage_error(error, "open the log of", self.store.url) from error
+
+    def last_commit(self, *, besides: tuple[str, ...] = ()) -> datetime | None:
+        """Return when a run last committed whose id does not begin with one of ``besides``; looks at the newest 100 commits."""
+        for commit in self.load_table().history(100):
+            run_id = commit.get("cnnbatch.run_id")
+            if run_id is not None and not str(run_id).startswith(besides):
+                return datetime.fromtimestamp(commit["timestamp"] / 1000, UTC)
+        return None
+
     def inventory(self, snapshot: Snapshot, *, threads: int = DEFAULT_THREADS) -> Inventory:
         """Read key, size, ETag, time, outcome, codec and quality of every image: one request or a few per shard."""
         return read_inventory(self.store, snapshot.shards, threads=threads)
@@ -130,7 +154,7 @@ class ArchiveLog:
         Data files are never deleted here: after an error nobody knows whether the commit is in.
 
         Raises:
-            ArchiveError: an added shard is missing or of another size than written.
+            ArchiveError: an added shard is missing or of another size than written, or the codec file of new rows is missing.
             StorageError: the store refused, or other writers were faster for `COMMIT_SECONDS`.
         """
         if not _RUN_ID.fullmatch(run_id) or run_id == FENCE or sequence < 0:
@@ -143,14 +167,15 @@ class ArchiveLog:
         self, run_id: str, sequence: int, adds: Sequence[ShardInfo], removes: Sequence[str], known: set[str]
     ) -> CommitResult:
         deadline = time.monotonic() + COMMIT_SECONDS
-        backoff, change, failure = 0.05, None, None
+        backoff, change = 0.05, None
+        failure: Exception = TimeoutError("no answer")
         while True:
             table = self.load_table()
             if _is_in(table, run_id, sequence):  # also when the answer to our own write was lost
                 self._sync(table.version())
                 return _result(table.version(), change)
             if time.monotonic() > deadline:
-                raise StorageError(f"{self.store.url}: no commit within {COMMIT_SECONDS:g} s: {failure}") from failure
+                raise storage_error(failure, f"commit within {COMMIT_SECONDS:g} s to", self.store.url) from failure
             snapshot = take_snapshot(table)
             change = resolve(self._keys, snapshot, adds=adds, removes=removes, known=known)
             if not change.adds and not change.removes:
@@ -173,13 +198,14 @@ class ArchiveLog:
             StorageError: the store refused.
         """
         try:
-            return DeltaTable(self.store.url, storage_options=self._options)
+            with panics_as_damage(f"the log of {self.store.url}"):
+                return DeltaTable(self.store.url, storage_options=self._options)
         except TableNotFoundError:
             raise ArchiveError(f"{self.store.url} has no log: its creation was not finished, run it again") from None
         except DeltaError as error:
             raise ArchiveError(f"the log of {self.store.url} is damaged: {_first_line(error)}") from error
         except OSError as error:
-            raise StorageError(f"{self.store.url}: {_first_line(error)}") from error
+            raise storage_error(error, "open the log of", self.store.url) from error
 
     def _create_table(self) -> None:
         try:
@@ -202,6 +228,9 @@ class ArchiveLog:
             if info is None or info.size != shard.num_bytes:
                 actual = "is missing" if info is None else f"has {info.size} bytes"
                 raise ArchiveError(f"{shard.path} in {self.store.url} {actual}, written were {shard.num_bytes}")
+        for codec_id in {codec_id for shard in adds if not shard.replaces for codec_id in shard.summary.codecs}:
+            if self.store.head(layout.codec_path(codec_id)) is None:
+                raise ArchiveError(f"{layout.codec_path(codec_id)} is missing from {self.store.url}: new rows need it")
 
     def _sync(self, version: int) -> None:
         """Local only: the Delta writer links files into place without an fsync."""

@@ -48,7 +48,7 @@ def erase(log: ArchiveLog, keys: Collection[str], *, run_id: str) -> Erasure:
     keep the bytes until a sweep.
 
     Raises:
-        DamagedRow: a row that must be carried on is damaged: the shard stays as it is.
+        DamagedRow: a row that must be carried on cannot be read at all: the shard stays as it is.
         StorageError: other writers kept replacing the shards.
     """
     wanted = frozenset(keys)

@@ -8,9 +8,10 @@ Between a diff and its commit other writers may have committed. Four rules decid
 4. A key of a new shard that was erased meanwhile is left out.
 """
 
-from collections.abc import Collection, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import accumulate, combinations
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -108,11 +109,12 @@ def _without_live_keys(
     erased: ErasedKeys,
 ) -> tuple[list[ShardInfo], list[str]]:
     """Rules 2 and 4, and rule 2 among the added shards themselves."""
-    others: list[ShardInfo | LiveShard] = [*live, *rewritten]
+    others = _Ranges([*live, *rewritten])
     kept: list[ShardInfo] = []
     dropped: list[str] = []
     for shard in fresh:
-        shared = sorted({*_shared_keys(cache, shard, others), *_erased_keys(cache, shard, erased)})
+        near = [*others.overlapping(shard), *kept]
+        shared = sorted({*_shared_keys(cache, shard, near), *_erased_keys(cache, shard, erased)})
         left = shard
         if shared:
             dropped += shared
@@ -121,8 +123,20 @@ def _without_live_keys(
                 continue
             left = replace(rest, replaces=())
         kept.append(left)
-        others.append(left)
     return kept, dropped
+
+
+class _Ranges:
+    """Shards by their key ranges: a long run commits against tens of thousands of its own shards, again and again."""
+
+    def __init__(self, shards: Iterable[ShardInfo | LiveShard]) -> None:
+        self._shards = sorted(shards, key=lambda shard: shard.min_key)
+        self._first = [shard.min_key for shard in self._shards]
+        self._last_so_far = list(accumulate((shard.max_key for shard in self._shards), max))
+
+    def overlapping(self, shard: ShardInfo) -> Sequence[ShardInfo | LiveShard]:
+        """All that may share a key with ``shard``, and some that do not."""
+        return self._shards[bisect_left(self._last_so_far, shard.min_key) : bisect_right(self._first, shard.max_key)]
 
 
 def _erased_keys(cache: KeyCache, shard: ShardInfo, erased: ErasedKeys) -> list[str]:

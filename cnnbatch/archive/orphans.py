@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from cnnbatch.archive.leftovers import run_leftovers, unneeded_codecs
 from cnnbatch.archive.log import ArchiveLog
 from cnnbatch.archive.parquet import read_columns
 from cnnbatch.archive.snapshot import Snapshot, take_snapshot
@@ -32,11 +33,13 @@ class Orphan:
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What a sweep deleted: orphans, bytes, and what interrupted local writes had left."""
+    """What a sweep deleted: orphans, bytes, what interrupted local writes and killed runs had left, codec files."""
 
     files: int
     num_bytes: int
     unfinished: int
+    leftovers: int = 0
+    codecs: int = 0
 
 
 def check_grace(grace: timedelta, *, forced: bool) -> None:
@@ -63,7 +66,8 @@ def find_orphans(log: ArchiveLog, *, grace: timedelta = GRACE) -> list[Orphan]:
 
 
 def sweep(log: ArchiveLog, *, grace: timedelta = GRACE, forced: bool = False) -> Swept:
-    """Delete the orphans whose grace is over. A shard that is live by now stays, whatever it was when it was found.
+    """Delete the orphans whose grace is over, and the control files that nothing needs (`leftovers`). A shard that is live
+    by now stays, whatever it was when it was found.
 
     Raises:
         UsageError: a grace under `LEAST_GRACE` that is not forced.
@@ -75,7 +79,10 @@ def sweep(log: ArchiveLog, *, grace: timedelta = GRACE, forced: bool = False) ->
     for orphan in gone:
         log.store.delete(orphan.path)
     unfinished = log.store.remove_unfinished(older_than=grace)
-    return Swept(len(gone), sum(orphan.num_bytes for orphan in gone), unfinished)
+    leftovers, codecs = list(run_leftovers(log.store, grace=grace)), unneeded_codecs(log.store, grace=grace)
+    for path in (*leftovers, *codecs):
+        log.store.delete(path)
+    return Swept(len(gone), sum(orphan.num_bytes for orphan in gone), unfinished, len(leftovers), len(codecs))
 
 
 def holders(store: Store, keys: frozenset[str]) -> Iterator[str]:

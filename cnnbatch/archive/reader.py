@@ -27,7 +27,7 @@ from cnnbatch.archive.log import ArchiveLog
 from cnnbatch.archive.parquet import damage_as_archive_error, map_parallel, read_columns
 from cnnbatch.archive.schema import COLUMNS, SCHEMA, ArchiveRow, conform, table_to_rows
 from cnnbatch.archive.shards import ShardSummary, read_shard, read_summary
-from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, Snapshot, take_snapshot
+from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, Snapshot, panics_as_damage, take_snapshot
 from cnnbatch.errors import ArchiveError, DamagedRow, StorageError
 from cnnbatch.storage import StorageConfig, Store
 from cnnbatch.storage.durable import replace_file
@@ -165,8 +165,9 @@ class Archive:
             return pa.schema([(name, pa.null()) for name in columns]).empty_table()
         quoted = key.replace("'", "''")  # the only character that means something inside a literal of this dialect
         try:
-            stream = self._table.scan(columns=columns, predicate=f"key = '{quoted}'")
-            return conform(pa.RecordBatchReader.from_stream(stream).read_all())  # releases the GIL
+            with panics_as_damage(f"{key!r} in {self.store.url}"):
+                stream = self._table.scan(columns=columns, predicate=f"key = '{quoted}'")
+                return conform(pa.RecordBatchReader.from_stream(stream).read_all())  # releases the GIL
         except (DeltaError, pa.ArrowException) as error:
             raise ArchiveError(f"{key!r} in {self.store.url}: {' '.join(str(error).split())[:300]}") from error
         except OSError as error:

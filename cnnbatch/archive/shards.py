@@ -8,9 +8,10 @@ import hashlib
 import io
 import itertools
 import json
+import logging
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,7 @@ from cnnbatch.archive.schema import (
     SCHEMA,
     SMALL_COLUMNS,
     ArchiveRow,
+    check_columns,
     check_row,
     rows_to_table,
     table_to_rows,
@@ -35,6 +37,10 @@ ROW_GROUP_BYTES = 16 << 20
 ROW_GROUP_ROWS = 1024
 SUMMARY_KEY = "cnnbatch.summary"
 MAX_FOOTER_VALUE_BYTES = 1 << 20
+
+Check = Callable[[ArchiveRow], None]
+
+logger = logging.getLogger(__name__)
 
 # About one image a page, with a page index: one image by key is a few small requests whatever the row group.
 _LAYOUT: dict[str, Any] = {
@@ -88,7 +94,13 @@ def write_shard(
         ValueError: no rows, a key twice, or a row that `check_row` refuses.
         StorageError: the store refused.
     """
-    rows = _checked(rows)
+    for row in rows:
+        check_row(row)
+    return _write(store, rows, footer, replaces)
+
+
+def _write(store: Store, rows: Sequence[ArchiveRow], footer: Mapping[str, str], replaces: Sequence[str]) -> ShardInfo:
+    rows = _in_order(rows)
     summary = _summarise(rows)
     data = _encode(rows, {**footer, SUMMARY_KEY: json.dumps(_summary_as_dict(summary), sort_keys=True)})
     digest = hashlib.sha256(data).hexdigest()
@@ -97,12 +109,10 @@ def write_shard(
     return ShardInfo(path, len(data), len(rows), digest, rows[0].key, rows[-1].key, summary=summary, replaces=tuple(replaces))
 
 
-def _checked(rows: Sequence[ArchiveRow]) -> list[ArchiveRow]:
+def _in_order(rows: Sequence[ArchiveRow]) -> list[ArchiveRow]:
     if not rows:
         raise ValueError("a shard needs at least one row")
     ordered = sorted(rows, key=lambda row: row.key)  # by code point, which is also the order of the UTF-8 bytes
-    for row in ordered:
-        check_row(row)
     for one, next_ in itertools.pairwise(ordered):
         if one.key == next_.key:
             raise ValueError(f"{one.key!r} is twice in one shard")
@@ -173,11 +183,17 @@ def read_footer(store: Store, path: str, *, num_bytes: int | None = None) -> dic
 
 
 def read_shard(
-    store: Store, path: str, *, keys: Collection[str] | None = None, num_bytes: int | None = None
+    store: Store,
+    path: str,
+    *,
+    keys: Collection[str] | None = None,
+    num_bytes: int | None = None,
+    check: Check = check_row,
 ) -> Iterator[ArchiveRow | DamagedRow]:
     """Yield a shard's rows in key order, each checked; in place of a damaged row its `DamagedRow`, which names the key.
 
-    ``keys`` limits the rows, and row groups without one are not read. Memory is one row group.
+    ``keys`` limits the rows, and row groups without one are not read. Memory is one row group. ``check`` raises
+    ValueError for a row that is damaged.
 
     Raises:
         ArchiveError: the shard is missing, or not one.
@@ -194,11 +210,11 @@ def read_shard(
             except ArchiveError as error:
                 yield DamagedRow(f"{small.metadata.row_group(group).num_rows} rows cannot be named: {error}")
                 continue
-            yield from _read_group(store, large, group, table, where=where, keys=keys)
+            yield from _read_group(store, large, group, table, where=where, keys=keys, check=check)
 
 
 def _read_group(
-    store: Store, file: Any, group: int, small: pa.Table, *, where: str, keys: Collection[str] | None
+    store: Store, file: Any, group: int, small: pa.Table, *, where: str, keys: Collection[str] | None, check: Check
 ) -> Iterator[ArchiveRow | DamagedRow]:
     names = _decode_keys(small)
     wanted = [index for index, key in enumerate(names) if keys is None or key in keys]
@@ -211,7 +227,8 @@ def _read_group(
         yield from (DamagedRow(f"{names[index]!r}: {error}", names[index]) for index in wanted)
         return
     table = small.append_column(SCHEMA.field("payload").with_nullable(True), payloads)
-    yield from table_to_rows((table if len(wanted) == len(names) else table.take(wanted)).select(COLUMNS))
+    table = table if len(wanted) == len(names) else table.take(wanted)
+    yield from table_to_rows(table.select(COLUMNS), check=check)
 
 
 def _decode_keys(table: pa.Table) -> list[str]:
@@ -222,19 +239,24 @@ def _decode_keys(table: pa.Table) -> list[str]:
 def rewrite_without(store: Store, path: str, keys: Collection[str], *, num_bytes: int | None = None) -> ShardInfo | None:
     """Copy a shard without some of its keys, for the commit that replaces it; ``None`` when no row is left.
 
-    The rows are copied as they are, so nothing is encoded again. The result's ``replaces`` names ``path``.
+    The rows are copied as they are, so nothing is encoded again. One whose payload fails its checksum is copied too, byte
+    for byte: readers and `jobs.verify` go on reporting it, and the rows beside it are not held up by it. The result's
+    ``replaces`` names ``path``.
 
     Raises:
-        DamagedRow: a row that would be carried on is damaged; nothing is written.
+        DamagedRow: a row that would be carried on cannot be read at all; nothing is written.
     """
     kept: list[ArchiveRow] = []
-    for row in read_shard(store, path, num_bytes=num_bytes):
+    for row in read_shard(store, path, num_bytes=num_bytes, check=check_columns):
         if isinstance(row, DamagedRow):
             raise row
         if row.key not in keys:
             kept.append(row)
     if not kept:
         return None
+    for row in kept:
+        if hashlib.sha256(row.payload).digest() != row.payload_sha256:
+            logger.warning("%r in %s is damaged, and carried on as it is", row.key, path)
     footer = read_footer(store, path, num_bytes=num_bytes)
     footer.pop(SUMMARY_KEY, None)
-    return write_shard(store, kept, footer=footer, replaces=(path,))
+    return _write(store, kept, footer, (path,))

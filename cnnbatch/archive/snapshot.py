@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,6 +18,7 @@ DEFAULT_THREADS = 16  # requests in flight, not processors: most of the time is 
 INVENTORY_COLUMNS = ("key", "source_size", "source_etag", "source_mtime", "outcome", "codec_id", "quality")
 _REPEATED = ("outcome", "codec_id")
 _SHARD_PATH = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9_.=-]*(/[A-Za-z0-9_=-][A-Za-z0-9_.=-]*)*\.parquet")
+_SHARD_COLUMNS = ("path", "size_bytes", "num_records", "min.key", "max.key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,17 @@ class Inventory:
         return pc.index_in(keys, value_set=self.table.column("key"))
 
 
+@contextmanager
+def panics_as_damage(what: str) -> Iterator[None]:
+    """Raise `ArchiveError` where deltalake panics over a malformed log: what its Rust raises then is no `Exception`."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ArchiveError(f"{what} is damaged: {' '.join(str(error).split())[:300]}") from error
+
+
 def take_snapshot(table: DeltaTable) -> Snapshot:
     """Read the live shards out of a loaded Delta table.
 
@@ -77,21 +90,26 @@ def take_snapshot(table: DeltaTable) -> Snapshot:
             f"the log needs Delta reader version {protocol.min_reader_version} with {protocol.reader_features}: "
             "another tool changed the table"
         )
-    actions = pa.table(table.get_add_actions(flatten=True))
+    with panics_as_damage("the log"):
+        actions = pa.table(table.get_add_actions(flatten=True))
     shards = sorted(_live_shards(actions), key=lambda shard: (shard.min_key, shard.path))
     return Snapshot(table.version(), tuple(shards))
 
 
 def _live_shards(actions: pa.Table) -> Iterator[LiveShard]:
-    wanted = ("path", "size_bytes", "num_records", "min.key", "max.key")
-    if actions.num_rows and not set(wanted) <= set(actions.column_names):
+    """By columns: a row of an archive of 10⁸ images is one of 77,000, and each commit reads them again."""
+    if not actions.num_rows:
+        return
+    if not set(_SHARD_COLUMNS) <= set(actions.column_names):
         raise ArchiveError("the log has no counts and key ranges of its shards")
-    for row in actions.select(wanted).to_pylist() if actions.num_rows else ():
-        if not _SHARD_PATH.fullmatch(row["path"]):
-            raise ArchiveError(f"the log names {row['path'][:200]!r}, which is not a file inside an archive")
-        if any(row[name] is None for name in wanted):
-            raise ArchiveError(f"the log has no count and key range of {row['path']}")
-        yield LiveShard(*(row[name] for name in wanted))
+    columns = [actions.column(name).to_pylist() for name in _SHARD_COLUMNS]
+    for path in columns[0]:
+        if not _SHARD_PATH.fullmatch(path):
+            raise ArchiveError(f"the log names {path[:200]!r}, which is not a file inside an archive")
+    for column in columns:
+        if None in column:
+            raise ArchiveError(f"the log has no count and key range of {columns[0][column.index(None)]}")
+    yield from map(LiveShard, *columns)
 
 
 def read_inventory(store: Store, shards: Sequence[LiveShard], *, threads: int = DEFAULT_THREADS) -> Inventory:
@@ -103,16 +121,31 @@ def read_inventory(store: Store, shards: Sequence[LiveShard], *, threads: int = 
     """
     paths = pa.array([shard.path for shard in shards], type=pa.string())
     parts = []
-    for index, table in enumerate(map_parallel(partial(_read_part, store), shards, threads=threads)):
+    for index, table in enumerate(read_rows(store, shards, INVENTORY_COLUMNS, threads=threads)):
         indices = pa.repeat(pa.scalar(index, pa.int32()), table.num_rows)
-        parts.append(table.append_column("shard", pa.DictionaryArray.from_arrays(indices, paths)))
+        parts.append(_with_repeated(table).append_column("shard", pa.DictionaryArray.from_arrays(indices, paths)))
     if not parts:
         return Inventory.empty()
     return Inventory(pa.concat_tables(parts).unify_dictionaries())
 
 
-def _read_part(store: Store, shard: LiveShard) -> pa.Table:
-    table = read_columns(store, shard.path, INVENTORY_COLUMNS, num_bytes=shard.num_bytes)
+def read_rows(
+    store: Store, shards: Sequence[LiveShard], columns: Sequence[str], *, threads: int = DEFAULT_THREADS
+) -> Iterator[pa.Table]:
+    """Yield these columns of each shard, in the order of ``shards``; memory does not grow with their number.
+
+    Raises:
+        ArchiveError: a shard is missing or damaged.
+        StorageError: the store refused.
+    """
+    yield from map_parallel(partial(_read_part, store, columns), shards, threads=threads)
+
+
+def _read_part(store: Store, columns: Sequence[str], shard: LiveShard) -> pa.Table:
+    return read_columns(store, shard.path, columns, num_bytes=shard.num_bytes).combine_chunks()
+
+
+def _with_repeated(table: pa.Table) -> pa.Table:
     for name in _REPEATED:
         position = table.column_names.index(name)
         table = table.set_column(position, name, table.column(name).dictionary_encode())

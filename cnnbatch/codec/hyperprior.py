@@ -24,8 +24,22 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnnbatch.codec.layers import Block, FullPrecisionLinear, QualityCurve, asinh, blocks, depth_to_space, space_to_depth
-from cnnbatch.codec.scale_net import Z_MAX, ScaleNet, round_half_up
+from cnnbatch.codec.layers import (
+    ACTIVATIONS,
+    Activation,
+    Block,
+    FullPrecisionLinear,
+    QualityCurve,
+    asinh,
+    blocks,
+    depth_to_space,
+    high_rate_step,
+    keep_variance,
+    lmbda_at,
+    log_spaced,
+    space_to_depth,
+)
+from cnnbatch.codec.scale_net import Z_MAX, ScaleNet, round_half_up, soft_clamp
 
 BLOCK = 16
 """Pixels a latent position covers in each direction."""
@@ -33,8 +47,15 @@ BLOCK = 16
 HYPER_BLOCK = 4
 """Latent positions a hyper-latent position covers in each direction."""
 
+GREY = 128
+"""The level that both transforms take as zero."""
+
 PIXEL_UNIT = 64.0
 """Grey levels that the learned analysis path sees as 1."""
+
+COARSER = (1.65, 1.05)
+"""Quantisation step that training starts with at quality 0 and 63, in units of the high-rate optimum Δ(q): where most
+latents are zero a coarser step is better."""
 
 BlockCount = Annotated[int, Field(ge=0, le=64)]
 Positive = Annotated[float, Field(gt=0, le=1e6)]
@@ -52,6 +73,9 @@ class HyperpriorSettings(BaseModel):
     latent_channels: int = Field(320, ge=8, le=768)
     hyper_channels: int = Field(96, ge=8, le=512)
     hyper_width: int = Field(96, ge=8, le=512)
+    activation: Activation = "gelu"
+    sees_picture: bool = False
+    """Whether the learned synthesis path sees the picture that the bypass makes, and so the edges of its blocks."""
     lmbda_range: tuple[Positive, Positive] = (0.0009, 1.0)
     num_scales: int = Field(64, ge=2, le=64)
     scale_range: tuple[Positive, Positive] = (0.11, 128.0)
@@ -59,18 +83,16 @@ class HyperpriorSettings(BaseModel):
     """Symbols of smaller scale indexes are taken as zero and not coded."""
 
     def lmbda(self, quality: Tensor) -> Tensor:
-        """λ(q) of loss = λ·MSE + bpp, MSE over grey levels 0…255: log-linear in q."""
-        low, high = (math.log(v) for v in self.lmbda_range)
-        return torch.exp(low + (high - low) / 63.0 * quality)
+        """λ(q), see `lmbda_at`."""
+        return lmbda_at(quality, self.lmbda_range)
 
     def step(self, quality: Tensor) -> Tensor:
-        """Δ(q) in grey levels of an orthonormal transform: the high-rate optimum √(18/(λ ln 2))."""
-        return torch.sqrt(18 / (math.log(2) * self.lmbda(quality)))
+        """Δ(q) in grey levels of an orthonormal transform."""
+        return high_rate_step(self.lmbda(quality))
 
     def scales(self) -> Tensor:
         """[num_scales] float64, log-spaced, in quantisation steps."""
-        low, high = (math.log(v) for v in self.scale_range)
-        return torch.exp(torch.linspace(low, high, self.num_scales, dtype=torch.float64))
+        return log_spaced(self.scale_range, self.num_scales)
 
     @property
     def indexes_per_nat(self) -> float:
@@ -94,21 +116,22 @@ class Analysis(nn.Module):
         self.bypass = FullPrecisionLinear(3 * BLOCK**2, s.latent_channels, bias=False)
         self.enter = nn.Linear(3 * 8**2, s.width_8)
         self.gain = QualityCurve(s.width_8)
-        self.blocks_8 = blocks(s.width_8, s.analysis_blocks[0])
+        self.blocks_8 = blocks(s.width_8, s.analysis_blocks[0], s.activation)
         self.down = nn.Linear(4 * s.width_8, s.width_16)
-        self.blocks_16 = blocks(s.width_16, s.analysis_blocks[1])
+        self.blocks_16 = blocks(s.width_16, s.analysis_blocks[1], s.activation)
         self.leave = nn.Linear(s.width_16, s.latent_channels)
         self.latent_gain = QualityCurve(s.latent_channels)
 
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
-        """``x`` [N, H, W, 3] in 0…255, ``quality`` [N] → y [N, H/16, W/16, M]."""
-        x = x - 128
+        """``x`` [N, H, W, 3] integers −128…127 of any dtype, pixels less `GREY`; ``quality`` [N] → y [N, H/16, W/16, M]."""
         step = self.settings.step(quality)[:, None, None, None]
-        features = self.enter(space_to_depth(x / PIXEL_UNIT, 8)) * torch.exp(self.gain(quality))
+        patches = space_to_depth(x, 8).to(_working_dtype(x))  # exact: eight bits
+        features = F.linear(patches, self.enter.weight / PIXEL_UNIT, self.enter.bias)
+        features = features * torch.exp(self.gain(quality)).to(features.dtype)
         features = self.down(space_to_depth(self.blocks_8(features), 2))
-        learned = self.leave(self.blocks_16(features)) * PIXEL_UNIT
-        y = self.bypass(space_to_depth(x, BLOCK)) + learned
-        return cast(Tensor, y * (torch.exp(self.latent_gain(quality)) / step))
+        learned = self.leave(self.blocks_16(features))
+        y = torch.add(self.bypass(space_to_depth(x, BLOCK)), learned, alpha=PIXEL_UNIT)
+        return y * (torch.exp(self.latent_gain(quality)) / step)
 
 
 class Synthesis(nn.Module):
@@ -121,9 +144,12 @@ class Synthesis(nn.Module):
         self.bypass = FullPrecisionLinear(s.latent_channels, 3 * BLOCK**2, bias=False)
         self.enter = nn.Linear(s.latent_channels, s.width_16)
         self.gain = QualityCurve(s.width_16)
-        self.blocks_16 = blocks(s.width_16, s.synthesis_blocks[1])
+        self.blocks_16 = blocks(s.width_16, s.synthesis_blocks[1], s.activation)
         self.up = nn.Linear(s.width_16, 4 * s.width_8)
-        self.blocks_8 = blocks(s.width_8, s.synthesis_blocks[0])
+        self.blocks_8 = blocks(s.width_8, s.synthesis_blocks[0], s.activation)
+        if s.sees_picture:
+            self.see = nn.Linear(3 * 8**2, s.width_8)
+            self.see_gain = QualityCurve(s.width_8)
         self.leave = nn.Linear(s.width_8, 3 * 8**2)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
@@ -133,9 +159,34 @@ class Synthesis(nn.Module):
         step = self.settings.step(quality)[:, None, None, None]
         features = self.enter(asinh(y_hat)) * torch.exp(self.gain(quality))
         features = depth_to_space(self.up(self.blocks_16(features)), 2)
-        learned = depth_to_space(self.leave(self.blocks_8(features)), 8)
-        linear = depth_to_space(self.bypass(y_hat * torch.exp(self.latent_gain(quality))), BLOCK)
-        return (linear + learned) * step + 128
+        linear = _patches(self.bypass(y_hat * torch.exp(self.latent_gain(quality))))
+        if self.settings.sees_picture:
+            features = features + self.see(_without_local_mean(linear)) * torch.exp(self.see_gain(quality))
+        out = linear.flatten(3) + self.leave(self.blocks_8(features))
+        return depth_to_space(out, 8) * step + GREY
+
+
+def _working_dtype(x: Tensor) -> torch.dtype:
+    """What autocast, where it is on, makes of the inputs of matrix products."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+
+
+def _patches(picture: Tensor) -> Tensor:
+    """[N, h, w, 16·16·3] → [N, 2h, 2w, 8·8, 3]: the same picture in patches of 8×8 pixels."""
+    n, h, w, _ = picture.shape
+    split = picture.reshape(n, h, w, 2, 8, 2, 8, 3).permute(0, 1, 3, 2, 5, 4, 6, 7)
+    return split.reshape(n, 2 * h, 2 * w, 8 * 8, 3)
+
+
+def _without_local_mean(patches: Tensor) -> Tensor:
+    """[N, H/8, W/8, 64, 3] → [N, H/8, W/8, 192], each patch less the mean colour of the 3×3 patches around it.
+
+    What is left is small where the picture is smooth, so that bf16 still holds the edges between blocks.
+    """
+    colours = patches.mean(3).permute(0, 3, 1, 2)
+    local = F.avg_pool2d(colours, 3, 1, 1, count_include_pad=False).permute(0, 2, 3, 1)
+    return (patches - local[:, :, :, None]).flatten(3)
 
 
 class HyperAnalysis(nn.Module):
@@ -146,16 +197,17 @@ class HyperAnalysis(nn.Module):
         width = s.hyper_width
         self.enter = nn.Linear(2 * s.latent_channels, width)
         self.gain = QualityCurve(width)
-        self.block_16 = Block(width)
+        self.block_16 = Block(width, s.activation)
         self.down_32 = nn.Linear(4 * width, width)
-        self.block_32 = Block(width)
+        self.block_32 = Block(width, s.activation)
         self.down_64 = FullPrecisionLinear(4 * width, s.hyper_channels)
+        self.activation = ACTIVATIONS[s.activation]
 
     def forward(self, y: Tensor, quality: Tensor) -> Tensor:
         """``y`` [N, h, w, M] with h, w multiples of 4 → z [N, h/4, w/4, Cz]."""
         level = asinh(y)
         x = self.enter(torch.cat([level, level.abs()], -1)) * torch.exp(self.gain(quality))
-        x = self.down_32(space_to_depth(F.gelu(self.block_16(x), approximate="tanh"), 2))
+        x = self.down_32(space_to_depth(self.activation(self.block_16(x), False), 2))
         return cast(Tensor, self.down_64(space_to_depth(self.block_32(x), 2)))
 
 
@@ -166,18 +218,19 @@ class MeanNet(nn.Module):
         super().__init__()
         width = s.hyper_width
         self.enter = nn.Linear(s.hyper_channels, 4 * width)
-        self.block_32 = Block(width)
+        self.block_32 = Block(width, s.activation)
         self.grow = nn.Linear(width, 4 * width)
-        self.blocks_16 = blocks(width, 2)
+        self.blocks_16 = blocks(width, 2, s.activation)
         self.leave = FullPrecisionLinear(width, s.latent_channels)
         self.gain = QualityCurve(s.latent_channels)
+        self.activation = ACTIVATIONS[s.activation]
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
     def forward(self, z_hat: Tensor, quality: Tensor) -> Tensor:
         """``z_hat`` [N, h, w, Cz] → [N, 4h, 4w, M]."""
-        x = depth_to_space(F.gelu(self.enter(z_hat), approximate="tanh"), 2)
-        x = depth_to_space(F.gelu(self.grow(self.block_32(x)), approximate="tanh"), 2)
+        x = depth_to_space(self.activation(self.enter(z_hat), False), 2)
+        x = depth_to_space(self.activation(self.grow(self.block_32(x)), False), 2)
         return cast(Tensor, self.leave(self.blocks_16(x)) * torch.exp(self.gain(quality)))
 
 
@@ -210,13 +263,13 @@ class Hyperprior(nn.Module):
         The reconstruction always sees rounded latents, with straight-through gradients.
         """
         s = self.settings
-        y = self.g_a(x, quality)
+        y = self.g_a(x - GREY, quality)
         z = self.h_a(y, quality)
         z_hat = round_half_up(z.clamp(-Z_MAX, Z_MAX))
         hyper = self.hyper_synthesis(z_hat, quality)
         residual = y - hyper.means
         r_hat = round_half_up(residual)
-        positions = round_half_up(hyper.scale_positions).clamp(0, s.num_scales - 1)
+        positions = soft_clamp(round_half_up(hyper.scale_positions), 0, s.num_scales - 1, share=1)
         scales = s.scale_range[0] * torch.exp(positions / s.indexes_per_nat)
         z_positions = round_half_up(self.z_scale(quality)).clamp(0, s.num_scales - 1)
         z_scales = s.scale_range[0] * torch.exp(z_positions / s.indexes_per_nat)
@@ -228,12 +281,18 @@ class Hyperprior(nn.Module):
     @torch.no_grad()
     def initialise_from_klt(self, basis: Tensor, deviations: Tensor) -> None:
         """``basis`` [M, 768] orthonormal rows, ``deviations`` [M] in grey levels: KLT of 16×16×3 training blocks."""
+        keep_variance(self.g_a)
+        keep_variance(self.g_s)
+        keep_variance(self.g_s.enter, gain=2.0)  # most of what it reads is zero
         self.g_a.bypass.weight.copy_(basis)
         self.g_s.bypass.weight.copy_(basis.T)
         nn.init.zeros_(self.g_a.leave.weight)
         nn.init.zeros_(self.g_a.leave.bias)
         anchors = torch.linspace(0, 63, self.scale_offset.anchors.shape[0])
-        in_steps = 0.6 * deviations / self.settings.step(anchors)[:, None]
+        coarser = torch.lerp(torch.tensor(COARSER[0]), torch.tensor(COARSER[1]), anchors / 63)[:, None]
+        self.g_a.latent_gain.anchors.copy_(-torch.log(coarser).expand_as(self.g_a.latent_gain.anchors))
+        self.g_s.latent_gain.anchors.copy_(torch.log(coarser).expand_as(self.g_s.latent_gain.anchors))
+        in_steps = 0.6 * deviations / (coarser * self.settings.step(anchors)[:, None])
         index = torch.log(in_steps / self.settings.scale_range[0]) * self.settings.indexes_per_nat
         self.scale_offset.anchors.copy_(index.clamp(0, self.settings.num_scales - 1))
         self.z_scale.anchors.fill_(self.settings.indexes_per_nat * math.log(1.0 / self.settings.scale_range[0]))

@@ -7,7 +7,7 @@ index is below the settings' ``coded_from`` are zero and not in the stream.
 Shapes: N units of one shape, a × b latent positions, M channels.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cnnbatch.codec.file import CodecFile
-from cnnbatch.codec.hyperprior import HYPER_BLOCK, Hyperprior
+from cnnbatch.codec.architecture import Array
+from cnnbatch.codec.hyperprior import HYPER_BLOCK, Hyperprior, HyperpriorSettings
 from cnnbatch.codec.scale_net import Z_MAX
-from cnnbatch.rans import SYMBOL_LIMIT, Decoder, Indexes, Symbols, encode
+from cnnbatch.rans import SYMBOL_LIMIT, Decoder, Indexes, Symbols, Tables, encode
 
 LANES_FROM = 1 << 17
 """Units with at least this many latents use four lanes; below, three more states would cost more than they save."""
@@ -31,10 +31,12 @@ R = TypeVar("R")
 class LatentCoder:
     """Codes units with the tables and integer offsets of one codec file."""
 
-    def __init__(self, file: CodecFile, model: Hyperprior, pool: ThreadPoolExecutor) -> None:
-        self.settings, self.model, self.tables, self.pool = file.settings, model, file.tables(), pool
-        self.offsets = torch.from_numpy(file.arrays["scale_offset.table"].astype(np.float32))
-        self.z_indexes = file.arrays["z_scale.table"]
+    def __init__(
+        self, settings: HyperpriorSettings, arrays: Mapping[str, Array], model: Hyperprior, pool: ThreadPoolExecutor
+    ) -> None:
+        self.settings, self.model, self.tables, self.pool = settings, model, Tables.from_arrays(arrays), pool
+        self.offsets = torch.from_numpy(arrays["scale_offset.table"].astype(np.float32))
+        self.z_indexes = arrays["z_scale.table"]
 
     def encode(self, y: Tensor, quality: Tensor, *, bf16: bool) -> list[bytes]:
         """``y`` [N, a, b, M], ``quality`` [N] in quarter steps exactly → one stream for each unit.
@@ -44,10 +46,10 @@ class LatentCoder:
         a, b = y.shape[1:3]
         padded = F.pad(y, (0, 0, 0, -b % HYPER_BLOCK, 0, -a % HYPER_BLOCK))
         with torch.autocast(y.device.type, torch.bfloat16, enabled=bf16):
-            z = self.model.h_a(padded, quality)
+            z = self.model.h_a(padded.bfloat16() if bf16 else padded, quality)
         z_hat = torch.floor(z.float().clamp(-Z_MAX, Z_MAX) + 0.5)
         indexes, means = self._hyper(z_hat, quality, a, b)
-        r = torch.floor(y - means + 0.5).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
+        r = (y - means).add_(0.5).floor_().clamp_(-SYMBOL_LIMIT, SYMBOL_LIMIT)
         z_symbols, symbols = (t.to(torch.int16).cpu().numpy() for t in (z_hat, r))
         units = zip(z_symbols, symbols, indexes.cpu().numpy(), quality.tolist(), strict=True)
         return self._each(self._encode_unit, units)
@@ -69,8 +71,8 @@ class LatentCoder:
         """(scale indexes uint8 [N, a, b, M], means [N, a, b, M]); the indexes are exact."""
         steps = torch.round(quality * 4).long().cpu()
         offsets = self.offsets[steps].to(z_hat.device)[:, None, None, :]
-        positions = torch.floor(self.model.scale_net(z_hat)[:, :a, :b] + 0.5) + offsets
-        indexes = positions.clamp(0, self.settings.num_scales - 1).to(torch.uint8)
+        positions = self.model.scale_net(z_hat)[:, :a, :b].add_(0.5).floor_().add_(offsets)
+        indexes = positions.clamp_(0, self.settings.num_scales - 1).to(torch.uint8)
         return indexes, self.model.mean_net(z_hat, quality)[:, :a, :b]
 
     def _encode_unit(self, unit: tuple[Symbols, Symbols, Indexes, float]) -> bytes:

@@ -16,6 +16,7 @@ Training uses the same forward pass with straight-through gradients: what is tra
 """
 
 from itertools import product
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,9 @@ WEIGHT_MAX = 127
 Z_MAX = 127
 EXACT_LIMIT = 2**24
 MIN_SHIFT, MAX_SHIFT = 1, 10
+INACTIVE_GRADIENT = 0.1
+"""Share of the gradient that reaches an activation below zero, so that it can come back."""
+
 _POWERS = torch.tensor([2.0**-k for k in range(MAX_SHIFT + 1)])
 """2^-k by table: a library's exp2 need not be exact."""
 
@@ -41,11 +45,39 @@ def round_half_up(x: Tensor) -> Tensor:
     return x + (torch.floor(x.detach() + 0.5) - x.detach())
 
 
+class SoftClamp(torch.autograd.Function):
+    """Clamps; of the gradient of what lies outside, ``share`` passes where it leads back inside.
+
+    Without this an activation or a scale index that starts below its range never learns.
+    """
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, low: float, high: float, share: float) -> Tensor:
+        """``x`` clamped to [low, high]."""
+        context.save_for_backward(x)
+        context.low, context.high, context.share = low, high, share
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        """Gradient of ``x``; descending it moves ``x`` against its sign."""
+        (x,) = context.saved_tensors
+        below, above = x < context.low, x > context.high
+        leads_back = (below & (gradient < 0)) | (above & (gradient > 0))
+        inside = ~(below | above)
+        return gradient * (inside + context.share * leads_back), None, None, None
+
+
+def soft_clamp(x: Tensor, low: float, high: float, *, share: float) -> Tensor:
+    """``x`` clamped to [low, high], with the gradient of `SoftClamp`."""
+    return cast(Tensor, SoftClamp.apply(x, low, high, share))  # type: ignore[no-untyped-call]
+
+
 def requantise(x: Tensor) -> Tensor:
     """To the grid of activations: multiples of 1/16 in [0, 255/16]."""
     if not x.requires_grad:  # the same numbers with fewer passes over memory
         return torch.add(x, ACTIVATION_UNIT / 2).div_(ACTIVATION_UNIT).floor_().mul_(ACTIVATION_UNIT).clamp_(0, ACTIVATION_MAX)
-    return (round_half_up(x / ACTIVATION_UNIT) * ACTIVATION_UNIT).clamp(0, ACTIVATION_MAX)
+    return soft_clamp(round_half_up(x / ACTIVATION_UNIT) * ACTIVATION_UNIT, 0, ACTIVATION_MAX, share=INACTIVE_GRADIENT)
 
 
 def _unit(shift: Tensor) -> Tensor:

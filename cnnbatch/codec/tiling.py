@@ -69,7 +69,8 @@ def padded_pixels(rows: int, columns: int) -> int:
 
 def halo(settings: HyperpriorSettings) -> int:
     """Latent positions a pixel or a latent depends on beyond its own, for the deeper of both transforms."""
-    return max(b16 + -(-b8 // 2) for b8, b16 in (settings.analysis_blocks, settings.synthesis_blocks))
+    picture = -(-(settings.synthesis_blocks[0] + settings.sees_picture) // 2)
+    return max(picture, *(b16 + -(-b8 // 2) for b8, b16 in (settings.analysis_blocks, settings.synthesis_blocks)))
 
 
 def latent_shape(height: int, width: int) -> tuple[int, int]:

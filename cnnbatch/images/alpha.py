@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbatch.errors import ImageError
+from cnnbatch.images.model import BAD_JPEGXL
 
 MAX_PIXELS_EFFORT_3: Final = 1 << 24  # above: effort 1, which works in stripes and takes little memory
 
@@ -33,6 +34,6 @@ def decode_alpha(payload: bytes, shape: tuple[int, int]) -> NDArray[np.uint8]:
     plane = np.empty(shape, np.uint8)
     try:
         imagecodecs.jpegxl_decode(payload, out=plane, numthreads=1)  # compares the shape before it allocates
-    except (imagecodecs.JpegxlError, ValueError) as error:
+    except BAD_JPEGXL as error:
         raise ImageError("alpha", f"alpha payload of {len(payload)} bytes for {shape}: {error}") from error
     return plane

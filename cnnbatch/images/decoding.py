@@ -126,7 +126,7 @@ def _with_metadata(found: Scan, image: Image.Image) -> Scan:
     exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
     if exif:
         ifd.read(exif)  # damaged EXIF could not be written back into an AVIF
-    return Scan(found.header, exif=exif or None, icc=image.info.get("icc_profile"), xmp=image.info.get("xmp"))
+    return headers.bounded(Scan(found.header, exif=exif or None, icc=image.info.get("icc_profile"), xmp=image.info.get("xmp")))
 
 
 def _array(image: Image.Image, header: ImageHeader) -> Pixels:

@@ -28,6 +28,11 @@ def scan(data: bytes) -> Scan:
         found = scanner(data)
     if found.header.width < 1 or found.header.height < 1:
         raise Undecodable("corrupt", f"{found.header.format} of {found.header.width}x{found.header.height} pixels")
+    return bounded(found)
+
+
+def bounded(found: Scan) -> Scan:
+    """``found``; raises Undecodable ``metadata`` where EXIF, ICC or XMP are over `MAX_METADATA_BYTES`."""
     if max(len(found.exif or b""), len(found.icc or b""), len(found.xmp or b"")) > MAX_METADATA_BYTES:
         raise Undecodable("metadata", f"EXIF, ICC or XMP over {MAX_METADATA_BYTES} bytes")
     return found

@@ -56,6 +56,9 @@ BAD_IMAGE: Final = (
     imagecodecs.WebpError,
 )
 
+BAD_JPEGXL: Final = (imagecodecs.JpegxlError, ValueError, RuntimeError)
+"""What the JPEG XL reader raises for bytes that are none; RuntimeError where it cannot count the frames."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:

@@ -7,6 +7,7 @@ import imagecodecs
 
 from cnnbatch.errors import ImageError, Undecodable
 from cnnbatch.images import jpeg
+from cnnbatch.images.model import BAD_JPEGXL
 
 MAX_PIXELS: Final = 1 << 27
 """Larger pictures stay verbatim: libjxl keeps the coefficients of all of it in memory."""
@@ -18,12 +19,12 @@ def transcode_jpeg(data: bytes) -> bytes | None:
     Never raises for bad input: what is not a sound JPEG is None.
     """
     try:
-        header = jpeg.scan(data).header if data[:2] == b"\xff\xd8" else None
-        if header is None or header.width * header.height > MAX_PIXELS:
-            return None
+        found = jpeg.scan(data) if data[:2] == b"\xff\xd8" else None
+        if found is None or found.header.width * found.header.height > MAX_PIXELS or found.refusal == "corrupt":
+            return None  # "corrupt" also names more scans than an encoder writes, each a pass over the whole picture
         coded = bytes(imagecodecs.jpegxl_encode_jpeg(data, numthreads=1))
         restored = imagecodecs.jpegxl_decode_jpeg(coded, numthreads=1) if len(coded) < len(data) else None
-    except (Undecodable, imagecodecs.JpegxlError, ValueError):
+    except (Undecodable, *BAD_JPEGXL):
         return None
     return coded if restored == data else None
 
@@ -35,7 +36,7 @@ def restore_jpeg(data: bytes) -> bytes:
         if width * height > MAX_PIXELS:
             raise ImageError("jpegxl", f"JPEG XL transcode of {width}x{height} pixels")
         return bytes(imagecodecs.jpegxl_decode_jpeg(data, numthreads=1))
-    except (imagecodecs.JpegxlError, ValueError, struct.error) as error:
+    except (*BAD_JPEGXL, struct.error) as error:
         raise ImageError("jpegxl", f"not a JPEG XL transcode: {error}") from error
 
 

@@ -10,6 +10,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -106,6 +107,7 @@ class ShardCompressor:
     def __init__(self, source: Store, archive: Store, codec: Codec, settings: CompressionSettings, *, run_id: str) -> None:
         self.source, self.archive, self.codec, self.settings, self.run_id = source, archive, codec, settings, run_id
         self.coding = threading.Lock()
+        self.watch: Callable[[ObjectInfo], AbstractContextManager[None]] = unwatched
         self.footer = {
             "cnnbatch.version": VERSION,
             "cnnbatch.codec_id": codec.id,
@@ -153,8 +155,7 @@ class ShardCompressor:
         started = time.monotonic()
         shard = write_shard(self.archive, rows, footer=self.footer) if rows else None
         seconds["write"] += time.monotonic() - started
-        taken = tuple(row.key for row in rows if row.key in task.changed)
-        return CompressResult(task.number, shard, taken, self._tally(rows, failures, pixels, seconds), tuple(failures))
+        return CompressResult(task.number, shard, self._tally(rows, failures, pixels, seconds), tuple(failures))
 
     def stored_row(self, info: ObjectInfo, data: bytes, reason: str) -> ArchiveRow:
         """A row that keeps the file verbatim; looks at nothing inside it."""
@@ -195,7 +196,7 @@ class ShardCompressor:
                 if isinstance(body, Unreadable):
                     failures.append(Failure.of(info.key, "read", body))
                     continue
-                ahead.append(pool.submit(self._decode, info, body))
+                ahead.append(pool.submit(self._decode_watched, info, body))
                 while len(ahead) > s.decode_threads or _pixels_ready(ahead) > s.batch_pixels:
                     yield ahead.popleft().result()
             while ahead:
@@ -209,13 +210,20 @@ class ShardCompressor:
             else:
                 yield info
 
+    def _decode_watched(self, info: ObjectInfo, data: bytes) -> _Source:
+        with self.watch(info):
+            return self._decode(info, data)
+
     def _decode(self, info: ObjectInfo, data: bytes) -> _Source:
         if self.settings.lossless:
             return _Source(info, data, stored=_store(data, "lossless"))
         try:
-            return _Source(info, data, image=decode(data, max_pixels=self.settings.max_pixels))
+            image = decode(data, max_pixels=self.settings.max_pixels)
         except Undecodable as error:
             return _Source(info, data, stored=_store(data, error.reason))
+        if (reason := self.codec.refusal(image.pixels)) is not None:
+            return _Source(info, data, stored=_store(data, reason))
+        return _Source(info, data, image=image)
 
     def _batches(self, sources: Iterable[_Source]) -> Iterator[list[_Source]]:
         batch: list[_Source] = []
@@ -288,6 +296,11 @@ class ShardCompressor:
             "payload_sha256": hashlib.sha256(payload).digest(),
             "payload": payload,
         }
+
+
+def unwatched(info: ObjectInfo) -> AbstractContextManager[None]:
+    """No limit on the time that an input takes."""
+    return nullcontext()
 
 
 def _pixels_ready(ahead: Iterable[Future[_Source]]) -> int:

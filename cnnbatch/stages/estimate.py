@@ -2,16 +2,16 @@
 
 import json
 import time
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Protocol
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from cnnbatch.codec import Codec
 from cnnbatch.errors import Unreadable
 from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
-from cnnbatch.stages.plan import Difference
+from cnnbatch.stages.difference import Difference
+from cnnbatch.stages.listing import object_infos
 from cnnbatch.storage import ObjectInfo, Store
 
 SAMPLE_IMAGES = 5
@@ -59,11 +59,10 @@ class Estimate:
 def estimate(source: Store, difference: Difference, codec: Codec, settings: CompressionSettings) -> Estimate:
     """Makes the rows of up to `SAMPLE_IMAGES` of the inputs, evenly spread over the listing."""
     compressor = ShardCompressor(source, source, codec, settings, run_id="estimate")  # writes to neither for one row
-    todo = difference.todo
-    total = int(pc.sum(todo.column("size")).as_py() or 0)
+    total = difference.source_bytes
     read = written = count = 0
     seconds = 0.0
-    for info in _sample(todo):
+    for info in _sample(difference):
         started = time.monotonic()
         try:
             data = source.get(info)
@@ -77,7 +76,10 @@ def estimate(source: Store, difference: Difference, codec: Codec, settings: Comp
     return Estimate(total, count, round(total * written / read), total / read * seconds / 3600)
 
 
-def _sample(todo: pa.Table) -> list[ObjectInfo]:
-    step = max(1, todo.num_rows // SAMPLE_IMAGES)
-    rows = [todo.slice(index, 1).to_pylist()[0] for index in range(0, todo.num_rows, step)[:SAMPLE_IMAGES]]
-    return [ObjectInfo(row["key"], row["size"], row["etag"], row["mtime"]) for row in rows]
+def _sample(difference: Difference) -> Iterator[ObjectInfo]:
+    step = max(1, difference.images // SAMPLE_IMAGES)
+    wanted, first = deque(range(0, difference.images, step)[:SAMPLE_IMAGES]), 0
+    for table in difference.todo:
+        while wanted and wanted[0] < first + table.num_rows:
+            yield from object_infos(table.slice(wanted.popleft() - first, 1))
+        first += table.num_rows

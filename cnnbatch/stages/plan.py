@@ -1,157 +1,28 @@
-"""What a run has to do: listing of the source, difference to the archive, and the shards to make.
+"""The shards of a run: which images go into each, decided before the first is read.
 
-All of it in Arrow columns, so that 10⁶ keys take megabytes, not gigabytes.
+A plan is kept in parts of `PART_SHARDS` shards. A small one is one part in memory; the parts of a larger one are files on a
+scratch, and copies of them in the archive, which the workers' cluster reads one after the other: the driver holds none.
 """
 
-import fnmatch
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cnnbatch.archive.erased import ErasedKeys
-from cnnbatch.archive.snapshot import Inventory
-from cnnbatch.stages.records import CompressTask, Failure
-from cnnbatch.storage import ObjectInfo, Store
+from cnnbatch.archive.snapshot import LiveShard
+from cnnbatch.stages.difference import TODO_SCHEMA, Difference
+from cnnbatch.stages.listing import object_infos
+from cnnbatch.stages.records import CompressTask
+from cnnbatch.stages.spill import Scratch, Spill, disk_trouble, in_order, ranges, write_tables
+from cnnbatch.storage import Store
 
-LISTING_SCHEMA = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("etag", pa.string()),
-        pa.field("mtime", pa.timestamp("us", tz="UTC")),
-    ]
-)
-_CHUNK = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """The inputs of a source: ``table`` of `LISTING_SCHEMA`, and what was listed but cannot be read."""
-
-    table: pa.Table
-    unreadable: tuple[Failure, ...]
-    excluded: tuple[re.Pattern[str], ...] = ()
-
-    @property
-    def hides(self) -> Callable[[str], bool]:
-        """Tells whether the source may have a key although ``table`` has not: it is excluded, or is or lies below
-        something that cannot be read, such as a folder without permission."""
-        faulty = {failure.key for failure in self.unreadable}
-
-        def hides(key: str) -> bool:
-            parents = accumulate(key.split("/"), "{}/{}".format)
-            return any(pattern.match(key) for pattern in self.excluded) or not faulty.isdisjoint(parents)
-
-        return hides
-
-
-def list_source(source: Store, *, exclude: Collection[str] = ()) -> Listing:
-    """Every object below the source, minus the ``exclude`` globs (over keys, ``*`` crosses ``/``)."""
-    patterns = tuple(re.compile(fnmatch.translate(glob)) for glob in exclude)
-    unreadable: list[Failure] = []
-    chunks: list[pa.RecordBatch] = []
-    objects = _readable(source.list(), patterns, unreadable)
-    while part := list(islice(objects, _CHUNK)):
-        columns = [[getattr(info, field.name) for info in part] for field in LISTING_SCHEMA]
-        chunks.append(
-            pa.record_batch(
-                [pa.array(c, type=f.type) for c, f in zip(columns, LISTING_SCHEMA, strict=True)], schema=LISTING_SCHEMA
-            )
-        )
-    return Listing(pa.Table.from_batches(chunks, schema=LISTING_SCHEMA), tuple(unreadable), patterns)
-
-
-def _readable(
-    objects: Iterable[ObjectInfo], exclude: Sequence[re.Pattern[str]], unreadable: list[Failure]
-) -> Iterator[ObjectInfo]:
-    for info in objects:
-        if any(pattern.match(info.key) for pattern in exclude):
-            continue
-        if not info.key:  # an object named like the prefix itself: no row could name it
-            unreadable.append(Failure(info.key, "list", "name", "an object with the name of the source itself"))
-        elif info.fault is None:
-            yield info
-        else:
-            unreadable.append(Failure(info.key, "list", info.fault, "listed, but cannot be read under this name"))
-
-
-def without_erased(table: pa.Table, erased: ErasedKeys) -> tuple[pa.Table, int]:
-    """A listing without the keys that were erased from the archive, and how many those are."""
-    if not erased:
-        return table, 0
-    kept = pa.array([key not in erased for key in table.column("key").to_pylist()], type=pa.bool_())
-    left = table.filter(kept)
-    return left, table.num_rows - left.num_rows
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """The source against the archive. ``new`` and ``changed`` are rows of the listing; ``vanished`` and ``held``
-    name rows of the archive: keys without an object, and where the changed keys are held (key, shard)."""
-
-    new: pa.Table
-    changed: pa.Table
-    unchanged: int
-    vanished: pa.Table
-    held: pa.Table
-
-    @property
-    def todo(self) -> pa.Table:
-        """All listing rows to compress."""
-        return pa.concat_tables([self.new, self.changed])
-
-
-def compare(
-    listing: pa.Table,
-    inventory: Inventory,
-    *,
-    again: pa.Array | None = None,
-    hides: Callable[[str], bool] = lambda key: False,
-) -> Difference:
-    """Unchanged ⇔ the size is equal and the ETag is, or where either has none, the modification time.
-
-    ``again`` (bool for each archive row): rows to take once more although the source is unchanged. Keys that the listing
-    ``hides`` (see `Listing`) have not vanished.
-    """
-    rows = inventory.table
-    where = inventory.find(listing.column("key").combine_chunks())
-    known = pc.is_valid(where)
-    old = rows.take(where)
-    same_size = pc.equal(listing.column("size"), old.column("source_size"))
-    etags = pc.equal(listing.column("etag"), old.column("source_etag"))
-    times = pc.equal(listing.column("mtime"), old.column("source_mtime"))
-    same = pc.and_(same_size, pc.fill_null(pc.coalesce(etags, times), False))
-    if again is not None:
-        same = pc.and_(same, pc.invert(pc.take(again, where)))
-    same = pc.fill_null(same, False)
-    changed = pc.and_(known, pc.invert(same))
-    gone = pc.invert(pc.is_in(rows.column("key"), value_set=listing.column("key").combine_chunks()))
-    lost = [i for i in pc.indices_nonzero(gone).to_pylist() if not hides(rows.column("key")[i].as_py())]
-    return Difference(
-        new=listing.filter(pc.invert(known)),
-        changed=listing.filter(changed),
-        unchanged=int(pc.sum(same).as_py() or 0),
-        vanished=rows.take(pa.array(lost, type=pa.int64())).select(["key", "shard"]),
-        held=old.select(["key", "shard"]).filter(changed),
-    )
-
-
-def coded_otherwise(inventory: Inventory, *, codec_id: str, quality: float | None, lossless: bool) -> pa.Array:
-    """For each archive row whether ``--recompress`` takes it: another codec or quality, or stored but to be coded.
-
-    ``quality`` None: the quality is searched for each image, so every coded row is taken.
-    """
-    table = inventory.table
-    coded = pc.equal(table.column("outcome").cast(pa.string()), "cnn")
-    if lossless:
-        return coded.combine_chunks()
-    other = pc.not_equal(table.column("codec_id").cast(pa.string()), codec_id)
-    moved = pa.scalar(True) if quality is None else pc.not_equal(table.column("quality"), quality)
-    return pc.or_(pc.invert(coded), pc.fill_null(pc.or_(other, moved), True)).combine_chunks()
+PART_SHARDS = 256
+"""Shards whose images one file names: 20 to 40 MB, read by the cluster in a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,31 +33,172 @@ class ShardLimits:
     images: int
 
 
-def plan_shards(difference: Difference, limits: ShardLimits) -> Iterator[CompressTask]:
-    """Keys in order, packed until a limit is reached, so that shards hold disjoint key ranges."""
-    if not difference.todo.num_rows:
-        return
-    ordered = difference.todo.sort_by("key")
-    changed = frozenset(difference.changed.column("key").to_pylist())
-    number, size = 0, 0
-    inputs: list[ObjectInfo] = []
-    for batch in ordered.to_batches(max_chunksize=_CHUNK):
-        for row in batch.to_pylist():
-            if inputs and (size + row["size"] > limits.source_bytes or len(inputs) >= limits.images):
-                yield _task(number, inputs, changed)
-                number, inputs, size = number + 1, [], 0
-            inputs.append(ObjectInfo(row["key"], row["size"], row["etag"], row["mtime"]))
-            size += row["size"]
-    yield _task(number, inputs, changed)
-
-
-def _task(number: int, inputs: Sequence[ObjectInfo], changed: frozenset[str]) -> CompressTask:
-    return CompressTask(number, tuple(inputs), changed.intersection(info.key for info in inputs))
-
-
-def shard_limits(todo: pa.Table, *, workers: int, source_bytes: int, images: int) -> ShardLimits:
+def shard_limits(difference: Difference, *, workers: int, source_bytes: int, images: int) -> ShardLimits:
     """The configured limits, smaller where the work is too little to give every worker a few shards."""
-    total = int(pc.sum(todo.column("size")).as_py() or 0)
-    share = max(1, -(-total // (workers * 4)))
-    count = max(1, -(-todo.num_rows // (workers * 4)))
+    share = max(1, -(-difference.source_bytes // (workers * 4)))
+    count = max(1, -(-difference.images // (workers * 4)))
     return ShardLimits(min(source_bytes, max(share, 1 << 20)), min(images, max(count, 64)))
+
+
+@dataclass(frozen=True, slots=True)
+class PlanPart:
+    """A part of a plan in a store; iterating it reads it and yields its tasks."""
+
+    store: Store
+    key: str
+    first: int
+    count: int
+
+    def __iter__(self) -> Iterator[CompressTask]:
+        reader = pa.ipc.open_file(pa.BufferReader(self.store.read(self.key)))
+        for index in range(self.count):
+            yield _task(self.first + index, reader.get_batch(index))
+
+
+class Plan:
+    """The shards of a run, numbered from 0: ``num_shards`` of them, ``parts`` of which all but one are on the scratch."""
+
+    def __init__(self, scratch: Scratch, shards: Sequence[LiveShard]) -> None:
+        self._scratch, self._shards = scratch, shards
+        self._parts: list[Path] = []
+        self._last: list[pa.RecordBatch] = []
+        self.num_shards = 0
+
+    def add(self, table: pa.Table) -> None:
+        """One more shard: rows of `TODO_SCHEMA` in the order of keys."""
+        [batch] = table.combine_chunks().to_batches()
+        self._last.append(batch)
+        self.num_shards += 1
+        if len(self._last) == PART_SHARDS:
+            self._put_away()
+
+    @property
+    def is_small(self) -> bool:
+        """Whether all of it is in memory."""
+        return not self._parts
+
+    def tasks(self) -> list[CompressTask]:
+        """Those in memory: all of a small plan."""
+        first = len(self._parts) * PART_SHARDS
+        return [_task(first + index, batch) for index, batch in enumerate(self._last)]
+
+    def publish(self, store: Store, folder: str) -> list[PlanPart]:
+        """Copies the parts to where the cluster can read them."""
+        if self._last:
+            self._put_away()
+        published = []
+        for number, path in enumerate(self._parts):
+            first = number * PART_SHARDS
+            key = f"{folder}/{number:06}.arrow"
+            store.put_file(key, path)
+            published.append(PlanPart(store, key, first, min(PART_SHARDS, self.num_shards - first)))
+        return published
+
+    def held(self, number: int) -> dict[str, str]:
+        """The images of a shard that have a row in the archive, each with the path of the shard that has it."""
+        batch = self._batch(number)
+        known = batch.filter(pc.is_valid(batch.column("held")))
+        indices = known.column("held").to_pylist()
+        return dict(zip(known.column("key").to_pylist(), (self._shards[index].path for index in indices), strict=True))
+
+    def _batch(self, number: int) -> pa.RecordBatch:
+        part, index = divmod(number, PART_SHARDS)
+        if part == len(self._parts):
+            return self._last[index]
+        path = self._parts[part]
+        with disk_trouble(path.parent), pa.OSFile(str(path)) as file:
+            options = pa.ipc.IpcReadOptions(included_fields=[TODO_SCHEMA.get_field_index(name) for name in ("key", "held")])
+            return pa.ipc.open_file(file, options=options).get_batch(index)
+
+    def _put_away(self) -> None:
+        self._parts.append(self._scratch.path())
+        write_tables(self._parts[-1], (pa.Table.from_batches([batch]) for batch in self._last), TODO_SCHEMA)
+        self._last = []
+
+
+def _task(number: int, batch: pa.RecordBatch) -> CompressTask:
+    return CompressTask(number, tuple(object_infos(batch)))
+
+
+def plan_shards(
+    scratch: Scratch, difference: Difference, limits: ShardLimits, *, shards: Sequence[LiveShard], keep_together: bool = False
+) -> Plan:
+    """Keys in order, packed until a limit is reached, so that shards hold disjoint key ranges.
+
+    ``shards`` are those of the snapshot. With ``keep_together`` the images of a shard that leaves whole stay in one new
+    shard, alone or with its neighbours: then nothing of it has to be written again.
+    """
+    plan = Plan(scratch, shards)
+    leaving = _leaving(difference, shards) if keep_together else np.zeros(len(shards), np.bool_)
+    together = Spill(scratch, TODO_SCHEMA, by="held")
+    for table in _packed(_apart(difference.todo, leaving, together), limits):
+        plan.add(table)
+    for [table] in ranges(together):
+        for part in _packed_together(in_order(table, "held"), limits):
+            plan.add(in_order(part, "key"))
+    return plan
+
+
+def _leaving(difference: Difference, shards: Sequence[LiveShard]) -> Any:
+    return (difference.held > 0) & (difference.held == np.array([shard.num_rows for shard in shards], np.int64))
+
+
+def _apart(tables: Iterable[pa.Table], leaving: Any, together: Spill) -> Iterator[pa.Table]:
+    """Yields the rows that no leaving shard holds; the others go to ``together``."""
+    for table in tables:
+        if not leaving.any():
+            yield table
+            continue
+        held = pc.fill_null(table.column("held"), -1).to_numpy()
+        whole = pa.array((held >= 0) & leaving[held])
+        together.add(table.filter(whole))
+        yield table.filter(pc.invert(whole))
+
+
+def _packed(tables: Iterable[pa.Table], limits: ShardLimits) -> Iterator[pa.Table]:
+    rest = TODO_SCHEMA.empty_table()
+    for table in tables:
+        rest = pa.concat_tables([rest, table]).combine_chunks()
+        start = 0
+        for end in _ends(rest, limits):
+            yield rest.slice(start, end - start)
+            start = end
+        rest = rest.slice(start)
+    if rest.num_rows:
+        yield rest
+
+
+def _ends(table: pa.Table, limits: ShardLimits) -> Iterator[int]:
+    """Where a shard is full; the last one, which may still grow, has none."""
+    total = np.cumsum(table.column("size").to_numpy())
+    start = 0
+    while True:
+        before = total[start - 1] if start else 0
+        by_bytes = int(np.searchsorted(total, before + limits.source_bytes, side="right"))
+        start = max(start + 1, min(start + limits.images, by_bytes))
+        if start >= table.num_rows:
+            return
+        yield start
+
+
+def _packed_together(table: pa.Table, limits: ShardLimits) -> Iterator[pa.Table]:
+    """Groups of equal ``held``, neighbours in one shard while they fit; a group of more than two shards' size is cut."""
+    if not table.num_rows:
+        return
+    held = table.column("held").to_numpy()
+    bounds = [0, *(np.flatnonzero(np.diff(held)) + 1).tolist(), table.num_rows]
+    total = np.concatenate([[0], np.cumsum(table.column("size").to_numpy())])
+    start = 0
+    for begin, end in pairwise(bounds):
+        if begin > start and not _fits(total, start, end, limits, 1):
+            yield table.slice(start, begin - start)
+            start = begin
+        if not _fits(total, begin, end, limits, 2):
+            yield from _packed([in_order(table.slice(begin, end - begin), "key")], limits)
+            start = end
+    if start < table.num_rows:
+        yield table.slice(start)
+
+
+def _fits(total: Any, start: int, end: int, limits: ShardLimits, times: int) -> bool:
+    return bool(end - start <= times * limits.images and total[end] - total[start] <= times * limits.source_bytes)

@@ -1,5 +1,6 @@
 """Gives one shard back: read and check rows → decode → encode in the wanted format → write below the destination."""
 
+import errno
 import hashlib
 import json
 import time
@@ -17,14 +18,17 @@ from cnnbatch.archive.schema import ArchiveRow
 from cnnbatch.archive.shards import read_shard
 from cnnbatch.codec import Codec
 from cnnbatch.codec.codec import Pixels
-from cnnbatch.errors import BitstreamError, DamagedRow, ImageError, UsageError
+from cnnbatch.errors import BitstreamError, DamagedRow, ImageError, StorageError, UsageError
 from cnnbatch.images import FORMATS as IMAGE_FORMATS
 from cnnbatch.images import DecodedImage, encode, restore_jpeg
 from cnnbatch.stages.codecs import CodecShelf
-from cnnbatch.stages.records import Failure, ReconstructResult, ReconstructTask, Tally
+from cnnbatch.stages.records import Failure, ShardResult, ShardTask, Tally
 from cnnbatch.storage import Store
 
 FORMATS: Final = ("original", "png", "webp", "jpeg")
+_OF_THE_KEY: Final = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
+"""What a file system says of one name: another key is in the way (``a`` and ``a/b``), or it has no such names."""
+
 MARKS = ".cnnbatch-reconstruct"
 """Folder below the destination with one mark a finished shard, until the whole job is done."""
 
@@ -45,7 +49,7 @@ class ShardReconstructor:
     def __init__(self, archive: Store, destination: Store, codecs: CodecShelf, settings: ReconstructionSettings) -> None:
         self.archive, self.destination, self.codecs, self.settings = archive, destination, codecs, settings
 
-    def __call__(self, task: ReconstructTask) -> ReconstructResult:
+    def __call__(self, task: ShardTask) -> ShardResult:
         """Every row of ``task`` is written, was there already, or is a failure."""
         failures: list[Failure] = []
         counts: Counter[str] = Counter()
@@ -77,9 +81,9 @@ class ShardReconstructor:
             pixels=pixels,
             seconds={"reconstruct": time.monotonic() - started},
         )
-        return ReconstructResult(task.number, tally, tuple(failures))
+        return ShardResult(task.number, tally, tuple(failures))
 
-    def _rows(self, task: ReconstructTask, failures: list[Failure]) -> Iterator[ArchiveRow]:
+    def _rows(self, task: ShardTask, failures: list[Failure]) -> Iterator[ArchiveRow]:
         keys = None if task.keys is None else frozenset(task.keys)
         for row in read_shard(self.archive, task.path, keys=keys, num_bytes=task.num_bytes):
             if isinstance(row, DamagedRow):
@@ -121,6 +125,10 @@ class ShardReconstructor:
             self.destination.put(output_key(row, self.settings.format), data)
         except (ImageError, UsageError) as error:
             return Failure.of(row.key, "write", error)
+        except StorageError as error:
+            if getattr(error.__cause__, "errno", None) not in _OF_THE_KEY:
+                raise
+            return Failure.of(row.key, "write", error)
         return len(data)
 
 
@@ -129,13 +137,33 @@ def _pixels(row: ArchiveRow) -> int:
 
 
 def reconstruct_each(codec: Codec, rows: Sequence[ArchiveRow]) -> list[Pixels | BitstreamError]:
-    """Decodes rows in one batch; if one is damaged, each alone, so that only the damaged ones fail."""
+    """Decodes rows in one batch; if one is damaged, each alone, so that only the damaged ones fail.
+
+    Batches are made from the sizes in the rows, so a bitstream of another size is a fault, and nothing is allocated for it.
+    """
+    faults = [_fault_of(codec, row) for row in rows]
+    images = iter(_decode_each(codec, [row for row, fault in zip(rows, faults, strict=True) if fault is None]))
+    return [next(images) if fault is None else fault for fault in faults]
+
+
+def _fault_of(codec: Codec, row: ArchiveRow) -> BitstreamError | None:
+    """What is wrong with a payload's header."""
+    try:
+        height, width = codec.shape(row.payload)
+    except BitstreamError as error:
+        return error
+    if (width, height) == (row.width, row.height):
+        return None
+    return BitstreamError(f"{width} × {height} pixels, the row says {row.width} × {row.height}")
+
+
+def _decode_each(codec: Codec, rows: Sequence[ArchiveRow]) -> list[Pixels | BitstreamError]:
     try:
         return list(codec.reconstruct([row.payload for row in rows]))
     except BitstreamError as error:
         if len(rows) == 1:
             return [error]
-        return [image for row in rows for image in reconstruct_each(codec, [row])]
+        return [image for row in rows for image in _decode_each(codec, [row])]
 
 
 def restore_file(row: ArchiveRow, pixels: Pixels | None, *, format: str) -> bytes:
@@ -171,27 +199,25 @@ def output_key(row: ArchiveRow, format: str) -> str:
     return row.key if format == "original" or row.outcome == "store" else f"{row.key}.{format}"
 
 
-def plan_tasks(archive: Archive, pattern: str) -> list[ReconstructTask]:
+def plan_tasks(archive: Archive, pattern: str) -> list[ShardTask]:
     """One task for each shard that holds a key matching ``pattern``."""
-    tasks: list[ReconstructTask] = []
+    tasks: list[ShardTask] = []
     for shard in archive.shards():
         keys = None if pattern == "*" else tuple(archive.shard_keys(shard, pattern))
         if keys is None or keys:
             count = shard.num_rows if keys is None else len(keys)
-            tasks.append(ReconstructTask(len(tasks), shard.path, shard.num_bytes, count, keys))
+            tasks.append(ShardTask(len(tasks), shard.path, shard.num_bytes, count, keys))
     return tasks
 
 
-def mark_key(task: ReconstructTask, settings: ReconstructionSettings) -> str:
+def mark_key(task: ShardTask, settings: ReconstructionSettings) -> str:
     """Where the mark of a finished shard lies; shards are named by content, so a mark is never wrong."""
     wanted = "" if task.keys is None else "\n".join(task.keys)
     digest = hashlib.sha256(f"{task.path} {settings.format} {wanted}".encode()).hexdigest()
     return f"{MARKS}/{digest[:32]}.json"
 
 
-def remaining(
-    tasks: Iterable[ReconstructTask], destination: Store, settings: ReconstructionSettings
-) -> Iterator[ReconstructTask]:
+def remaining(tasks: Iterable[ShardTask], destination: Store, settings: ReconstructionSettings) -> Iterator[ShardTask]:
     """Tasks without a mark, or whose files are no longer all there with the sizes that were written."""
     marks = {info.key for info in destination.list(MARKS)}
     sizes = {info.key: info.size for info in destination.list()} if marks else {}

@@ -69,31 +69,25 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class CompressTask:
-    """One shard to make: its number in the plan, its inputs, and which of them are changed images."""
+    """One shard to make: its number in the plan, and its inputs."""
 
     number: int
     inputs: tuple[ObjectInfo, ...]
-    changed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class CompressResult:
-    """What became of one `CompressTask`; ``shard`` is None when no input could be read.
-
-    ``taken`` are the keys of the shard's rows whose images the archive may hold already: those are to leave their old
-    shard in the same commit.
-    """
+    """What became of one `CompressTask`: every input is a row of ``shard`` or a failure; no row, no shard."""
 
     number: int
     shard: ShardInfo | None
-    taken: tuple[str, ...]
     tally: Tally
     failures: tuple[Failure, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class ReconstructTask:
-    """One shard to give back, or the ``keys`` of it; ``num_images`` of them."""
+class ShardTask:
+    """One shard to read, or the ``keys`` of it; ``num_images`` of them."""
 
     number: int
     path: str
@@ -103,8 +97,8 @@ class ReconstructTask:
 
 
 @dataclass(frozen=True, slots=True)
-class ReconstructResult:
-    """What became of one `ReconstructTask`."""
+class ShardResult:
+    """What became of one `ShardTask`."""
 
     number: int
     tally: Tally

@@ -13,7 +13,7 @@ from cnnbatch.archive.parquet import map_parallel, read_columns
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, Snapshot
 from cnnbatch.codec import Codec
 from cnnbatch.errors import ArchiveError, CodecFileError
-from cnnbatch.stages.plan import Listing, without_erased
+from cnnbatch.stages.listing import Listing, without_erased
 from cnnbatch.stages.records import Finding, VerifyTask
 from cnnbatch.storage import ObjectInfo, Store
 

@@ -10,7 +10,17 @@
 from cnnbatch.storage.config import StorageConfig
 from cnnbatch.storage.interface import ObjectInfo, Store
 from cnnbatch.storage.keys import is_safe_key, safe_join
-from cnnbatch.storage.opening import open_store
+from cnnbatch.storage.opening import open_object, open_store, read_object
 from cnnbatch.storage.urls import overlaps
 
-__all__ = ["ObjectInfo", "StorageConfig", "Store", "is_safe_key", "open_store", "overlaps", "safe_join"]
+__all__ = [
+    "ObjectInfo",
+    "StorageConfig",
+    "Store",
+    "is_safe_key",
+    "open_object",
+    "open_store",
+    "overlaps",
+    "read_object",
+    "safe_join",
+]

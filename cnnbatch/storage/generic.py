@@ -1,6 +1,7 @@
 """Any other URL that fsspec opens, as far as its file system goes."""
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,8 @@ from cnnbatch.storage.interface import ObjectInfo
 from cnnbatch.storage.keys import require_safe_key
 from cnnbatch.storage.many import Outcome, read_many
 from cnnbatch.storage.urls import parse_url
+
+logging.getLogger("fsspec.http").setLevel(logging.INFO)  # at DEBUG it writes every URL, signatures in its query too
 
 _MTIMES = ("mtime", "LastModified", "last_modified", "modified", "updated", "created")
 _ETAGS = ("ETag", "etag", "e_tag", "md5Hash", "content_md5")
@@ -32,8 +35,12 @@ class FsspecStore:
         self._full_url = url  # may hold a password; only fsspec sees it
         try:
             self._fs, root = fsspec.core.url_to_fs(url)
-        except (ValueError, ImportError) as error:
+        except ImportError as error:
             raise UsageError(f"cannot open {self.url}: {error}") from error
+        except ValueError:  # its text, and that of what it came from, may hold parts of a password
+            raise UsageError(f"cannot open {self.url}: no such protocol, or not a URL of it") from None
+        except Exception as error:  # noqa: BLE001 - some connect here, and each has its own errors
+            raise StorageError(f"cannot open {self.url}: {type(error).__name__}") from None
         self._root = root.rstrip("/")
 
     def __reduce__(self) -> tuple[type["FsspecStore"], tuple[str]]:
@@ -77,6 +84,8 @@ class FsspecStore:
             raise Unreadable("vanished", f"{info.key}: no longer there") from error
         if len(data) != info.size:
             raise Unreadable("changed", f"{info.key}: {len(data)} bytes, but {info.size} were listed")
+        if (info.etag, info.mtime) != (None, None) and not _is_same(self.head(info.key), info):
+            raise Unreadable("changed", f"{info.key}: it changed after it was listed")
         return data
 
     def get_many(self, infos: Iterable[ObjectInfo], *, max_bytes: int, concurrency: int) -> Iterator[Outcome]:
@@ -161,8 +170,18 @@ class FsspecStore:
             if action != "write":
                 raise
             raise StorageError(f"cannot write {where}: the folder vanished") from None
-        except (OSError, ValueError) as error:
+        except (StorageError, UsageError):
+            raise
+        except Exception as error:
             raise StorageError(f"cannot {action} {where}: {type(error).__name__}") from error
+
+
+def _is_same(now: ObjectInfo | None, listed: ObjectInfo) -> bool:
+    """Looked at after the read: bytes of two versions mixed are noticed. What only one of the two says does not count."""
+    if now is None or now.size != listed.size:
+        return False
+    pairs = ((now.etag, listed.etag), (now.mtime, listed.mtime))
+    return all(one == other for one, other in pairs if None not in (one, other))
 
 
 def _etag(entry: dict[str, Any]) -> str | None:

@@ -109,13 +109,14 @@ class Store(Protocol):
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Create an object; ``False`` when there is one already, which stays as it is.
 
-        After a lost response a client's retry may meet its own first write: ``False`` does not prove another writer.
+        An object store may also say ``True`` where the object holds exactly ``data``: after a lost response a client's
+        retry meets its own first write. So bytes that tell writers apart must differ, as a lease's do.
         """
 
     def put_if_match(self, key: str, data: bytes, etag: str | None) -> bool:
         """Replace the version ``etag`` (of `read_versioned`); ``False`` when the object is another one by now.
 
-        ``etag=None`` means that there must be no object, as in `put_if_absent`.
+        ``etag=None`` means that there must be no object, as in `put_if_absent`; so does what holds for equal bytes.
         """
 
     def delete(self, key: str) -> None:

@@ -156,10 +156,9 @@ class LocalStore:
 
     def _get_unchanged(self, info: ObjectInfo) -> bytes:
         with self._inside(info.key).open("rb") as file:
-            status = os.fstat(file.fileno())
-            same = status.st_size == info.size and info.mtime in {None, _mtime(status)}
-            data = file.read(info.size + 1) if same else b""
-        if not same or len(data) != info.size:
+            data = file.read(info.size + 1) if _is_as_listed(file, info) else b""
+            same = len(data) == info.size and _is_as_listed(file, info)  # again: it may be written while it is read
+        if not same:
             raise Unreadable("changed", f"{info.key}: the file changed after it was listed")
         return data
 
@@ -219,6 +218,11 @@ class LocalStore:
 
 def _writes(data: bytes) -> Callable[[BinaryIO], object]:
     return lambda file: file.write(data)
+
+
+def _is_as_listed(file: BinaryIO, info: ObjectInfo) -> bool:
+    status = os.fstat(file.fileno())
+    return status.st_size == info.size and info.mtime in {None, _mtime(status)}
 
 
 def _info(key: str, status: os.stat_result, fault: str | None = None) -> ObjectInfo:

@@ -83,6 +83,8 @@ class ObjectStore:
             if code_of(error) == "InternalError":
                 self.check()  # only this object, when the store answers otherwise: a lost volume, say
                 raise Unreadable("store-error", f"{info.key}: the store has an error on it, after retries") from error
+            if code_of(error) == "AccessDenied":
+                self.check()  # or every object: the credentials were revoked
             raise_own_fault(error, info.key, f"{self.url}/{info.key}{self._at}")
 
     def get_many(self, infos: Iterable[ObjectInfo], *, max_bytes: int, concurrency: int) -> Iterator[Outcome]:
@@ -115,7 +117,7 @@ class ObjectStore:
         try:
             self._put(key, data, mode="create", use_multipart=False)
         except AlreadyExistsError:
-            return False
+            return self._holds(key, data)
         return True
 
     def put_if_match(self, key: str, data: bytes, etag: str | None) -> bool:
@@ -124,8 +126,15 @@ class ObjectStore:
         try:
             self._put(key, data, mode=self._version(key, etag), use_multipart=False)
         except (PreconditionError, FileNotFoundError):
-            return False
+            return self._holds(key, data)
         return True
+
+    def _holds(self, key: str, data: bytes) -> bool:
+        """Whether the object has just these bytes: where an answer was lost, the client's retry meets its own first write."""
+        try:
+            return self.read(key) == data
+        except FileNotFoundError:
+            return False
 
     def delete(self, key: str) -> None:
         require_safe_key(key)

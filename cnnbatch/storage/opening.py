@@ -1,5 +1,6 @@
 """From a URL to its store."""
 
+from cnnbatch.errors import UsageError
 from cnnbatch.storage.config import StorageConfig
 from cnnbatch.storage.generic import FsspecStore
 from cnnbatch.storage.interface import Store
@@ -22,3 +23,24 @@ def open_store(url: str, config: StorageConfig | None = None) -> Store:
     if location.scheme in OBJECT_STORES:
         return ObjectStore(location.url, config or StorageConfig.from_environment())
     return FsspecStore(url)
+
+
+def open_object(url: str, config: StorageConfig | None = None) -> tuple[Store, str]:
+    """The store that holds one object, such as ``heads/mine.safetensors``, and its key there.
+
+    Raises:
+        UsageError: the URL is not one, or names no object.
+    """
+    folder, separator, name = url.rpartition("/")
+    if not name:
+        raise UsageError(f"{url!r} is a folder, expected a file")
+    return open_store(f"{folder}/" if separator else ".", config), name
+
+
+def read_object(url: str, config: StorageConfig | None = None) -> bytes:
+    """One small object, such as a file of labels; raises UsageError where there is none."""
+    store, name = open_object(url, config)
+    try:
+        return store.read(name)
+    except FileNotFoundError as error:
+        raise UsageError(f"no such file: {url}") from error

@@ -6,20 +6,22 @@ this, replaces its parser on listing pages.
 """
 
 import itertools
+import logging
 import random
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from datetime import datetime
 from functools import cache
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any, TypeVar
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
 import botocore.session
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ReadTimeoutError
 
-from cnnbatch.storage.config import MAX_BACKOFF_S, StorageConfig
+from cnnbatch.storage.config import MAX_BACKOFF_S, SLOWEST_BODY, StorageConfig
 from cnnbatch.storage.interface import ObjectInfo
 from cnnbatch.storage.trouble import TRANSIENT, code_of
 
@@ -27,6 +29,10 @@ Result = TypeVar("Result")
 NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 
 _CREATING = Lock()  # clients are safe to share between threads, creating them is not
+
+# At DEBUG these write every request with its headers, a session token among them, also where only the root was set so.
+for _name in ("auth", "endpoint", "awsrequest", "httpsession", "hooks", "parsers", "retryhandler", "regions", "signers"):
+    logging.getLogger(f"botocore.{_name}").setLevel(logging.INFO)
 
 
 @cache
@@ -47,6 +53,7 @@ class S3Client:
         self._bucket = bucket
         self._retries = config.retries
         self._retry_timeout_s = config.retry_timeout_s
+        self._slowest_s = SLOWEST_BODY * config.timeout_s
 
     def list(self, prefix: str, *, page_size: int = 1000) -> Iterator[ObjectInfo]:
         """Stream the objects whose full key starts with ``prefix``; keys come back full.
@@ -79,13 +86,29 @@ class S3Client:
         deadline = time.monotonic() + self._retry_timeout_s
         for attempt in itertools.count():
             try:
-                return call()
+                return self._limited(call)
             except (ClientError, BotoCoreError) as error:
                 wait = random.uniform(0, min(MAX_BACKOFF_S, 0.2 * 2**attempt))
                 if attempt >= self._retries or code_of(error) not in TRANSIENT or time.monotonic() + wait > deadline:
                     raise
             time.sleep(wait)
         raise AssertionError("unreachable")
+
+    def _limited(self, call: Callable[[], Result]) -> Result:
+        """botocore limits the wait for each byte only: a store that trickles would hold a listing for ever."""
+        future: Future[Result] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(call())
+            except Exception as error:  # noqa: BLE001 - raised in the caller's thread
+                future.set_exception(error)
+
+        Thread(target=run, name="cnnbatch-s3", daemon=True).start()
+        try:
+            return future.result(self._slowest_s)
+        except TimeoutError:
+            raise ReadTimeoutError(endpoint_url=self._client.meta.endpoint_url) from None
 
 
 def quote_etag(etag: str) -> str:

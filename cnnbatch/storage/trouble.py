@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import NoReturn
 
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError, ReadTimeoutError
 from botocore.exceptions import ConnectionError as BotocoreConnectionError
 from obstore.exceptions import BaseError
 
@@ -51,15 +51,21 @@ _OWN_REASONS = {
     "PreconditionFailed": "changed",
     "Truncated": "truncated",
 }
+_ARROWS = re.compile("\x1b\\[[0-9;]*m|↳")
 # Of obstore's text, most telling first: it carries the store's XML, the status line, or reqwest's error kinds.
 _PATTERNS = (
     (re.compile(r"<Code>(\w+)</Code>"), ""),
     (re.compile(r"169\.254\.169\.254|169\.254\.170\.2"), "NoCredentials"),
     (re.compile(r"incorrectly configured region"), "PermanentRedirect"),
-    (re.compile(r"status code: (\d+)"), ""),
-    (re.compile(r"kind: Connect|dns error|tcp connect error"), "Unreachable"),
+    (re.compile(r"status code:? (\d+)"), ""),
+    (re.compile(r"kind: Connect|dns error|tcp connect error|connection closed|Connection reset"), "Unreachable"),
     (re.compile(r"TimedOut|timed out|kind: Timeout"), "Timeout"),
-    (re.compile(r"IncompleteBody|IncompleteMessage|UnexpectedEof|kind: (?:Decode|Body)|NoContentRange"), "Truncated"),
+    (
+        re.compile(
+            r"IncompleteBody|IncompleteMessage|UnexpectedEof|kind: (?:Decode|Body)|NoContentRange|before message length"
+        ),
+        "Truncated",
+    ),
 )
 
 
@@ -79,17 +85,32 @@ def _candidates(error: Exception) -> Iterator[str]:
     elif isinstance(error, NoCredentialsError):
         yield "NoCredentials"
     elif isinstance(error, HTTPClientError | BotocoreConnectionError):
-        yield "Timeout" if "imed out" in str(error) else "Unreachable"
+        yield "Timeout" if "imed out" in str(error) or isinstance(error, ReadTimeoutError) else "Unreachable"
     else:
+        text = _one_line(error)
         for pattern, meaning in _PATTERNS:
-            if found := pattern.search(str(error)):
+            if found := pattern.search(text):
                 yield meaning or found[1]
+
+
+def _one_line(error: Exception) -> str:
+    """The text of an error; deltalake wraps its own at 80 columns, behind coloured arrows."""
+    return " ".join(_ARROWS.sub(" ", str(error)).split())
+
+
+def _own_words(error: Exception) -> str:
+    """The client's own text; of the store's XML only code and message, as the rest may hold tokens and signed requests."""
+    text = _one_line(error)
+    if "<Error>" in text:
+        found = [match[2] for match in re.finditer(r"<(Code|Message)>([^<]*)</", text)]
+        text = f"{text.partition('<')[0]}{': '.join(found)}"
+    return text[:300]
 
 
 def storage_error(error: Exception, action: str, where: str) -> StorageError:
     """One sentence; the client's own words only where we have none."""
     code = code_of(error)
-    cause = _SENTENCES.get(code) or str(error).partition("\n")[0][:300]
+    cause = _SENTENCES.get(code) or _own_words(error)
     return StorageError(f"cannot {action} {where}: {cause}")
 
 

@@ -10,6 +10,7 @@ from cnnbatch.errors import UsageError
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "azure": "az"}
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]+")
+_WITH_QUERY = {"http", "https", "abfs", "abfss", "adl", "wasb", "wasbs", "webdav", "webhdfs"}
 OBJECT_STORES = ("s3", "gs", "az")
 
 
@@ -46,7 +47,16 @@ def parse_url(url: str) -> Location:
     host, _, path = match[2].partition("/")
     if scheme in OBJECT_STORES:
         return _object_location(scheme, host, path)
-    # Parts of other URLs may mean anything (sftp://user:password@host): only the credentials are cut off.
+    return _other_location(scheme, host, path)
+
+
+def _other_location(scheme: str, host: str, path: str) -> Location:
+    """Parts of other URLs may mean anything (sftp://user:password@host, https://host/path?signature): credentials go."""
+    _, colon, port = host.partition(":")
+    if "@" not in host and "@" in path and colon and not port.isdigit():  # sftp://user:pass/word@host
+        raise UsageError(f"a user or password in a URL of {scheme}:// has characters that must be percent-encoded")
+    if scheme in _WITH_QUERY:
+        path = path.partition("?")[0].partition("#")[0]
     return Location(scheme, host.rpartition("@")[2], tuple(part for part in path.split("/") if part))
 
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from cnnbatch.codec.hyperprior import Hyperprior, HyperpriorSettings
+from cnnbatch.codec.process import dedicate_process
 from cnnbatch.training.checkpoint import Progress, load_checkpoint, read_settings, save_checkpoint
 from cnnbatch.training.data import Pixels, crops
 from cnnbatch.training.evaluation import rate_distortion
@@ -30,17 +31,21 @@ GRADIENT_NORM = 40.0
 """About the 99th percentile: clips spikes, not every step."""
 
 RELATIVE_RATES = {
-    "g_a.bypass.": 0.05,
-    "g_s.bypass.": 0.05,
-    "g_a.leave.": 0.25,
-    "g_s.leave.": 0.3,
-    "scale_net.leave.": 3.0,
+    "g_a.bypass.": 0.2,
+    "g_s.bypass.": 0.2,
+    "g_a.leave.": 0.12,
+    "g_s.leave.": 0.12,
+    "scale_net.leave.": 10.0,
     "scale_offset.": 10.0,
     "z_scale.": 10.0,
 }
 """Learning rate relative to the others, by the beginning of a name, from the size of an update over that of the weight:
 the KLT undoes its good start when it moves fast, the last layers of both transforms write in large units, and what is
 counted in scale indexes (a ninth of a nat each) hardly moved at the common rate."""
+
+FAN_IN = 128
+"""Matrices of the transforms learn at FAN_IN ÷ inputs of the common rate, so that a step changes the outputs of all
+equally (Yang et al., "Tensor Programs V", arXiv 2203.03466, table 3)."""
 
 
 class TrainingConfig(BaseModel):
@@ -55,7 +60,7 @@ class TrainingConfig(BaseModel):
     cooldown_crop: int = Field(256, ge=64, multiple_of=64)
     pixels_per_step: int = 8 * 128**2
     """Per process."""
-    learning_rate: float = 2.5e-3
+    learning_rate: float = 4e-3
     seed: int = 0
     processes: int = Field(1, ge=1)
     bf16: bool | None = None
@@ -81,7 +86,7 @@ class Trainer:
         self.config, self.checkpoint, self.rank = config, checkpoint, rank
         self.train_pictures, self.dev_pictures = pictures
         torch.set_flush_denormal(True)  # zero-initialised layers fill gradients with denormals: five times slower
-        torch.set_num_threads(1)
+        dedicate_process()
         torch.manual_seed(config.seed + rank)
         if checkpoint.exists():
             settings = HyperpriorSettings.model_validate(read_settings(checkpoint))
@@ -238,8 +243,7 @@ class Trainer:
 def _optimiser(model: Hyperprior, rate: float) -> torch.optim.AdamW:
     groups: dict[float, list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        factor = next((f for start, f in RELATIVE_RATES.items() if name.startswith(start)), 1.0)
-        groups.setdefault(factor, []).append(parameter)
+        groups.setdefault(_relative_rate(name, parameter), []).append(parameter)
     return torch.optim.AdamW(
         [{"params": parameters, "factor": factor} for factor, parameters in groups.items()],
         lr=rate,
@@ -247,6 +251,14 @@ def _optimiser(model: Hyperprior, rate: float) -> torch.optim.AdamW:
         weight_decay=0.0,
         fused=True,
     )
+
+
+def _relative_rate(name: str, parameter: torch.nn.Parameter) -> float:
+    for start, factor in RELATIVE_RATES.items():
+        if name.startswith(start):
+            return factor
+    matrix = name.endswith(".weight") and parameter.ndim == 2
+    return FAN_IN / parameter.shape[1] if matrix and name.startswith(("g_a.", "g_s.")) else 1.0
 
 
 def bf16_is_faster(seconds: float = 1.0) -> bool:

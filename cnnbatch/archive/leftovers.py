@@ -1,0 +1,59 @@
+"""Control files that nothing needs any more: codec files that no row names, and what killed runs left in their folders."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Final
+
+from cnnbatch.archive.layout import CODECS, codec_path
+from cnnbatch.archive.parquet import map_parallel
+from cnnbatch.archive.shards import read_summary
+from cnnbatch.archive.snapshot import DEFAULT_THREADS
+from cnnbatch.errors import ArchiveError
+from cnnbatch.storage import ObjectInfo, Store
+
+DATA: Final = "data"
+RUNS: Final = "_cnnbatch/runs"
+RUN_GRACES: Final = 7
+"""A run reads its plan from the archive while it lasts, which may be longer than one grace."""
+
+
+def unneeded_codecs(store: Store, *, grace: timedelta) -> list[str]:
+    """The paths of codec files that no file below ``data/`` names, live or not, and that no run put there within the grace.
+
+    Reads footers until each old codec file is found to be needed: the first one, mostly. A footer that cannot be read may
+    name any codec, so then none is unneeded.
+    """
+    unneeded = {info.key for info in store.list(CODECS) if is_older(info, grace)}
+    if not unneeded:
+        return []
+    try:
+        for named in map_parallel(partial(_codecs_of, store), store.list(DATA), threads=DEFAULT_THREADS):
+            unneeded -= named
+            if not unneeded:
+                break
+    except ArchiveError:
+        return []
+    return sorted(unneeded)
+
+
+def _codecs_of(store: Store, info: ObjectInfo) -> set[str]:
+    return set(map(codec_path, read_summary(store, info.key, num_bytes=info.size).codecs))
+
+
+def clear_run_folder(store: Store, run_id: str) -> None:
+    """Removes what a run kept beside its report: its plan, and the marks of begun shards."""
+    for info in list(store.list(f"{RUNS}/{run_id}")):
+        store.delete(info.key)
+
+
+def run_leftovers(store: Store, *, grace: timedelta) -> Iterator[str]:
+    """The paths of files in the folders of runs: a run that ends removes its own, only its report stays."""
+    for info in store.list(RUNS):
+        if info.key.count("/") > RUNS.count("/") + 1 and is_older(info, RUN_GRACES * grace):
+            yield info.key
+
+
+def is_older(info: ObjectInfo, grace: timedelta) -> bool:
+    """Whether an object was last changed before the grace began."""
+    return info.mtime is not None and info.mtime <= datetime.now(UTC) - grace

@@ -1,0 +1,266 @@
+"""Images ↔ bitstreams of the hyperprior: tiles through the transforms, units through the entropy coder."""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cnnbatch.bitstream import CODEC_PREFIX_BYTES, MAX_PIXELS, MAX_SIDE, Bitstream, Header, pack, unpack
+from cnnbatch.codec.architecture import Limits, Parsed, Pixels, check_image, naming, quality_steps
+from cnnbatch.codec.batches import run_or_halve
+from cnnbatch.codec.hyperprior import BLOCK, GREY, PIXEL_UNIT, Hyperprior
+from cnnbatch.codec.latents import LatentCoder
+from cnnbatch.codec.tiling import UNIT, Tile, halo, latent_shape, padded_pixels, tiles, window_pixels
+from cnnbatch.errors import BitstreamError, CodecFileError
+
+
+@dataclass(frozen=True, slots=True)
+class _TileJob:
+    """One tile of one image of a call."""
+
+    image: int
+    tile: Tile
+
+
+@dataclass(frozen=True, slots=True)
+class _UnitJob:
+    """One unit of one image of a call: its number in the bitstream and its latent positions."""
+
+    image: int
+    number: int
+    rows: slice
+    columns: slice
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+
+
+J = TypeVar("J", _TileJob, _UnitJob)
+
+
+class HyperpriorCoder:
+    """One codec file of the hyperprior on one device; a `cnnbatch.codec.architecture.Coder`."""
+
+    def __init__(self, file: Parsed, model: Hyperprior, *, device: torch.device, limits: Limits, threads: int) -> None:
+        """``model``: the file's. Raises CodecFileError if its scale net computes differently here."""
+        self.file, self.device, self.limits = file, device, limits
+        self._batch_pixels = limits.pixels(device)
+        self._encode_in_bf16 = device.type == "cpu" and cpu_has_bf16()
+        torch.backends.cuda.matmul.allow_tf32 = False  # the scale net needs true float32 products
+        self.model = model.to(device)
+        self.pool = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="rans")
+        parallel = threads > 1 and device.type == "cpu"
+        self._batch_pool = ThreadPoolExecutor(threads, thread_name_prefix="codec") if parallel else None
+        self.latents = LatentCoder(file.settings, file.arrays, self.model, self.pool)
+        self._halo = halo(file.settings)
+        self._check_known_answer()
+
+    def _check_known_answer(self) -> None:
+        arrays = self.file.arrays
+        with torch.inference_mode():
+            z_hat = torch.from_numpy(arrays["known_answer.z_hat"].astype(np.float32)).to(self.device)
+            answer = self.model.scale_net(z_hat).cpu().numpy()
+        if not np.array_equal(answer, arrays["known_answer.positions"]):
+            raise CodecFileError(f"codec {self.file.id[:12]}: the scale net computes differently on {self.device}; refused")
+
+    def refusal(self, image: Pixels) -> str | None:
+        """None: images of any size, gray or colour, up to the limits of the format, beyond which ValueError."""
+        check_image(image)
+        if image.shape[0] * image.shape[1] > MAX_PIXELS or max(image.shape[:2]) > MAX_SIDE:
+            raise ValueError(
+                f"an image has 1…{MAX_PIXELS} pixels and sides up to {MAX_SIDE}, got {image.shape[1]} × {image.shape[0]}"
+            )
+        return None
+
+    def compress(self, images: Sequence[Pixels], qualities: Sequence[float]) -> list[bytes]:
+        """See `Coder.compress`."""
+        headers = [self._header(image, q) for image, q in zip(images, qualities, strict=True)]
+        units: list[dict[tuple[int, int], bytes]] = [{} for _ in images]
+        batches = self._batches(self._tile_jobs(headers), lambda job: job.tile.shape, lambda job: job.tile.pixels)
+        self._each(batches, lambda batch: self._compress_tiles(batch, images, headers, units))
+        return [pack(h, [u[place] for place in sorted(u)]) for h, u in zip(headers, units, strict=True)]
+
+    def reconstruct(self, bitstreams: Sequence[bytes]) -> list[Pixels]:
+        """See `Coder.reconstruct`."""
+        parsed = [self._parse(number, data) for number, data in enumerate(bitstreams)]
+        headers = [p.header for p in parsed]
+        images = [np.empty((h.height, h.width, 3), np.uint8) for h in headers]
+        latents = self._decode_latents(parsed)
+        batches = self._batches(self._tile_jobs(headers), lambda job: job.tile.shape, lambda job: job.tile.pixels)
+        self._each(batches, lambda batch: self._reconstruct_tiles(batch, latents, headers, images))
+        return [_gray(image) if h.gray else image for image, h in zip(images, headers, strict=True)]
+
+    def shape(self, bitstream: bytes) -> tuple[int, int]:
+        """See `Coder.shape`."""
+        header = unpack(bitstream).header
+        return header.height, header.width
+
+    def features(self, bitstreams: Sequence[bytes]) -> npt.NDArray[np.float32]:
+        """[N, 3·M]: mean, mean magnitude and largest magnitude of every channel of ŷ over its positions, in units of
+        `PIXEL_UNIT` grey levels whatever the quality."""
+        parsed = [self._parse(number, data) for number, data in enumerate(bitstreams)]
+        found = np.zeros((len(parsed), 3 * self.file.settings.latent_channels), np.float32)
+        quality = torch.tensor([p.header.quality for p in parsed], device=self.device)
+        with torch.inference_mode():
+            gain = torch.exp(self.model.g_s.latent_gain(quality)).flatten(1)
+            units = gain * self.model.settings.step(quality)[:, None] / PIXEL_UNIT
+            for row, y_hat, unit in zip(found, self._decode_latents(parsed), units, strict=True):
+                values = y_hat.flatten(0, 1) * unit
+                pooled = (values.mean(0), values.abs().mean(0), values.abs().amax(0))
+                row[:] = torch.cat(pooled).cpu().numpy()
+        return found
+
+    def _compress_tiles(
+        self,
+        batch: Sequence[_TileJob],
+        images: Sequence[Pixels],
+        headers: Sequence[Header],
+        units: Sequence[dict[tuple[int, int], bytes]],
+    ) -> None:
+        """Analysis and entropy coding of tiles of one shape; adds their units to ``units`` of each image."""
+        x = np.stack([window_pixels(images[job.image], job.tile) for job in batch])
+        np.bitwise_xor(x, GREY, out=x)  # less GREY, once it is read as int8
+        quality = self._qualities(batch, headers)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._encode_in_bf16):
+            y = self.model.g_a(torch.from_numpy(x.view(np.int8)).to(self.device), quality)
+        slices = [list(job.tile.unit_slices()) for job in batch]
+        for places in zip(*slices, strict=True):  # the same unit of every tile
+            rows, columns = places[0][1]
+            streams = self.latents.encode(y[:, rows, columns], quality, bf16=self._encode_in_bf16)
+            for job, (place, _), stream in zip(batch, places, streams, strict=True):
+                units[job.image][place] = stream
+
+    def _decode_latents(self, parsed: Sequence[Bitstream]) -> list[Tensor]:
+        """ŷ [h, w, M] of every bitstream."""
+        channels = self.file.settings.latent_channels
+        headers = [p.header for p in parsed]
+        latents = [torch.empty((*latent_shape(h.height, h.width), channels), device=self.device) for h in headers]
+        jobs = [job for image, header in enumerate(headers) for job in _unit_jobs(image, header)]
+        batches = self._batches(jobs, lambda job: job.shape, lambda job: padded_pixels(*job.shape))
+        self._each(batches, lambda batch: self._decode_units_into(latents, batch, parsed, headers))
+        return latents
+
+    def _decode_units_into(
+        self,
+        latents: Sequence[Tensor],
+        batch: Sequence[_UnitJob],
+        parsed: Sequence[Bitstream],
+        headers: Sequence[Header],
+    ) -> None:
+        y_hat = self._decode_units(batch, parsed, self._qualities(batch, headers))
+        for job, values in zip(batch, y_hat, strict=True):
+            latents[job.image][job.rows, job.columns] = values
+
+    def _decode_units(self, batch: Sequence[_UnitJob], parsed: Sequence[Bitstream], quality: Tensor) -> Tensor:
+        streams = []
+        for job in batch:
+            with naming(job.image):
+                streams.append(parsed[job.image].check_unit(job.number))
+        try:
+            return self.latents.decode(streams, batch[0].shape, quality)
+        except BitstreamError:
+            for job, stream, q in zip(batch, streams, quality, strict=True):  # once more one by one: which is it?
+                with naming(job.image):
+                    self.latents.decode([stream], job.shape, q[None])
+            raise
+
+    def _reconstruct_tiles(
+        self,
+        batch: Sequence[_TileJob],
+        latents: Sequence[Tensor],
+        headers: Sequence[Header],
+        images: Sequence[Pixels],
+    ) -> None:
+        """Synthesis of tiles of one shape into ``images``."""
+        windows = [(job.tile.rows, job.tile.columns) for job in batch]
+        y_hat = torch.stack(
+            [latents[job.image][r.start : r.stop, c.start : c.stop] for job, (r, c) in zip(batch, windows, strict=True)]
+        )
+        x_hat = self.model.g_s(y_hat, self._qualities(batch, headers))
+        pixels = x_hat.add_(0.5).clamp_(0, 255).to(torch.uint8).cpu().numpy()
+        for job, (r, c), window in zip(batch, windows, pixels, strict=True):
+            target = images[job.image][
+                r.inner_start * BLOCK : r.inner_stop * BLOCK, c.inner_start * BLOCK : c.inner_stop * BLOCK
+            ]
+            top, left = (r.inner_start - r.start) * BLOCK, (c.inner_start - c.start) * BLOCK
+            target[:] = window[top : top + target.shape[0], left : left + target.shape[1]]
+
+    def _header(self, image: Pixels, quality: float) -> Header:
+        return Header(image.shape[1], image.shape[0], image.ndim == 2, quality_steps(quality), self._prefix)
+
+    @property
+    def _prefix(self) -> bytes:
+        return bytes.fromhex(self.file.id)[:CODEC_PREFIX_BYTES]
+
+    def _parse(self, number: int, data: bytes) -> Bitstream:
+        with naming(number):
+            parsed = unpack(data)
+            pixels = parsed.header.width * parsed.header.height
+            if pixels > self.limits.max_pixels:
+                raise BitstreamError(f"bitstream of {pixels} pixels, the limit is {self.limits.max_pixels}")
+            if parsed.header.codec_prefix != self._prefix:
+                raise BitstreamError(
+                    f"bitstream of codec {parsed.header.codec_prefix.hex()}…, but this is codec {self._prefix.hex()}…"
+                )
+        return parsed
+
+    def _tile_jobs(self, headers: Sequence[Header]) -> list[_TileJob]:
+        return [
+            _TileJob(image, tile)
+            for image, h in enumerate(headers)
+            for tile in tiles(latent_shape(h.height, h.width), side=self.limits.tile_side, halo=self._halo)
+        ]
+
+    def _batches(self, jobs: Sequence[J], shape: Callable[[J], Hashable], pixels: Callable[[J], int]) -> Iterator[list[J]]:
+        """Jobs of one shape, at most ``batch_pixels`` together (a larger one alone)."""
+        groups: dict[Hashable, list[J]] = defaultdict(list)
+        for job in jobs:
+            groups[shape(job)].append(job)
+        for group in groups.values():
+            count = max(1, self._batch_pixels // pixels(group[0]))
+            for first in range(0, len(group), count):
+                yield group[first : first + count]
+
+    def _each(self, batches: Iterable[list[J]], function: Callable[[Sequence[J]], None]) -> None:
+        """Runs ``function`` over the batches on the codec's threads; raises what the first failing one raised."""
+
+        def without_gradients(batch: list[J]) -> None:
+            with torch.inference_mode():  # holds for the thread that enters it
+                run_or_halve(batch, function, device=self.device, on_halved=self._halve)
+
+        run = map if self._batch_pool is None else self._batch_pool.map
+        for _ in run(without_gradients, batches):
+            pass
+
+    def _halve(self) -> None:
+        self._batch_pixels = max(1, self._batch_pixels // 2)
+
+    def _qualities(self, batch: Sequence[J], headers: Sequence[Header]) -> Tensor:
+        return torch.tensor([headers[job.image].quality for job in batch], device=self.device)
+
+
+def _unit_jobs(image: int, header: Header) -> Iterator[_UnitJob]:
+    rows, columns = latent_shape(header.height, header.width)
+    starts = [(r, c) for r in range(0, rows, UNIT) for c in range(0, columns, UNIT)]
+    for number, (r, c) in enumerate(starts):
+        yield _UnitJob(image, number, slice(r, min(r + UNIT, rows)), slice(c, min(c + UNIT, columns)))
+
+
+def _gray(image: Pixels) -> Pixels:
+    """Mean of the channels, rounded."""
+    total: npt.NDArray[np.uint16] = image.sum(2, dtype=np.uint16)
+    return ((total * 2 + 3) // 6).astype(np.uint8)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 matrices in hardware: twice as fast as float32, and three times slower without."""
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

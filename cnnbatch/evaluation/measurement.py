@@ -1,0 +1,182 @@
+"""Measures one picture with any number of codecs: read → decode the file → code, decode, compare at every quality.
+
+What a codec or a file gets wrong becomes a row with its stage and error; the machine's fault is not caught.
+"""
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from cnnbatch.errors import Undecodable, Unreadable
+from cnnbatch.evaluation.codecs import CodecSpec, ImageCodec, Pixels
+from cnnbatch.evaluation.machine import hardware
+from cnnbatch.evaluation.measures import distortion
+from cnnbatch.images import DecodedImage, decode, transcode_jpeg
+from cnnbatch.storage import ObjectInfo, Store
+
+MAX_MESSAGE: Final = 300
+"""Characters kept of an error message."""
+
+TIMING: Final = (
+    "megapixels of all pictures over the seconds of CPU time that their encode or decode calls took, all threads of the "
+    "process together and one call at a time, so that other work on the machine hardly counts; on a GPU: seconds on the wall"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Larger files are not read, larger pictures not decoded."""
+
+    source_bytes: int
+    pixels: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureTask:
+    """One picture, and the codecs with the qualities to measure it at; ``baseline``: also what its file weighs without loss."""
+
+    info: ObjectInfo
+    plan: tuple[tuple[str, tuple[float, ...]], ...]
+    baseline: bool = True
+    with_ms_ssim: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One picture, codec and quality. ``error`` is set where it could not be measured, and ``stage`` says where."""
+
+    codec: str | None
+    quality: float | None = None
+    num_bytes: int | None = None
+    psnr_db: float | None = None
+    ms_ssim: float | None = None
+    no_ms_ssim: str | None = None
+    encode_seconds: float | None = None
+    decode_seconds: float | None = None
+    stage: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What became of one `MeasureTask`.
+
+    ``lossless_bytes``: of the file as an archive keeps it without loss, a JPEG as its transcode; None: not asked for.
+    ``side_bytes``: alpha, EXIF, ICC and XMP, which an archive keeps beside the coded colours. ``format``, ``width``
+    and ``height`` are None where the file was not decoded; ``rows`` is then the one that says why. ``machine``: that measured.
+    """
+
+    key: str
+    source_bytes: int
+    lossless_bytes: int | None
+    rows: tuple[Row, ...]
+    format: str | None = None
+    width: int | None = None
+    height: int | None = None
+    side_bytes: int = 0
+    machine: str = ""
+
+    @property
+    def decoded(self) -> bool:
+        """Whether the file is a picture that could be measured."""
+        return self.width is not None
+
+    @property
+    def pixels(self) -> int:
+        """0 where it was not decoded."""
+        return (self.width or 0) * (self.height or 0)
+
+    @staticmethod
+    def lost(info: ObjectInfo, stage: str, error: str) -> "Measured":
+        """A picture of which nothing is known but its size."""
+        return Measured(info.key, info.size, info.size, (Row(None, stage=stage, error=error[:MAX_MESSAGE]),))
+
+
+class Measurer:
+    """Measures one picture after the other on one worker, with the codecs it was given; one at a time in a process."""
+
+    def __init__(self, source: Store, codecs: Mapping[str, ImageCodec], limits: Limits) -> None:
+        self.source, self.codecs, self.limits = source, codecs, limits
+        self._measuring = threading.Lock()
+        self._machine = hardware()
+        for codec in codecs.values():
+            _warm_up(codec)
+
+    def __call__(self, task: MeasureTask) -> Measured:
+        """Every codec and quality of the plan is a row."""
+        try:
+            data = read(self.source, task.info, self.limits)
+        except Unreadable as error:
+            return Measured.lost(task.info, "read", f"{error.reason}: {error}")
+        with self._measuring:
+            return self._measure(task, data)
+
+    def _measure(self, task: MeasureTask, data: bytes) -> Measured:
+        lossless = lossless_bytes(data) if task.baseline else None
+        try:
+            image = decode(data, max_pixels=self.limits.pixels)
+        except Undecodable as error:
+            row = Row(None, stage="decode", error=f"{error.reason}: {error}"[:MAX_MESSAGE])
+            return Measured(task.info.key, len(data), lossless, (row,))
+        rows = [
+            measure(self.codecs[name], quality, image.pixels, with_ms_ssim=task.with_ms_ssim)
+            for name, qualities in task.plan
+            for quality in qualities
+        ]
+        height, width = image.pixels.shape[:2]
+        return Measured(
+            task.info.key, len(data), lossless, tuple(rows), image.format, width, height, side_bytes(image), self._machine
+        )
+
+
+def read(source: Store, info: ObjectInfo, limits: Limits) -> bytes:
+    """A listed object's bytes; raises Unreadable."""
+    if info.fault is not None:
+        raise Unreadable(info.fault, "listed, but cannot be read under this name")
+    if info.size > limits.source_bytes:
+        raise Unreadable("too-large", f"{info.size} bytes, the limit is {limits.source_bytes}")
+    return source.get(info)
+
+
+def lossless_bytes(data: bytes) -> int:
+    """Of a file as an archive keeps it without loss: a JPEG as JPEG XL transcode where that is smaller, else verbatim."""
+    return len(transcode_jpeg(data) or data)
+
+
+def side_bytes(image: DecodedImage) -> int:
+    """What an archive keeps of a file beside its colours."""
+    return sum(len(blob) for blob in (image.alpha, image.exif, image.icc, image.xmp) if blob)
+
+
+def measure(codec: ImageCodec, quality: float, image: Pixels, *, with_ms_ssim: bool = True) -> Row:
+    """Codes and decodes ``image`` once."""
+    name, stage = codec.spec.name, "encode"
+    try:
+        started = _clock(codec.spec)
+        data = codec.encode(image, quality)
+        encoded = _clock(codec.spec)
+        stage = "reconstruct"
+        decoded = codec.decode(data)
+        done = _clock(codec.spec)
+    except codec.faults as error:
+        return Row(name, quality, stage=stage, error=f"{type(error).__name__}: {error}"[:MAX_MESSAGE])
+    if decoded.shape[:2] != image.shape[:2]:
+        error_text = f"gave back {decoded.shape[1]}x{decoded.shape[0]} pixels of {image.shape[1]}x{image.shape[0]}"
+        return Row(name, quality, stage=stage, error=error_text)
+    found = distortion(image, decoded, with_ms_ssim=with_ms_ssim)
+    seconds = encoded - started, done - encoded
+    return Row(name, quality, len(data), found.psnr_db, found.ms_ssim, found.no_ms_ssim, *seconds)
+
+
+def _clock(spec: CodecSpec) -> float:
+    return time.perf_counter() if spec.on_gpu else time.process_time()
+
+
+def _warm_up(codec: ImageCodec) -> None:
+    """What libraries load or compile at the first call is not the first picture's time."""
+    image = np.zeros((64, 64, 3), np.uint8)
+    codec.decode(codec.encode(image, codec.spec.qualities[0]))

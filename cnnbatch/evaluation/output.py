@@ -1,0 +1,31 @@
+"""The files of an evaluation: page, Parquet, JSON and plots."""
+
+import io
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cnnbatch.evaluation import plots
+from cnnbatch.evaluation.page import render_page
+from cnnbatch.evaluation.summary import EvaluationSummary, Measure
+from cnnbatch.storage import Store
+
+PAGE: Final = "report.html"
+MEASUREMENTS: Final = "measurements.parquet"
+SUMMARY: Final = "summary.json"
+RUN: Final = "run.json"
+PLOTS: Final[dict[Measure, str]] = {"psnr_db": "rate_distortion.svg", "ms_ssim": "rate_distortion_ms_ssim.svg"}
+
+
+def write(out: Store, summary: EvaluationSummary, measurements: pa.Table) -> None:
+    """Writes all of them; no plots where matplotlib is missing (`plots.missing`). Only the page has the pictures."""
+    buffer = io.BytesIO()
+    pq.write_table(measurements, buffer, compression="zstd")
+    out.put(MEASUREMENTS, buffer.getvalue())
+    out.put(SUMMARY, summary.model_copy(update={"examples": ()}).model_dump_json(indent=1).encode())
+    if plots.missing() is None:
+        title = f"{summary.source.rsplit('/', 1)[-1]}, mean of {summary.images:,} pictures"
+        for measure, name in PLOTS.items():
+            out.put(name, plots.draw(summary.curves, measure, title=title, published=summary.published))
+    out.put(PAGE, render_page(summary).encode())

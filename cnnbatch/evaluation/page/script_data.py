@@ -1,0 +1,96 @@
+"""The JSON from which the script draws curves and pictures. Foreign text in it has lost its control characters."""
+
+from typing import Any
+
+from cnnbatch.evaluation.page import wording
+from cnnbatch.evaluation.page.view import our_choice, our_codec
+from cnnbatch.evaluation.summary import Curve, EvaluationSummary, Example, Panel, Point, Published
+
+
+def for_script(summary: EvaluationSummary) -> dict[str, Any]:
+    """The JSON that the script reads; pictures are not in it."""
+    choice = our_choice(summary.recommendation) if summary.recommendation else None
+    ours = our_codec(summary.curves)
+    return {
+        "curves": [_curve(curve, ours) for curve in summary.curves],
+        "published": [_published(curve) for curve in summary.published],
+        "start": {"codec": choice.codec if choice else ours, "quality": choice.quality if choice else None},
+        "examples": [_example(example) for example in summary.examples],
+    }
+
+
+def _curve(curve: Curve, ours: str | None) -> dict[str, Any]:
+    return {
+        "codec": curve.codec,
+        "label": wording.visible(curve.label),
+        "ours": curve.codec == ours,
+        "published": False,
+        "points": [_point(point, curve.lossless) for point in curve.points],
+    }
+
+
+def _point(point: Point, lossless: bool) -> dict[str, Any]:
+    parts = [f"quality {wording.quality(point.quality)}"] if not lossless else ["lossless"]
+    parts += [f"{point.bpp:.3f} bpp", f"{point.psnr_db:.2f} dB"]
+    parts += [f"MS-SSIM {point.ms_ssim:.4f}"] if point.ms_ssim is not None else []
+    parts += [f"encodes {wording.speed(point.encode_mps)} MP/s"] if point.encode_mps is not None else []
+    parts += [f"decodes {wording.speed(point.decode_mps)} MP/s"] if point.decode_mps is not None else []
+    exact = lossless or (point.images > 0 and point.exact_images == point.images)
+    return {
+        "quality": point.quality,
+        "exact": exact,
+        "psnr_db": {"bpp": point.bpp, "value": point.psnr_db},
+        "ms_ssim": None
+        if point.ms_ssim is None
+        else {"bpp": point.bpp if point.ms_ssim_bpp is None else point.ms_ssim_bpp, "value": point.ms_ssim},
+        "text": ", ".join(parts),
+    }
+
+
+def _published(curve: Published) -> dict[str, Any]:
+    return {
+        "codec": None,
+        "label": wording.visible(curve.label),
+        "ours": False,
+        "published": True,
+        "points": [
+            {
+                "quality": None,
+                "exact": False,
+                "psnr_db": {"bpp": bpp, "value": psnr_db},
+                "ms_ssim": None,
+                "text": f"{bpp:.3f} bpp, {psnr_db:.2f} dB (published)",
+            }
+            for bpp, psnr_db in curve.points
+        ],
+    }
+
+
+def _example(example: Example) -> dict[str, Any]:
+    size = f"{example.crop_width} × {example.crop_height}"
+    whole = (example.crop_width, example.crop_height) == (example.width, example.height)
+    part = "" if whole else f", of which {size} from ({example.left}, {example.top}) are here"
+    return {
+        "key": wording.visible(example.key),
+        "mediaType": example.media_type,
+        "width": example.crop_width,
+        "height": example.crop_height,
+        "place": f"{example.width} × {example.height} pixels{part}",
+        "versions": [
+            {"codec": None, "label": "Original", "figures": [f"{wording.weight(example.source_bytes)} as it is in the source"]},
+            *(_version(panel, example) for panel in example.panels),
+        ],
+    }
+
+
+def _version(panel: Panel, example: Example) -> dict[str, Any]:
+    measured = [f"{panel.psnr_db:.2f} dB"] + ([f"MS-SSIM {panel.ms_ssim:.4f}"] if panel.ms_ssim is not None else [])
+    return {
+        "codec": panel.codec,
+        "label": wording.visible(panel.label),
+        "figures": [
+            f"quality {wording.quality(panel.quality)}",
+            f"{wording.weight(panel.bytes)} ({wording.share(panel.bytes, example.source_bytes)}), {panel.bpp:.3f} bpp",
+            ", ".join(measured),
+        ],
+    }

@@ -1,0 +1,205 @@
+"""The source against the archive: what is new, changed, unchanged and gone. Memory is bounded, whatever their size.
+
+Both sides are spilled by key and compared range by range.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cnnbatch.archive.parquet import map_parallel
+from cnnbatch.archive.shards import read_footer
+from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, read_rows
+from cnnbatch.stages.compress import CompressionSettings
+from cnnbatch.stages.listing import LISTING_SCHEMA
+from cnnbatch.stages.spill import Pile, Scratch, Spill, in_order, ranges
+from cnnbatch.storage import Store
+from cnnbatch.version import VERSION
+
+ROW_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string()),
+        pa.field("source_size", pa.int64()),
+        pa.field("source_etag", pa.string()),
+        pa.field("source_mtime", pa.timestamp("us", tz="UTC")),
+        pa.field("shard", pa.int32()),
+        pa.field("again", pa.bool_()),
+    ]
+)
+"""A row of the archive: ``shard`` is the index of its shard in the snapshot; ``again``: take it though it is unchanged."""
+
+TODO_SCHEMA = LISTING_SCHEMA.append(pa.field("held", pa.int32()))
+"""An image to compress: ``held`` is the index of the shard that has its old row, null where it is new."""
+
+GONE_SCHEMA = pa.schema([pa.field("key", pa.string()), pa.field("shard", pa.int32())])
+
+REMOVE_SHARDS = 64
+"""Shards that one commit writes again without what is gone."""
+
+_COMPARED = ("key", "source_size", "source_etag", "source_mtime")
+_CODING = ("outcome", "codec_id", "quality")
+_DECISIVE = ("quality", "target_psnr", "target_bpp", "lossless", "min_psnr", "max_pixels")
+
+
+@dataclass(slots=True)
+class Difference:
+    """Counts, and rows on a scratch: ``todo`` in the order of keys, ``gone`` by shard."""
+
+    todo: Pile
+    gone: Spill
+    held: "np.ndarray[Any, np.dtype[np.int64]]"
+    """For each shard of the snapshot, how many of its rows are in ``todo``."""
+    unchanged: int = 0
+    new: int = 0
+    changed: int = 0
+    outdated: int = 0
+    """Of those gone: rows to take again, were their originals still there."""
+    source_bytes: int = 0
+    """Of ``todo``."""
+
+    @property
+    def images(self) -> int:
+        """How many to compress."""
+        return self.todo.num_rows
+
+    @property
+    def vanished(self) -> int:
+        """Keys of the archive that the source has no more."""
+        return self.gone.num_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Recoding:
+    """What ``--recompress`` takes: rows of another codec or quality than this run's.
+
+    A ``cnn`` row is taken if its ``codec_id`` or its ``quality`` is another. Where the row alone does not tell, because it
+    is stored or its quality was searched, it is taken unless its shard's footer names this codec, these settings and this
+    version of cnnbatch. So a run that was killed goes on with what it has not reached, and a finished one finds nothing.
+    """
+
+    codec_id: str
+    settings: CompressionSettings
+
+    def wants(self, store: Store, shard: LiveShard, table: pa.Table) -> pa.Array:
+        """For each row of one shard (columns outcome, codec_id, quality) whether it is taken."""
+        wanted = coded_otherwise(table, self.codec_id, self.settings)
+        if pc.any(wanted).as_py() and self._made(read_footer(store, shard.path, num_bytes=shard.num_bytes)):
+            return pa.repeat(pa.scalar(False), table.num_rows)
+        return wanted
+
+    def _made(self, footer: dict[str, str]) -> bool:
+        """Whether a run like this one wrote the shard."""
+        if (footer.get("cnnbatch.codec_id"), footer.get("cnnbatch.version")) != (self.codec_id, VERSION):
+            return False
+        try:
+            settings = CompressionSettings.model_validate_json(footer.get("cnnbatch.settings", ""))
+        except ValueError:  # of another version
+            return False
+        return all(getattr(settings, name) == getattr(self.settings, name) for name in _DECISIVE)
+
+
+def coded_otherwise(table: pa.Table, codec_id: str, settings: CompressionSettings) -> pa.Array:
+    """For each row whether its columns say, or leave open, that it is coded otherwise; see `Recoding`."""
+    coded = pc.equal(table.column("outcome"), "cnn")
+    if settings.lossless:
+        return coded.combine_chunks()
+    searched = (settings.target_psnr, settings.target_bpp, settings.min_psnr) != (None, None, None)
+    other = pc.not_equal(table.column("codec_id"), codec_id)
+    moved = pa.scalar(True) if searched else pc.not_equal(table.column("quality"), settings.quality)
+    return pc.or_(pc.invert(coded), pc.fill_null(pc.or_(other, moved), True)).combine_chunks()
+
+
+def archived_rows(
+    store: Store, shards: Sequence[LiveShard], recoding: Recoding | None = None, *, threads: int = DEFAULT_THREADS
+) -> Iterator[pa.Table]:
+    """Every row of the archive as `ROW_SCHEMA`, a table for each shard.
+
+    Raises:
+        ArchiveError: a shard is missing or damaged.
+    """
+    if recoding is None:
+        parts = read_rows(store, shards, _COMPARED, threads=threads)
+    else:
+        parts = map_parallel(partial(_with_again, store, recoding), shards, threads=threads)
+    for index, table in enumerate(parts):
+        again = table.column("again") if recoding else pa.repeat(pa.scalar(False), table.num_rows)
+        shard = pa.repeat(pa.scalar(index, pa.int32()), table.num_rows)
+        yield pa.table([*table.select(_COMPARED).columns, shard, again], schema=ROW_SCHEMA)
+
+
+def _with_again(store: Store, recoding: Recoding, shard: LiveShard) -> pa.Table:
+    [table] = read_rows(store, [shard], (*_COMPARED, *_CODING), threads=1)
+    return table.append_column("again", recoding.wants(store, shard, table))
+
+
+def compare(
+    scratch: Scratch,
+    listing: Iterable[pa.Table],
+    rows: Iterable[pa.Table],
+    *,
+    num_shards: int,
+    hides: Callable[[], Callable[[str], bool]] | None,
+) -> Difference:
+    """Unchanged ⇔ the size is equal and the ETag is, or where either has none, the modification time.
+
+    ``listing`` (`LISTING_SCHEMA`) is used up before ``rows`` (`ROW_SCHEMA`). Keys that ``hides()`` tells of, asked when the
+    listing is complete, have not vanished; None: nothing has, as the listing is not the whole source.
+    """
+    now, before = Spill(scratch, LISTING_SCHEMA, by="key"), Spill(scratch, ROW_SCHEMA, by="key")
+    for table in listing:
+        now.add(table)
+    if now.runs:
+        now.flush()
+    for table in rows:
+        before.add(table)
+    found = Difference(Pile(scratch, TODO_SCHEMA), Spill(scratch, GONE_SCHEMA, by="shard"), held=np.zeros(num_shards, np.int64))
+    is_hidden = None if hides is None else hides()
+    for one, other in ranges(now, before):
+        _compare_range(found, one, other)
+        if is_hidden is not None:
+            _note_gone(found, one, other, is_hidden)
+    return found
+
+
+def removals(gone: Spill, shards: Sequence[LiveShard]) -> Iterator[dict[str, str]]:
+    """The keys that are gone, each with the path of its shard: those of `REMOVE_SHARDS` shards at a time."""
+    for [table] in ranges(gone):
+        ordered = in_order(table, "shard")
+        held = ordered.column("shard").to_numpy()
+        bounds = [0, *(np.flatnonzero(np.diff(held)) + 1).tolist()][::REMOVE_SHARDS]
+        for start, end in pairwise([*bounds, ordered.num_rows]):
+            part = ordered.slice(start, end - start)
+            paths = (shards[index].path for index in held[start:end])
+            if part.num_rows:
+                yield dict(zip(part.column("key").to_pylist(), paths, strict=True))
+
+
+def _compare_range(found: Difference, listing: pa.Table, rows: pa.Table) -> None:
+    where = pc.index_in(listing.column("key"), value_set=rows.column("key"))
+    old = rows.drop_columns("key").take(where)
+    same_size = pc.equal(listing.column("size"), old.column("source_size"))
+    etags = pc.equal(listing.column("etag"), old.column("source_etag"))
+    times = pc.equal(listing.column("mtime"), old.column("source_mtime"))
+    same = pc.and_(same_size, pc.fill_null(pc.coalesce(etags, times), False))
+    same = pc.fill_null(pc.and_(same, pc.invert(old.column("again"))), False)
+    todo = in_order(listing.append_column(TODO_SCHEMA.field("held"), old.column("shard")).filter(pc.invert(same)), "key")
+    held = todo.column("held").drop_null().to_numpy()
+    found.todo.add(todo)
+    found.held += np.bincount(held, minlength=len(found.held))
+    found.unchanged += listing.num_rows - todo.num_rows
+    found.changed += len(held)
+    found.new += todo.num_rows - len(held)
+    found.source_bytes += int(pc.sum(todo.column("size")).as_py() or 0)
+
+
+def _note_gone(found: Difference, listing: pa.Table, rows: pa.Table, hides: Callable[[str], bool]) -> None:
+    lost = rows.filter(pc.invert(pc.is_in(rows.column("key"), value_set=listing.column("key"))))
+    lost = lost.filter(pa.array([not hides(key) for key in lost.column("key").to_pylist()], type=pa.bool_()))
+    found.outdated += int(pc.sum(lost.column("again")).as_py() or 0)
+    found.gone.add(lost.select(GONE_SCHEMA.names))

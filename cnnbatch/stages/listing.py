@@ -1,0 +1,91 @@
+"""The inputs of a source, in Arrow columns as they are listed."""
+
+import fnmatch
+import re
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from itertools import accumulate, islice
+
+import pyarrow as pa
+
+from cnnbatch.archive.erased import ErasedKeys
+from cnnbatch.stages.records import Failure
+from cnnbatch.storage import ObjectInfo, Store
+
+LISTING_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("etag", pa.string()),
+        pa.field("mtime", pa.timestamp("us", tz="UTC")),
+    ]
+)
+_CHUNK = 10_000
+
+
+class Scan:
+    """A listing under way: iterate it once; then ``unreadable`` has what was listed but cannot be read."""
+
+    def __init__(self, source: Store, *, exclude: Collection[str] = ()) -> None:
+        self._source = source
+        self._excluded = tuple(re.compile(fnmatch.translate(glob)) for glob in exclude)
+        self.unreadable: list[Failure] = []
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        """Tables of `LISTING_SCHEMA`, of 10,000 objects, without those that a glob of ``exclude`` matches."""
+        objects = self._readable()
+        while part := list(islice(objects, _CHUNK)):
+            columns = [[getattr(info, field.name) for info in part] for field in LISTING_SCHEMA]
+            arrays = [pa.array(c, type=f.type) for c, f in zip(columns, LISTING_SCHEMA, strict=True)]
+            yield pa.Table.from_arrays(arrays, schema=LISTING_SCHEMA)
+
+    def _readable(self) -> Iterator[ObjectInfo]:
+        for info in self._source.list():
+            if any(pattern.match(info.key) for pattern in self._excluded):
+                continue
+            if not info.key:  # an object named like the prefix itself: no row could name it
+                self.unreadable.append(Failure(info.key, "list", "name", "an object with the name of the source itself"))
+            elif info.fault is None:
+                yield info
+            else:
+                self.unreadable.append(Failure(info.key, "list", info.fault, "listed, but cannot be read under this name"))
+
+    def hides(self) -> Callable[[str], bool]:
+        """Once it is complete: tells whether the source may have a key although it was not listed, as it is excluded, or is
+        or lies below something that cannot be read, such as a folder without permission."""
+        faulty = {failure.key for failure in self.unreadable}
+
+        def hides(key: str) -> bool:
+            parents = accumulate(key.split("/"), "{}/{}".format)
+            return any(pattern.match(key) for pattern in self._excluded) or not faulty.isdisjoint(parents)
+
+        return hides
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The inputs of a source in memory: ``table`` of `LISTING_SCHEMA`, and what was listed but cannot be read."""
+
+    table: pa.Table
+    unreadable: tuple[Failure, ...]
+
+
+def list_source(source: Store, *, exclude: Collection[str] = ()) -> Listing:
+    """Every object below the source, minus the ``exclude`` globs (over keys, ``*`` crosses ``/``)."""
+    scan = Scan(source, exclude=exclude)
+    table = pa.concat_tables([LISTING_SCHEMA.empty_table(), *scan])
+    return Listing(table, tuple(scan.unreadable))
+
+
+def without_erased(table: pa.Table, erased: ErasedKeys) -> tuple[pa.Table, int]:
+    """A listing without the keys that were erased from the archive, and how many those are."""
+    if not erased:
+        return table, 0
+    kept = pa.array([key not in erased for key in table.column("key").to_pylist()], type=pa.bool_())
+    left = table.filter(kept)
+    return left, table.num_rows - left.num_rows
+
+
+def object_infos(table: pa.Table) -> Iterator[ObjectInfo]:
+    """The rows of a table with the columns of `LISTING_SCHEMA`, as a store takes them."""
+    return map(ObjectInfo, *(table.column(name).to_pylist() for name in LISTING_SCHEMA.names))
