@@ -1,17 +1,43 @@
 """What the commands share: options, logging, exit codes."""
 
 import argparse
+import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from datetime import UTC, datetime
 from typing import Protocol
 
 from cnnbatch.errors import CnnbatchError
+from jobs.metrics import SHARDS
 from jobs.report import RunReport
 
 logger = logging.getLogger("jobs")
 
 LOG_FORMAT = "%(asctime)s %(message)s"
+LOG_VARIABLE = "CNNBATCH_LOG"
+"""An environment variable: ``json`` makes every job log JSON, with a line a shard."""
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line; what a record brings as ``fields`` lies beside its message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        content = {"time": time, "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        if record.exc_info:
+            content["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(content | getattr(record, "fields", {}), ensure_ascii=False)
+
+
+def log_shards(*, as_json: bool) -> None:
+    """Turns on the line that each finished shard leaves in the log; ``as_json``: every line becomes a JSON object."""
+    logging.getLogger(SHARDS).setLevel(logging.INFO)
+    if as_json:
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(JsonLines())
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +60,8 @@ class Job(Protocol):
 def run_job(job: Job, describe: Callable[[RunReport], str], *, as_json: bool) -> None:
     """Runs a job and prints its report, also when it ended with an error that the report tells of."""
     try:
-        job.execute()
+        with redirect_stdout(sys.stderr):  # Ray prints what befalls its nodes on stdout, which has the result and nothing else
+            job.execute()
     finally:
         if job.report.finished_at is not None:
             print(job.report.to_json() if as_json else describe(job.report))
@@ -43,6 +70,9 @@ def run_job(job: Job, describe: Callable[[RunReport], str], *, as_json: bool) ->
 def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """Runs a job; an expected error is one sentence on stderr and its exit code, anything else a traceback."""
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger(SHARDS).setLevel(logging.WARNING)
+    if os.environ.get(LOG_VARIABLE) == "json":
+        log_shards(as_json=True)
     try:
         return command(sys.argv[1:] if argv is None else argv)
     except CnnbatchError as error:

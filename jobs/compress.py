@@ -6,30 +6,37 @@ list → diff against the archive → plan shards → compress actors → commit
 import argparse
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
-from cnnbatch.archive import ArchiveLog, Inventory, Lease
+from cnnbatch.archive import ArchiveLog, Lease, LiveShard, Snapshot
 from cnnbatch.archive.erased import read_erased
+from cnnbatch.archive.leftovers import RUNS, clear_run_folder
 from cnnbatch.codec import Codec, shipped_codec
+from cnnbatch.codec.process import dedicate_process
 from cnnbatch.errors import CnnbatchError, CodecFileError, TooManyFailures, UsageError
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.commit import Committer
 from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
+from cnnbatch.stages.difference import Difference, Recoding, archived_rows, compare, removals
 from cnnbatch.stages.estimate import Estimate, estimate
-from cnnbatch.stages.isolation import Attempts, GuardedCompressor
-from cnnbatch.stages.plan import Difference, coded_otherwise, compare, list_source, plan_shards, shard_limits, without_erased
-from cnnbatch.stages.records import CompressResult, Failure, Tally
+from cnnbatch.stages.isolation import GuardedCompressor
+from cnnbatch.stages.listing import Scan, without_erased
+from cnnbatch.stages.plan import Plan, plan_shards, shard_limits
+from cnnbatch.stages.records import CompressResult, CompressTask, Failure, Tally
+from cnnbatch.stages.spill import Scratch
 from cnnbatch.storage import StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import parse_url
 from jobs import engine
 from jobs.command import add_common, run_command, run_job
+from jobs.metrics import record_shard
 from jobs.progress import Progress
 from jobs.report import RunReport, failed_keys, new_run_id, shown
 from jobs.settings import CompressConfig, resolve
@@ -49,7 +56,7 @@ class Build:
     threads: int
 
     def __call__(self) -> ShardCompressor:
-        torch.set_num_threads(1)  # the codec's threads have one each
+        dedicate_process()
         codec = CodecShelf(self.archive, threads=self.threads)[self.codec_id]
         return ShardCompressor(self.source, self.archive, codec, self.settings, run_id=self.run_id)
 
@@ -67,29 +74,36 @@ class CompressJob:
             raise UsageError(f"SOURCE and ARCHIVE must not lie inside one another: {source}, {archive}")
         self.config = config
         self.storage = StorageConfig.from_environment(**config.storage)
-        self.codec_data = shipped_codec() if config.codec is None else _read_codec(config.codec)
+        self.codec_data = shipped_codec() if config.codec is None else read_codec(config.codec)
         self.codec = Codec(self.codec_data, device="cpu")
         self.source, self.archive = open_store(config.source, self.storage), open_store(config.archive, self.storage)
         self.source.check()
         self.archive.check_writable()
         self.report = RunReport("compress", new_run_id(), shown(config, self.storage), codec_id=self.codec.id)
+        self.scratch = Scratch(config.planning.folder, memory_bytes=config.planning.memory_bytes)
         self.failures: list[Failure] = []
         self.retried = None if config.retry_failed is None else failed_keys(self.archive, config.retry_failed)
 
+    def survey(self) -> Difference:
+        """What there is to do, its counts noted in the report; writes nothing and reads no image."""
+        log = None if self.archive.head("_cnnbatch/format.json") is None else ArchiveLog.open(self.archive.url, self.storage)
+        return self._difference(() if log is None else log.snapshot().shards)
+
     def preview(self) -> Estimate:
         """What a run would do; writes nothing, and reads a few images to estimate the rest."""
-        log = None if self.archive.head("_cnnbatch/format.json") is None else ArchiveLog.open(self.archive.url, self.storage)
-        inventory = Inventory.empty() if log is None else log.inventory(log.snapshot())
-        difference = self._difference(inventory)
-        return estimate(self.source, difference, self.codec, self.config.compression)
+        with self.scratch:
+            return estimate(self.source, self.survey(), self.codec, self.config.compression)
 
-    def execute(self) -> None:
+    def execute(self, *, held: Lease | None = None) -> None:
         """Runs to the end; what was committed stays when it fails. The report is in the archive either way.
+
+        ``held``: the archive's lease, where the caller has it already.
 
         Raises LeaseHeld, TooManyFailures, and CnnbatchError where the run must be repeated.
         """
         log = ArchiveLog.create_or_open(self.archive.url, self.storage, codec_files=[self.codec_data])
-        with Lease(self.archive, run_id=self.report.run_id, **self.config.lease.model_dump()):
+        lease = Lease(self.archive, run_id=self.report.run_id, **self.config.lease.model_dump())
+        with self.scratch, lease if held is None else nullcontext(held):
             try:
                 self._run(log)
                 self.report.finish(0)
@@ -98,78 +112,92 @@ class CompressJob:
                 raise
             finally:
                 self.report.write(self.archive)
-                Attempts(self.archive, self.report.run_id).forget()
+                clear_run_folder(self.archive, self.report.run_id)
 
     def _run(self, log: ArchiveLog) -> None:
         base = log.snapshot()
-        difference = self._difference(log.inventory(base))
+        started = time.monotonic()
+        difference = self._difference(base.shards)
+        self.report.diff_seconds = round(time.monotonic() - started, 3)
         shards = self.config.shards
-        committer = Committer(log, self.report.run_id, base, difference.held, shards.commit_every, shards.commit_seconds)
-        progress = Progress(difference.todo.num_rows, _size(difference.todo))
+        committer = Committer(log, self.report.run_id, base, shards.commit_every, shards.commit_seconds)
+        progress = Progress(difference.images, difference.source_bytes)
         try:
             self._commit_all(committer, difference, progress)
             self._check_failures(len(self.failures), self.report.unchanged + self.report.tally.total)
             self._mirror_deletes(committer, difference)
         finally:
             self.report.commits, self.report.superseded = committer.commits, len(committer.superseded)
+            self.report.blocked = len(committer.blocked)
             progress.finish()
         self._check_complete()
 
     def _commit_all(self, committer: Committer, difference: Difference, progress: Progress) -> None:
         """What is done is committed, also when too much else failed."""
         try:
-            for result in self._results(difference):
-                committer.add(result)
+            for result, held in self._results(difference, committer.base):
+                committer.add(result, held)
                 progress.add(result.tally)
+                record_shard("compress", self.archive.url, result.number, result.tally)
                 self._count(result)
         except TooManyFailures:
             committer.flush()
             raise
         committer.flush()
 
-    def _difference(self, inventory: Inventory) -> Difference:
+    def _difference(self, shards: Sequence[LiveShard]) -> Difference:
         """The source against the archive, its counts noted in the report."""
-        config, report = self.config, self.report
-        listing = list_source(self.source, exclude=config.exclude)
-        table, unreadable = listing.table, list(listing.unreadable)
-        if self.retried is not None:
-            retried = pa.array(sorted(self.retried), type=pa.string())
-            table = table.filter(pc.is_in(table.column("key"), value_set=retried))
-            unreadable = [failure for failure in unreadable if failure.key in self.retried]
-        table, report.erased = without_erased(table, read_erased(self.archive))
-        difference = compare(table, inventory, again=self._again(inventory), hides=listing.hides)
-        self.failures = unreadable
+        config, report, scan = self.config, self.report, Scan(self.source, exclude=self.config.exclude)
+        recoding = Recoding(self.codec.id, config.compression) if config.recompress else None
+        difference = compare(
+            self.scratch,
+            self._inputs(scan),
+            archived_rows(self.archive, shards, recoding),
+            num_shards=len(shards),
+            hides=scan.hides if self.retried is None else None,
+        )
+        self.failures = [failure for failure in scan.unreadable if self.retried is None or failure.key in self.retried]
         report.failures = self.failures
         report.tally = Tally.of_failures(self.failures)
-        report.inputs = table.num_rows + report.erased + len(unreadable)
-        report.unchanged = difference.unchanged
-        report.new, report.changed = difference.new.num_rows, difference.changed.num_rows
-        report.vanished = 0 if config.retry_failed else difference.vanished.num_rows
+        report.inputs = difference.images + difference.unchanged + report.erased + len(self.failures)
+        report.unchanged, report.new, report.changed = difference.unchanged, difference.new, difference.changed
+        report.vanished, report.outdated = difference.vanished, difference.outdated
         return difference
 
-    def _again(self, inventory: Inventory) -> pa.Array | None:
-        if not self.config.recompress:
-            return None
-        c = self.config.compression
-        fixed = c.target_psnr is None and c.target_bpp is None and c.min_psnr is None
-        return coded_otherwise(inventory, codec_id=self.codec.id, quality=c.quality if fixed else None, lossless=c.lossless)
+    def _inputs(self, scan: Scan) -> Iterator[pa.Table]:
+        """What of the listing is an input of this run, and not erased from the archive."""
+        erased, self.report.erased = read_erased(self.archive), 0
+        retried = None if self.retried is None else pa.array(sorted(self.retried), type=pa.string())
+        for listed in scan:
+            table = listed if retried is None else listed.filter(pc.is_in(listed.column("key"), value_set=retried))
+            table, count = without_erased(table, erased)
+            self.report.erased += count
+            yield table
 
-    def _results(self, difference: Difference) -> Iterator[CompressResult]:
-        """The shards as they finish; Ray is started only if there is something to do."""
-        if not difference.todo.num_rows:
+    def _results(self, difference: Difference, base: Snapshot) -> Iterator[tuple[CompressResult, dict[str, str]]]:
+        """The shards as they finish, each with what of it ``base`` holds; Ray is started only if there is something to do."""
+        if not difference.images:
             return
         config = self.config
         engine.connect()
         pool = engine.size_pool(config.workers)
         limits = shard_limits(
-            difference.todo, workers=pool.size, source_bytes=config.shards.source_bytes, images=config.shards.images
+            difference, workers=pool.size, source_bytes=config.shards.source_bytes, images=config.shards.images
         )
-        tasks = list(plan_shards(difference, limits))
-        self.report.shards = len(tasks)
-        logger.info("run %s: %d images in %d shards", self.report.run_id, difference.todo.num_rows, len(tasks))
+        plan = plan_shards(self.scratch, difference, limits, shards=base.shards, keep_together=config.recompress)
+        self.report.shards = plan.num_shards
+        logger.info("run %s: %d images in %d shards", self.report.run_id, difference.images, plan.num_shards)
+        for result in self._on_workers(plan, pool):
+            yield result, plan.held(result.number)
+
+    def _on_workers(self, plan: Plan, pool: engine.Pool) -> Iterator[CompressResult]:
         threads = max(1, int(pool.cpus))
-        build = Build(self.source, self.archive, self.codec.id, config.compression, self.report.run_id, threads)
-        yield from engine.run(tasks, partial(GuardedCompressor, build), pool)
+        make = Build(self.source, self.archive, self.codec.id, self.config.compression, self.report.run_id, threads)
+        build: Callable[[], engine.Worker[CompressTask, CompressResult]] = partial(GuardedCompressor, make)
+        if plan.is_small:
+            return engine.run(plan.tasks(), build, pool)
+        parts = plan.publish(self.archive, f"{RUNS}/{self.report.run_id}/plan")  # goes with the run's folder at its end
+        return engine.run_parts(parts, plan.num_shards, build, pool)
 
     def _count(self, result: CompressResult) -> None:
         self.report.tally = Tally.sum((self.report.tally, result.tally))
@@ -186,24 +214,26 @@ class CompressJob:
         if self.config.mirror_deletes and self.config.retry_failed is None:
             if not self.report.inputs and self.report.vanished:  # a folder that is not mounted, a mistyped prefix
                 raise UsageError(f"{self.source.url} is empty: --mirror-deletes would empty the archive, refused")
-            gone = difference.vanished
-            committer.remove(gone.column("key").to_pylist(), gone.column("shard").to_pylist())
-            self.report.removed = gone.num_rows
+            for keys in removals(difference.gone, committer.base.shards):
+                committer.remove(keys)
+                self.report.removed += len(keys)
 
     def _check_complete(self) -> None:
         report = self.report
         if not report.complete:
             done = report.unchanged + report.erased + report.tally.total
             raise CnnbatchError(f"{report.inputs} inputs have {done} outcomes: run the same command again")
+        if report.blocked:
+            raise CnnbatchError(
+                f"{report.blocked} images keep their old rows: other rows of their shards cannot be read, "
+                f"python -m jobs.verify {self.archive.url} names them"
+            )
         if report.superseded:
             raise CnnbatchError(f"another run wrote {report.superseded} of these images meanwhile: run the same command again")
 
 
-def _size(table: pa.Table) -> int:
-    return int(pc.sum(table.column("size")).as_py() or 0)
-
-
-def _read_codec(path: str) -> bytes:
+def read_codec(path: str) -> bytes:
+    """A codec file; raises CodecFileError where it cannot be read."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -257,6 +287,8 @@ def describe(report: RunReport) -> str:
         )
     if report.erased:
         lines.append(f"{report.erased:,} were erased from the archive and stay out")
+    if report.outdated:
+        lines.append(f"{report.outdated:,} keep their old coding: their originals are gone")
     if report.removed:
         lines.append(f"{report.removed:,} removed")
     lines += [f"failed: {f.key}: {f.stage}: {f.error}: {f.message}" for f in report.failures[:10]]

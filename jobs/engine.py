@@ -13,11 +13,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 import ray
 from pydantic import BaseModel, ConfigDict, Field
+from ray.data.block import BlockMetadata
+from ray.data.datasource import ReadTask
 
 from cnnbatch.errors import CnnbatchError, StorageError, UsageError
 
@@ -119,16 +122,20 @@ class _Actor:
             return self._built
 
     def _result(self, task: object) -> object:
-        """The worker's result. Trouble with a store is tried again, then returned: the driver raises it."""
-        for pause in (*self._pauses_seconds, None):
-            try:
-                return self._worker()(task)
-            except CnnbatchError as error:
-                if pause is None or not isinstance(error, StorageError):
-                    return error
-                logger.warning("%s; trying again in %g s", error, pause)
-                time.sleep(pause)
-        raise AssertionError("unreachable")
+        return attempt(lambda: self._worker()(task), self._pauses_seconds)
+
+
+def attempt(call: Callable[[], object], pauses_seconds: Sequence[float]) -> object:
+    """What ``call`` gives. Trouble with a store is tried again, then returned as its error, which the driver raises."""
+    for pause in (*pauses_seconds, None):
+        try:
+            return call()
+        except CnnbatchError as error:
+            if pause is None or not isinstance(error, StorageError):
+                return error
+            logger.warning("%s; trying again in %g s", error, pause)
+            time.sleep(pause)
+    raise AssertionError("unreachable")
 
 
 def _table(records: Iterable[object]) -> pa.Table:
@@ -145,16 +152,58 @@ def run(tasks: Iterable[Task], build: Callable[[], Worker[Task, Result]], pool: 
     Raises CnnbatchError: what a worker raised.
     """
     tables = [_table([task]) for task in tasks]
-    if not tables:
-        return
-    results = ray.data.from_arrow(tables).map_batches(
+    if tables:
+        yield from _results(ray.data.from_arrow(tables), len(tables), build, pool)
+
+
+class _Parts(ray.data.Datasource):  # type: ignore[misc]
+    """Tasks that the cluster itself reads, a part after the other, when workers want more."""
+
+    def __init__(self, parts: Sequence[Iterable[Any]]) -> None:
+        super().__init__()
+        self._parts = parts
+
+    def get_name(self) -> str:
+        return "Plan"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(partial(_read_part, part), unknown) for part in self._parts]
+
+
+def _read_part(part: Iterable[Any]) -> Iterator[pa.Table]:
+    for task in part:
+        yield _table([task])
+
+
+def run_parts(
+    parts: Sequence[Iterable[Task]], num_tasks: int, build: Callable[[], Worker[Task, Result]], pool: Pool
+) -> Iterator[Result]:
+    """Like `run`, for more tasks than the driver should hold: each part is iterated on the cluster, when it is time.
+
+    A part is small, pickles, and yields the same tasks each time.
+    """
+    ray.data.DataContext.get_current().target_max_block_size = 1  # a block for each task, as in `run`
+    read = ray.data.read_datasource(_Parts(parts), override_num_blocks=len(parts), concurrency=1, num_cpus=0)
+    yield from _results(read, num_tasks, build, pool)
+
+
+def _results(
+    tasks: ray.data.Dataset, num_tasks: int, build: Callable[[], Worker[Task, Result]], pool: Pool
+) -> Iterator[Result]:
+    results = tasks.map_batches(
         _Actor,
         fn_constructor_kwargs={"build": build, "pauses_seconds": pool.pauses_seconds},
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(
-            min_size=min(pool.size, len(tables)),
-            max_size=min(max(pool.size, pool.most), len(tables)),
+            min_size=min(pool.size, num_tasks),
+            max_size=min(max(pool.size, pool.most), num_tasks),
             max_tasks_in_flight_per_actor=2 * SHARDS_IN_FLIGHT,
             max_concurrent_calls_per_actor=SHARDS_IN_FLIGHT,
             enable_true_multi_threading=True,

@@ -9,17 +9,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from cnnbatch.archive import open_archive
+from cnnbatch.codec.process import dedicate_process
 from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.reconstruct import FORMATS, ReconstructionSettings, ShardReconstructor, clear_marks, plan_tasks, remaining
-from cnnbatch.stages.records import ReconstructResult, Tally
+from cnnbatch.stages.records import ShardResult, Tally
 from cnnbatch.storage import StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import parse_url
 from jobs import engine
 from jobs.command import add_common, run_command, run_job
+from jobs.metrics import record_shard
 from jobs.progress import Progress
 from jobs.report import RunReport, new_run_id, shown
 from jobs.settings import ReconstructConfig, resolve
@@ -37,7 +37,7 @@ class Build:
     threads: int
 
     def __call__(self) -> ShardReconstructor:
-        torch.set_num_threads(1)  # the codec's threads have one each
+        dedicate_process()
         return ShardReconstructor(self.archive, self.destination, CodecShelf(self.archive, threads=self.threads), self.settings)
 
 
@@ -83,11 +83,12 @@ class ReconstructJob:
         try:
             for result in engine.run(left, build, pool):
                 progress.add(result.tally)
+                record_shard("reconstruct", self.archive.store.url, result.number, result.tally)
                 self._count(result)
         finally:
             progress.finish()
 
-    def _count(self, result: ReconstructResult) -> None:
+    def _count(self, result: ShardResult) -> None:
         report = self.report
         report.tally = Tally.sum((report.tally, result.tally))
         report.failures = [*report.failures, *result.failures]

@@ -10,13 +10,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from cnnbatch.archive.leftovers import RUNS
 from cnnbatch.errors import UsageError
 from cnnbatch.stages.records import Failure, Finding, Tally
 from cnnbatch.storage import StorageConfig, Store
 from cnnbatch.storage.urls import parse_url
 from cnnbatch.version import VERSION
-
-RUNS = "_cnnbatch/runs"
 
 
 def new_run_id() -> str:
@@ -30,7 +29,7 @@ def shown(config: BaseModel, storage: StorageConfig) -> dict[str, Any]:
     masked = storage.model_dump(mode="json")
     values["storage"] = {name: masked[name] for name in values["storage"]}
     urls: dict[str, Any] = {
-        name: parse_url(values[name]).url for name in ("source", "archive", "destination") if values.get(name)
+        name: parse_url(values[name]).url for name in ("source", "archive", "destination", "out") if values.get(name)
     }
     values.update(urls)
     return values
@@ -40,7 +39,8 @@ def shown(config: BaseModel, storage: StorageConfig) -> dict[str, Any]:
 class RunReport:
     """What a run was asked, what it found and did.
 
-    ``inputs`` = ``unchanged`` + ``erased`` + ``tally.total`` when it is complete.
+    ``inputs`` = ``unchanged`` + ``erased`` + ``tally.total`` when it is complete. Of the ``vanished``, whose originals are
+    gone from the source, ``outdated`` have rows that ``--recompress`` would have taken.
     """
 
     job: str
@@ -59,8 +59,11 @@ class RunReport:
     new: int = 0
     changed: int = 0
     vanished: int = 0
+    outdated: int = 0
     removed: int = 0
     superseded: int = 0
+    blocked: int = 0
+    diff_seconds: float = 0.0
     shards: int = 0
     commits: int = 0
     tally: Tally = field(default_factory=Tally)

@@ -2,17 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cnnbatch.archive.lease import HEARTBEAT_SECONDS, LAPSE_SECONDS, POLL_SECONDS, WAIT_SECONDS
+from cnnbatch.classification.fit import HeadTraining
+from cnnbatch.codec.dense import DenseLayers
 from cnnbatch.codec.hyperprior import HyperpriorSettings
 from cnnbatch.errors import UsageError
+from cnnbatch.evaluation.examples import MOST_EXAMPLES
+from cnnbatch.evaluation.recommendation import Goal
+from cnnbatch.evaluation.selection import WORDS
 from cnnbatch.stages.compress import CompressionSettings
 from cnnbatch.stages.reconstruct import ReconstructionSettings
 from cnnbatch.stages.verify import VerifySettings
+from cnnbatch.training.dense import DenseTraining
 from cnnbatch.training.trainer import TrainingConfig
 from jobs.engine import Workers
 
@@ -46,6 +52,17 @@ class Shards(BaseModel):
     commit_seconds: float = Field(30, gt=0)
 
 
+class Planning(BaseModel):
+    """What the driver may take while it compares source and archive."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    memory_bytes: int = Field(256 << 20, gt=0)
+    """For rows of the listing and of the archive; what is more goes to the disk. From 10⁸ images on 2 GiB is faster."""
+    folder: str | None = None
+    """Local folder for that; None: the system's for temporary files."""
+
+
 class LeaseTimes(BaseModel):
     """See `cnnbatch.archive.Lease`; all runs on one archive should have the same."""
 
@@ -72,6 +89,7 @@ class CompressConfig(BaseModel):
     retry_failed: str | None = None
     compression: CompressionSettings = CompressionSettings()
     shards: Shards = Shards()
+    planning: Planning = Planning()
     workers: Workers = Workers()
     thresholds: Thresholds = Thresholds()
     lease: LeaseTimes = LeaseTimes()
@@ -108,6 +126,52 @@ class VerifyConfig(BaseModel):
     storage: dict[str, Any] = Field(default_factory=dict)
 
 
+class EvaluateConfig(BaseModel):
+    """`jobs.evaluate`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    out: str | None = None
+    """Folder or URL for the page, the figures and the plots; None: the table on stdout is all."""
+    codecs: tuple[str, ...] = WORDS
+    codec: tuple[str, ...] = ()
+    """Codec files; none: the shipped one."""
+    qualities: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    """Instead of a codec's own, such as ``qualities.webp=[30, 60, 90]``."""
+    exclude: tuple[str, ...] = ()
+    sample: int = Field(100, ge=0)
+    """Files to measure, drawn by format and size; 0: all."""
+    seed: int = Field(0, ge=0)
+    target_psnr: float | None = Field(None, gt=0, lt=100)
+    """Mean over the pictures, dB."""
+    target_ms_ssim: float | None = Field(None, gt=0, lt=1)
+    examples: int = Field(6, ge=0, le=MOST_EXAMPLES)
+    """Pictures on the page."""
+    published: Path | None = None
+    """A folder with curves of others."""
+    max_pixels: int = Field(50_000_000, gt=0)
+    """Larger pictures are not measured."""
+    max_source_bytes: int = Field(1 << 30, gt=0)
+    """Larger files are not read."""
+    workers: Workers = Workers(cpus=1)
+    thresholds: Thresholds = Thresholds()
+    storage: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_target(self) -> "EvaluateConfig":
+        if self.target_psnr is not None and self.target_ms_ssim is not None:
+            raise ValueError("target_psnr and target_ms_ssim exclude each other")
+        return self
+
+    @property
+    def goal(self) -> Goal | None:
+        """What the recommendation is to reach."""
+        if self.target_psnr is not None:
+            return Goal("psnr_db", self.target_psnr)
+        return None if self.target_ms_ssim is None else Goal("ms_ssim", self.target_ms_ssim)
+
+
 class TrainConfig(BaseModel):
     """`jobs.train`."""
 
@@ -115,15 +179,41 @@ class TrainConfig(BaseModel):
 
     source: str
     codec_file: Path
+    architecture: Literal["hyperprior", "dense"] = "hyperprior"
     resume: bool = False
+    labels: str | None = None
+    """Of ``dense``: path or URL of a CSV or Parquet file with the columns key and label, to recognise as well."""
     model: HyperpriorSettings = HyperpriorSettings()
     training: TrainingConfig = TrainingConfig()
+    dense: DenseLayers = DenseLayers()
+    dense_training: DenseTraining = DenseTraining()
+    storage: dict[str, Any] = Field(default_factory=dict)
+
+
+class ClassifyConfig(BaseModel):
+    """`jobs.classify`: ``labels`` to train a head, ``out`` to predict with one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    archive: str
+    head: str
+    """Path or URL of the head file; ``codec`` when predicting: the head that the archive's own codec file carries."""
+    labels: str | None = None
+    out: str | None = None
+    codec: str | None = None
+    """When training on an archive of several codecs: the first digits of the one whose pictures count."""
+    keys: str = "*"
+    most_labels: int = Field(500_000, gt=0)
+    """Their features are held in memory, a few kB each."""
+    training: HeadTraining = HeadTraining()
+    workers: Workers = Workers()
+    thresholds: Thresholds = Thresholds()
     storage: dict[str, Any] = Field(default_factory=dict)
 
 
 def resolve(model: type[Model], *, file: str | None, flags: Mapping[str, Any], words: Sequence[str]) -> Model:
     """Raises UsageError naming the first wrong or unknown setting."""
-    values = _read_yaml(file) if file else {}
+    values = read_yaml(file) if file else {}
     for name, value in flags.items():
         if value is not None:
             _set(values, name, value)
@@ -148,11 +238,18 @@ def _value(text: str) -> Any:
         return text
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
+def read_yaml(path: str) -> dict[str, Any]:
+    """The settings in a file. Raises UsageError where it is not one; the message repeats no line of it, which may be secret."""
     try:
         values = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"cannot read the configuration {path}: {' '.join(str(error).split())}") from error
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        where = "" if line is None else f", line {line + 1}"
+        raise UsageError(
+            f"cannot read the configuration {path}{where}: {getattr(error, 'problem', None) or 'no YAML'}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the configuration {path}: {error}") from error
     if not isinstance(values, dict):
         raise UsageError(f"the configuration {path} is not a mapping of names to values")
     return values

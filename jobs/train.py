@@ -2,6 +2,9 @@
 
     load pictures → train in processes of one thread with averaged gradients → export the codec file
 
+With ``--architecture dense`` the pictures are small and of one size (another size is left out), SOURCE may be an archive,
+and with --labels, a CSV or Parquet file of key and label, the codec learns to recognise them as well.
+
 Beside CODEC_FILE lie CODEC_FILE.checkpoint, from which --resume goes on after a kill, and CODEC_FILE.before-cooldown, the
 state before the learning rate fell. Without a checkpoint --resume starts from the weights of CODEC_FILE itself.
 """
@@ -10,21 +13,37 @@ import argparse
 import logging
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import nn
 
+from cnnbatch.archive import ArchiveRow, open_archive
+from cnnbatch.codec.codec import Pixels
+from cnnbatch.codec.dense import Dense
 from cnnbatch.codec.file import dump_codec, parse_codec
 from cnnbatch.codec.hyperprior import Hyperprior
-from cnnbatch.errors import UsageError
-from cnnbatch.storage import StorageConfig, open_store
-from cnnbatch.training.checkpoint import Progress
+from cnnbatch.errors import ImageError, UsageError
+from cnnbatch.images import decode
+from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.reconstruct import reconstruct_each, restore_file
+from cnnbatch.storage import StorageConfig, open_store, read_object
 from cnnbatch.training.data import load_pictures
+from cnnbatch.training.dense import DenseTrainer
+from cnnbatch.training.dense_data import MAX_PIXELS, decoded_files, gather, read_labels
 from cnnbatch.training.trainer import Trainer
 from jobs.command import LOG_FORMAT, run_command
 from jobs.settings import TrainConfig, resolve
+
+ARCHIVE_ROWS = 1024
+"""Rows of an archive decoded in one call."""
+
+M = TypeVar("M", bound=nn.Module)
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +53,11 @@ def train(config: TrainConfig) -> None:
     if config.codec_file.exists() and not config.resume:
         raise UsageError(f"{config.codec_file} exists: --resume goes on from it, another name starts anew")
     open_store(config.source, StorageConfig.from_environment(**config.storage)).check()
+    if config.architecture == "dense":
+        train_dense(config)
+        return
+    if config.labels is not None:
+        raise UsageError("--labels belongs to --architecture dense")
     processes = config.training.processes
     if processes == 1:
         _train_process(0, config, None)
@@ -47,18 +71,61 @@ def _train_process(rank: int, config: TrainConfig, rendezvous: str | None) -> No
         dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=config.training.processes)
     pictures = load_pictures(open_store(config.source, StorageConfig.from_environment(**config.storage)))
     checkpoint = config.codec_file.with_suffix(".checkpoint")
-    trainer = Trainer(config.training, config.model, pictures, checkpoint, rank=rank, start=_start(config))
-    trainer.run(lambda model, progress: _export(config, model, progress))
+    trainer = Trainer(config.training, config.model, pictures, checkpoint, rank=rank, start=_start(config, Hyperprior))
+    trainer.run(lambda model, progress: _export(config, model, {**progress, "config": config.training.model_dump(mode="json")}))
 
 
-def _start(config: TrainConfig) -> Hyperprior | None:
+def train_dense(config: TrainConfig) -> None:
+    """As `train`, of the dense architecture, in this process."""
+    storage = StorageConfig.from_environment(**config.storage)
+    labels = None if config.labels is None else read_labels(read_object(config.labels, storage), config.labels)
+    pictures = gather(_small_pictures(config.source, storage), labels, where=config.source)
+    logger.info("%d pictures of %s, %d classes", len(pictures.pixels), list(pictures.pixels.shape[1:]), len(pictures.classes))
+    start = _start(config, Dense)
+    if start is not None and start.settings.classes != pictures.classes:
+        raise UsageError(f"{config.codec_file} knows the classes {start.settings.classes}, the labels have {pictures.classes}")
+    checkpoint = config.codec_file.with_suffix(".checkpoint")
+    trainer = DenseTrainer(config.dense_training, config.dense, pictures, checkpoint, start=start)
+    notes = config.dense_training.model_dump(mode="json")
+    trainer.run(lambda model, progress: _export(config, model, {**progress, "config": notes}))
+
+
+def _small_pictures(source: str, storage: StorageConfig) -> Iterator[tuple[str, Pixels]]:
+    """Key and pixels of every picture in a folder, a bucket or an archive."""
+    store = open_store(source, storage)
+    if store.head("_cnnbatch/format.json") is None:
+        yield from decoded_files(store)
+        return
+    rows, codecs = open_archive(source, storage).rows(), CodecShelf(store)
+    while batch := list(islice(rows, ARCHIVE_ROWS)):
+        yield from _archived([row for row in batch if isinstance(row, ArchiveRow)], codecs)
+
+
+def _archived(rows: Sequence[ArchiveRow], codecs: CodecShelf) -> Iterator[tuple[str, Pixels]]:
+    """Rows as pixels; those of one codec in one call. What cannot be decoded is left out."""
+    for codec_id in sorted({row.codec_id or "" for row in rows}):
+        same = [row for row in rows if (row.codec_id or "") == codec_id]
+        found = reconstruct_each(codecs[codec_id], same) if codec_id else [_stored(row) for row in same]
+        yield from ((row.key, pixels) for row, pixels in zip(same, found, strict=True) if isinstance(pixels, np.ndarray))
+
+
+def _stored(row: ArchiveRow) -> Pixels | ImageError:
+    try:
+        return decode(restore_file(row, None, format="original"), max_pixels=MAX_PIXELS).pixels
+    except ImageError as error:
+        return error
+
+
+def _start(config: TrainConfig, kind: type[M]) -> M | None:
     if not (config.resume and config.codec_file.exists()):
         return None
-    return parse_codec(config.codec_file.read_bytes()).trainable_model()
+    file = parse_codec(config.codec_file.read_bytes())
+    if not isinstance(model := file.trainable_model(), kind):
+        raise UsageError(f"{config.codec_file} is of the architecture {file.architecture}, not {config.architecture}")
+    return model
 
 
-def _export(config: TrainConfig, model: Hyperprior, progress: Progress) -> None:
-    training = {**progress, "config": config.training.model_dump(mode="json")}
+def _export(config: TrainConfig, model: nn.Module, training: dict[str, Any]) -> None:
     temporary = config.codec_file.with_suffix(".partial")
     temporary.write_bytes(dump_codec(model, training=training))
     temporary.replace(config.codec_file)
@@ -75,6 +142,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m jobs.train", description="Train a codec on a folder or bucket of images.")
     parser.add_argument("source", metavar="SOURCE", help="folder or URL with images")
     parser.add_argument("codec_file", metavar="CODEC_FILE", help="local file to write, such as mine.safetensors")
+    parser.add_argument("--architecture", choices=("hyperprior", "dense"), help="dense: small pictures of one size")
+    parser.add_argument("--labels", metavar="FILE", help="CSV or Parquet with key and label: dense learns to recognise, too")
     parser.add_argument("--minutes", type=float, metavar="M", help="wall-clock time, all resumes together; default 60")
     parser.add_argument("--processes", type=int, metavar="N", help="processes of one thread; default 1")
     parser.add_argument("--resume", action="store_true", default=None, help="go on from the checkpoint, or from CODEC_FILE")
@@ -87,7 +156,8 @@ def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     args = _parser().parse_intermixed_args(argv)
     flags = {"source": args.source, "codec_file": str(Path(args.codec_file).absolute()), "resume": args.resume}
-    flags |= {"training.minutes": args.minutes, "training.processes": args.processes}
+    flags |= {"architecture": args.architecture, "labels": args.labels, "training.processes": args.processes}
+    flags |= {f"{run}.minutes": args.minutes for run in ("training", "dense_training")}
     train(resolve(TrainConfig, file=args.config, flags=flags, words=args.settings))
     return 0
 

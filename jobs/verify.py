@@ -6,22 +6,22 @@ read the log → compare with the objects → one task a shard → verify actors
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-
-import torch
 
 from cnnbatch.archive import open_archive
 from cnnbatch.archive.snapshot import LiveShard
+from cnnbatch.codec.process import dedicate_process
 from cnnbatch.errors import CnnbatchError, UsageError, VerifyFailed
 from cnnbatch.stages import verify_plan
 from cnnbatch.stages.codecs import CodecShelf
-from cnnbatch.stages.plan import Listing, list_source
+from cnnbatch.stages.listing import Listing, list_source
 from cnnbatch.stages.records import Finding, Tally
 from cnnbatch.stages.verify import LEVELS, ShardVerifier, VerifySettings
 from cnnbatch.storage import StorageConfig, Store, open_store
 from jobs import engine
 from jobs.command import add_common, run_command, run_job
+from jobs.metrics import record_shard
 from jobs.progress import Progress
 from jobs.report import RunReport, new_run_id, shown
 from jobs.settings import VerifyConfig, resolve
@@ -42,16 +42,19 @@ class Build:
     threads: int
 
     def __call__(self) -> ShardVerifier:
-        torch.set_num_threads(1)  # the codec's threads have one each
+        dedicate_process()
         return ShardVerifier(self.archive, CodecShelf(self.archive, threads=self.threads), self.settings, self.source)
 
 
 class VerifyJob:
     """One verification of the archive as it is now; what is committed while it runs is not looked at."""
 
-    def __init__(self, config: VerifyConfig) -> None:
-        """Checks all that can be wrong before anything is read. Raises UsageError, StorageError, ArchiveError."""
-        self.config, self.settings = config, config.verification
+    def __init__(self, config: VerifyConfig, *, only: Collection[str] | None = None) -> None:
+        """Checks all that can be wrong before anything is read; ``only``: paths of the shards to open, others are just counted.
+
+        Raises UsageError, StorageError, ArchiveError.
+        """
+        self.config, self.settings, self.only = config, config.verification, only
         if self.settings.level == "source" and config.source is None:
             raise UsageError("the level source compares with the originals: name them with --source")
         if config.source is not None and not self.settings.reaches("decode"):
@@ -85,6 +88,9 @@ class VerifyJob:
         if not self.settings.reaches("checksums"):
             self._count("sound", sound)
             return
+        if self.only is not None:
+            self._count("unopened", [shard for shard in sound if shard.path not in self.only])
+            sound = [shard for shard in sound if shard.path in self.only]
         self.findings += verify_plan.duplicate_keys(store, sound)
         self._verify(sound)
 
@@ -116,6 +122,7 @@ class VerifyJob:
         try:
             for result in engine.run(tasks, build, pool):
                 progress.add(result.tally)
+                record_shard("verify", self.archive.store.url, result.number, result.tally)
                 self._add(result.tally)
                 self.findings += result.findings
                 codec_ids |= result.codec_ids

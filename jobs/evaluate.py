@@ -1,0 +1,310 @@
+"""Evaluates codecs on the images below SOURCE: rate, distortion and speed side by side, and what SOURCE would shrink to.
+
+list → sample → every file as it is and by the classical codecs (tasks) → by ours (actors) → means, BD-rates
+→ the quality that reaches the target → examples → table, page, plots, Parquet
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from cnnbatch.codec import Codec, shipped_codec
+from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
+from cnnbatch.evaluation import check_libraries, ours, output, plots, tables, vq
+from cnnbatch.evaluation.bd_rate import bd_rates
+from cnnbatch.evaluation.codecs import CodecSpec
+from cnnbatch.evaluation.examples import ExampleTask, joined, panel_codecs, picture_bytes, spread
+from cnnbatch.evaluation.measurement import TIMING, Limits, Measured
+from cnnbatch.evaluation.published import read_published
+from cnnbatch.evaluation.recommendation import GoalSearch, recommendation
+from cnnbatch.evaluation.sampling import Stratum, stratify
+from cnnbatch.evaluation.selection import WORDS, select
+from cnnbatch.evaluation.summary import EvaluationSummary, Example, LeftOut, Recommendation, Unmeasured
+from cnnbatch.evaluation.table import Means, Measurements, means
+from cnnbatch.stages.listing import list_source
+from cnnbatch.stages.records import Failure, Tally
+from cnnbatch.storage import ObjectInfo, StorageConfig, open_store, overlaps
+from jobs.command import add_common, run_command, run_job
+from jobs.compress import read_codec
+from jobs.measuring import Cluster, CnnFile
+from jobs.progress import Progress
+from jobs.report import RunReport, new_run_id, shown
+from jobs.settings import EvaluateConfig, resolve
+
+logger = logging.getLogger(__name__)
+
+MOST_ROUNDS = 5
+"""Of measuring the sample at one more quality each; a few find it, and any round's answer already reaches the goal."""
+
+
+FAILED_STAGES: Final = ("list", "read", "worker")
+"""Of files that could not be read or that killed their process; others are no pictures, or not such as can be measured."""
+
+
+@dataclass(slots=True)
+class EvaluationReport(RunReport):
+    """The run report with what was found: an `EvaluationSummary` without its pictures."""
+
+    evaluation: dict[str, Any] | None = None
+
+
+class EvaluateJob:
+    """One evaluation; it changes nothing below SOURCE."""
+
+    def __init__(self, config: EvaluateConfig) -> None:
+        """Checks all that can be wrong before anything is measured. Raises UsageError, StorageError, CodecFileError."""
+        check_libraries()
+        if config.out is not None and overlaps(config.source, config.out):
+            raise UsageError(f"SOURCE and --out must not lie inside one another: {config.source}, {config.out}")
+        self.config = config
+        self.storage = StorageConfig.from_environment(**config.storage)
+        files, specs = _codec_files(config.codec) if ours.NAME in config.codecs else ((), ())
+        self.selection = select(config.codecs, specs, config.qualities)
+        self.published = () if config.published is None else read_published(config.published)
+        self.source = open_store(config.source, self.storage)
+        self.source.check()
+        self.out = None if config.out is None else open_store(config.out, self.storage)
+        if self.out is not None:
+            self.out.check_writable()
+        self.found = EvaluationReport("evaluate", new_run_id(), shown(config, self.storage))
+        self.report: RunReport = self.found
+        limits = Limits(config.max_source_bytes, config.max_pixels)
+        self.cluster = Cluster(self.source, self.selection, files, limits, config.workers, self.report.run_id)
+        self.measurements, self.files = Measurements(), dict[str, Measured]()
+        self.left_out = list(self.selection.left_out)
+
+    def execute(self) -> None:
+        """Raises UsageError where nothing can be measured, TooManyFailures, and CnnbatchError where a store is in trouble."""
+        try:
+            self._run()
+            self.report.finish(0)
+        except CnnbatchError as error:
+            self.report.finish(error.exit_code, str(error))
+            raise
+        if self.out is not None:
+            self.out.put(output.RUN, self.report.to_json().encode())
+
+    def _run(self) -> None:
+        strata = self._sample()
+        pictures = self._measure_all([info for stratum in strata for info in stratum.sample])
+        found = means(self.measurements.table(), self.specs, pictures=len(pictures))
+        self.left_out += found.left_out
+        if not found.curves:
+            raise UsageError("no picture was coded by all codecs at all their qualities: choose others with --codecs")
+        advice = self._recommend(strata, pictures, found)
+        summary = self._summarise(found, advice)
+        self.found.evaluation = summary.model_dump(mode="json")
+        if self.out is not None:
+            examples = self._examples([info for info in pictures if info.key in found.keys], found, advice)
+            output.write(self.out, summary.model_copy(update={"examples": examples}), self.measurements.table())
+
+    @property
+    def specs(self) -> list[CodecSpec]:
+        """Of the codecs that are measured."""
+        lost = {item.codec for item in self.left_out}
+        return [spec for spec in self.selection.specs if spec.name not in lost]
+
+    def _sample(self) -> tuple[Stratum, ...]:
+        listing = list_source(self.source, exclude=self.config.exclude)
+        self.report.inputs = len(listing.unreadable)
+        self._count_failures(listing.unreadable)
+        if not listing.table.num_rows:
+            raise UsageError(f"no files below {self.source.url}")
+        return stratify(listing.table, sample=self.config.sample, seed=self.config.seed)
+
+    def _measure_all(self, infos: Sequence[ObjectInfo]) -> list[ObjectInfo]:
+        """Every file by every codec, the classical ones first: a file that kills its process is known before ours. Returns the
+        files that are pictures."""
+        self.report.inputs += len(infos)
+        if any(spec.name == vq.NAME for spec in self.selection.classical):
+            reason = self.cluster.learn_books(infos)
+            if reason is not None:
+                self.left_out.append(LeftOut(codec=vq.NAME, label=vq.SPEC.label, reason=reason))
+        plan = {spec.name: spec.qualities for spec in self.specs}
+        logger.info("run %s: %d files by %s", self.report.run_id, len(infos), ", ".join(plan))
+        for measured in self._shown(self.cluster.measure_classical(infos, plan, baseline=True), infos):
+            self.files[measured.key] = replace(measured, rows=())
+            self.measurements.add(measured)
+            self._count(measured)
+        pictures = [info for info in infos if self.files[info.key].decoded]
+        if not pictures:
+            first = self.measurements.table().slice(0, 1).to_pylist()[0]
+            where = f"{len(infos):,} files below {self.source.url}"
+            raise UsageError(f"no picture among {where}; first {first['key']!r}: {first['error']}")
+        if self.selection.cnn:
+            logger.info("%d pictures by our codec", len(pictures))
+            for measured in self._shown(self.cluster.measure_cnn(pictures, plan), pictures):
+                self.measurements.add(measured)
+        return pictures
+
+    def _shown(self, results: Iterable[Measured], infos: Sequence[ObjectInfo]) -> Iterator[Measured]:
+        """The results, with the progress of one pass over the files."""
+        progress = Progress(len(infos), sum(info.size for info in infos))
+        try:
+            for measured in results:
+                progress.add(_tally(measured))
+                yield measured
+        finally:
+            progress.finish()
+
+    def _count(self, measured: Measured) -> None:
+        self.report.tally = Tally.sum((self.report.tally, _tally(measured)))
+        if not measured.decoded and measured.rows[0].stage in FAILED_STAGES:
+            row = measured.rows[0]
+            error, _, message = (row.error or "").partition(": ")
+            self._count_failures([Failure(measured.key, row.stage or "", error, message)], counted=True)
+
+    def _count_failures(self, failures: Sequence[Failure], *, counted: bool = False) -> None:
+        report = self.report
+        report.failures = [*report.failures, *failures]
+        if not counted:
+            report.tally = Tally.sum((report.tally, Tally.of_failures(failures)))
+        if self.config.thresholds.passed(len(report.failures), report.tally.total):
+            first = report.failures[0]
+            raise TooManyFailures(
+                f"{len(report.failures)} of {report.tally.total} files failed, "
+                f"first {first.key!r}: {first.error} {first.message}"
+            )
+
+    def _recommend(self, strata: Sequence[Stratum], pictures: Sequence[ObjectInfo], found: Means) -> Recommendation:
+        """Measures the sample at more qualities until each codec's answer stands."""
+        kept = {curve.codec for curve in found.curves}
+        specs = [spec for spec in self.specs if spec.name in kept]
+        search = GoalSearch(self.config.goal, specs, self.measurements.table(), found.keys)
+        for _ in range(MOST_ROUNDS):
+            wanted = search.wanted()
+            if not wanted:
+                break
+            logger.info("looking for the target: %s", ", ".join(f"{name} {quality:g}" for name, quality in wanted.items()))
+            plan = {name: (quality,) for name, quality in wanted.items()}
+            for measured in self.cluster.measure_classical(pictures, plan, baseline=False):
+                self.measurements.add(measured)
+            for measured in self.cluster.measure_cnn(pictures, plan):
+                self.measurements.add(measured)
+            search.learn(self.measurements.table(), wanted)
+        return recommendation(self.config.goal, strata, self.files, search.choices(strata, self.files))
+
+    def _summarise(self, found: Means, advice: Recommendation) -> EvaluationSummary:
+        listed = [
+            Unmeasured(key=f.key, codec=None, stage=f.stage, error=f"{f.error}: {f.message}")
+            for f in self.report.failures
+            if f.stage == "list"
+        ]
+        compared = [self.files[key] for key in found.keys]
+        return EvaluationSummary(
+            source=self.source.url,
+            images=len(compared),
+            pixels=sum(file.pixels for file in compared),
+            source_bytes=sum(file.source_bytes for file in compared),
+            created_at=self.report.started_at,
+            hardware="; ".join(sorted({file.machine for file in compared})),
+            timing=TIMING,
+            curves=found.curves,
+            bd_rates=tuple(bd_rates(found.curves)),
+            recommendation=advice,
+            unmeasured=(*listed, *found.unmeasured),
+            left_out=tuple(self.left_out),
+            examples=(),
+            published=self.published,
+        )
+
+    def _examples(self, pictures: Sequence[ObjectInfo], found: Means, advice: Recommendation) -> tuple[Example, ...]:
+        """Pictures by the first codec at the recommended quality, and by others at the same number of bytes."""
+        kept = {curve.codec for curve in found.curves}
+        panels = panel_codecs([spec for spec in self.specs if spec.name in kept])
+        keys = spread((info.key for info in pictures), self.config.examples)
+        if not panels or not keys:
+            return ()
+        first, others = panels[0], panels[1:]
+        budget = picture_bytes(len(keys), len(panels))
+        chosen = {c.codec: c.quality for c in advice.choices}.get(first.name)
+        if chosen is None:
+            chosen = first.qualities[len(first.qualities) // 2]
+        infos = {info.key: info for info in pictures}
+        leading = [ExampleTask(infos[key], (first.name,), budget, quality=chosen) for key in keys]
+        parts = list(self.cluster.examples(leading))
+        sides = (
+            tuple(spec.name for spec in others if spec in self.selection.cnn),
+            tuple(spec.name for spec in others if spec in self.selection.classical),
+        )
+        parts += self.cluster.examples(
+            [
+                ExampleTask(infos[part.key], names, budget, num_bytes=part.panels[0].bytes)
+                for part in parts
+                for names in sides
+                if names and part.panels
+            ]
+        )
+        return joined(parts, [spec.name for spec in panels])
+
+
+def _tally(measured: Measured) -> Tally:
+    """One file: ``measured`` is a picture, ``unmeasured`` is not one that can be decoded, ``failed`` could not be read."""
+    if measured.decoded:
+        return Tally(images={"measured": 1}, source_bytes=measured.source_bytes, pixels=measured.pixels)
+    row = measured.rows[0]
+    outcome = "failed" if row.stage in FAILED_STAGES else "unmeasured"
+    return Tally(images={outcome: 1}, reasons={(row.error or "").partition(":")[0]: 1}, source_bytes=measured.source_bytes)
+
+
+def _codec_files(paths: Sequence[str]) -> tuple[tuple[CnnFile, ...], tuple[CodecSpec, ...]]:
+    """The codec files, the shipped one where there are none; raises CodecFileError where one is none, or damaged."""
+    if not paths:
+        return (CnnFile(),), (ours.cnn_spec(Codec(shipped_codec(), device="cpu"), None),)
+    contents = [read_codec(path) for path in paths]
+    specs = tuple(ours.cnn_spec(Codec(data, device="cpu"), path) for path, data in zip(paths, contents, strict=True))
+    if len({spec.name for spec in specs}) < len(specs):
+        raise UsageError(f"two codec files have one name, which is to tell them apart: {', '.join(paths)}")
+    return tuple(CnnFile(path, data) for path, data in zip(paths, contents, strict=True)), specs
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.evaluate", description="Compare codecs on a folder or bucket of images."
+    )
+    parser.add_argument("source", metavar="SOURCE", help="folder or URL with images; nothing below it is changed")
+    parser.add_argument("--codecs", metavar="A,B", help=f"which to compare; default: all of {','.join(WORDS)}")
+    parser.add_argument(
+        "--codec", action="append", metavar="FILE", help="codec file of ours; repeatable; default: the shipped one"
+    )
+    parser.add_argument("--out", metavar="FOLDER", help="folder or URL for the page, plots, Parquet and JSON")
+    parser.add_argument(
+        "--sample", type=int, metavar="N", help="files to measure, drawn by format and size; default 100, 0: all"
+    )
+    parser.add_argument("--target-psnr", type=float, metavar="DB", help="recommend the quality with this mean PSNR")
+    parser.add_argument("--target-ms-ssim", type=float, metavar="X", help="recommend the quality with this mean MS-SSIM")
+    parser.add_argument("--examples", type=int, metavar="N", help="pictures on the page; default 6")
+    parser.add_argument("--published", metavar="FOLDER", help="JSON files with curves of others, to be drawn beside")
+    parser.add_argument("--exclude", action="append", metavar="GLOB", help="leave out keys; * crosses /; repeatable")
+    add_common(parser)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit code."""
+    args = _parser().parse_intermixed_args(argv)
+    names = ("source", "codec", "out", "sample", "target_psnr", "target_ms_ssim", "examples", "published", "exclude")
+    flags = {name: getattr(args, name) for name in names}
+    flags["codecs"] = None if args.codecs is None else [word.strip() for word in args.codecs.split(",")]
+    job = EvaluateJob(resolve(EvaluateConfig, file=args.config, flags=flags, words=args.settings))
+    run_job(job, describe, as_json=args.json)
+    return 0
+
+
+def describe(report: RunReport) -> str:
+    """What was found, for people, after a line on the run."""
+    t = report.tally
+    outcomes = ", ".join(f"{count:,} {name}" for name, count in sorted(t.images.items())) or "none"
+    lines = [f"run {report.run_id}: {report.inputs:,} files: {outcomes}"]
+    if isinstance(report, EvaluationReport) and report.evaluation is not None:
+        lines.append(tables.describe(EvaluationSummary.model_validate(report.evaluation)))
+        if report.config["out"] and plots.missing():
+            lines.append(f"no plots: {plots.missing()}")
+    return "\n\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

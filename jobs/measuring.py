@@ -1,0 +1,152 @@
+"""The parts of `jobs.evaluate` that run on the cluster: actors that hold our codec, tasks for the classical codecs."""
+
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import ray
+
+from cnnbatch.codec import Codec, shipped_codec
+from cnnbatch.codec.process import dedicate_process
+from cnnbatch.evaluation import vq
+from cnnbatch.evaluation.codecs import ImageCodec, library_codec
+from cnnbatch.evaluation.examples import ExampleMaker, ExampleTask
+from cnnbatch.evaluation.measurement import Limits, Measured, Measurer, MeasureTask
+from cnnbatch.evaluation.ours import CnnCodec
+from cnnbatch.evaluation.selection import Selection
+from cnnbatch.evaluation.summary import Example
+from cnnbatch.storage import ObjectInfo, Store
+from jobs import engine, tasks
+
+logger = logging.getLogger(__name__)
+
+MakeWorker = Callable[[Store, Mapping[str, ImageCodec], Limits], engine.Worker[Any, Any]]
+"""`Measurer` or `ExampleMaker`."""
+
+Plan = Mapping[str, Sequence[float]]
+"""Codec word → qualities."""
+
+
+@dataclass(frozen=True, slots=True)
+class CnnFile:
+    """A codec file of ours; ``path`` and ``data`` are None for the shipped one, which every worker has."""
+
+    path: str | None = None
+    data: bytes | None = None
+
+    def fetch(self) -> Callable[[], bytes]:
+        """Gets the bytes on a worker. A user's file goes through the object store: an argument as large would keep Ray from
+        restarting an actor."""
+        return shipped_codec if self.data is None else partial(ray.get, ray.put(self.data))
+
+
+@dataclass(frozen=True, slots=True)
+class BuildCnn:
+    """Makes a worker with our codecs, on its actor."""
+
+    worker: MakeWorker
+    source: Store
+    limits: Limits
+    files: tuple[tuple[str | None, Callable[[], bytes]], ...]
+    """Path, and what gets the bytes."""
+
+    def __call__(self) -> engine.Worker[Any, Any]:
+        dedicate_process()
+        codecs = [CnnCodec(Codec(fetch()), path) for path, fetch in self.files]
+        return self.worker(self.source, {codec.spec.name: codec for codec in codecs}, self.limits)
+
+
+@dataclass(frozen=True, slots=True)
+class BuildClassical:
+    """Makes a worker with the classical codecs, in the process of a task."""
+
+    worker: MakeWorker
+    source: Store
+    limits: Limits
+    names: tuple[str, ...]
+    books: tuple[vq.Codebook, ...]
+
+    def __call__(self) -> engine.Worker[Any, Any]:
+        dedicate_process()
+        library = {name: library_codec(name) for name in self.names if name != vq.NAME}
+        quantiser = {vq.NAME: vq.VectorQuantiser(self.books)} if vq.NAME in self.names else {}
+        return self.worker(self.source, {**library, **quantiser}, self.limits)
+
+
+@dataclass(slots=True)
+class Cluster:
+    """Measures pictures of one source with the selected codecs."""
+
+    source: Store
+    selection: Selection
+    files: tuple[CnnFile, ...]
+    limits: Limits
+    workers: engine.Workers
+    run_id: str
+    books: tuple[vq.Codebook, ...] = ()
+    _pool: engine.Pool | None = None
+    _calls: Iterator[int] = field(default_factory=itertools.count)
+    _fetches: tuple[tuple[str | None, Callable[[], bytes]], ...] | None = None
+
+    @property
+    def pool(self) -> engine.Pool:
+        """Joins or starts the cluster the first time."""
+        if self._pool is None:
+            engine.connect()
+            self._pool = engine.size_pool(self.workers)
+        return self._pool
+
+    def learn_books(self, infos: Sequence[ObjectInfo]) -> str | None:
+        """Codebooks for vector quantisation, from some of the files; a string says why there are none."""
+        build = partial(vq.CodebookLearner, self.source, self.limits)
+        [found] = self._tasks([tuple(infos)], build)
+        if isinstance(found, tasks.Lost):
+            return found.error
+        self.books = found
+        return None if found else "no picture to learn a codebook from"
+
+    def measure_classical(self, infos: Iterable[ObjectInfo], plan: Plan, *, baseline: bool) -> Iterator[Measured]:
+        """Each file by the classical codecs of ``plan``; ``baseline``: first what each file is and weighs."""
+        names = tuple(spec.name for spec in self.selection.classical if spec.name in plan)
+        if not names and not baseline:
+            return
+        wanted = (MeasureTask(info, _of(plan, names), baseline=baseline) for info in infos)
+        for found in self._tasks(wanted, BuildClassical(Measurer, self.source, self.limits, names, self.books)):
+            yield Measured.lost(found.task.info, "worker", found.error) if isinstance(found, tasks.Lost) else found
+
+    def measure_cnn(self, infos: Iterable[ObjectInfo], plan: Plan) -> Iterator[Measured]:
+        """Each file by our codecs of ``plan``."""
+        names = tuple(spec.name for spec in self.selection.cnn if spec.name in plan)
+        if names:
+            wanted = [MeasureTask(info, _of(plan, names), baseline=False) for info in infos]
+            yield from self._actors(wanted, Measurer)
+
+    def examples(self, wanted: Sequence[ExampleTask]) -> Iterator[Example]:
+        """Each task by the side that has its codecs; a task names codecs of one side only."""
+        ours = {spec.name for spec in self.selection.cnn}
+        on_actors = [task for task in wanted if ours.issuperset(task.codecs)]
+        others = [task for task in wanted if not ours.issuperset(task.codecs)]
+        names = tuple(spec.name for spec in self.selection.classical)
+        build = BuildClassical(ExampleMaker, self.source, self.limits, names, self.books)
+        made = itertools.chain(
+            self._actors(on_actors, ExampleMaker) if on_actors else (),
+            self._tasks(others, build) if others else (),
+        )
+        yield from (example for example in made if isinstance(example, Example))
+
+    def _actors(self, wanted: Sequence[Any], worker: MakeWorker) -> Iterator[Any]:
+        pool = self.pool
+        if self._fetches is None:
+            self._fetches = tuple((file.path, file.fetch()) for file in self.files)
+        return engine.run(wanted, BuildCnn(worker, self.source, self.limits, self._fetches), pool)
+
+    def _tasks(self, wanted: Iterable[Any], build: Callable[[], engine.Worker[Any, Any]]) -> Iterator[Any]:
+        pauses = self.pool.pauses_seconds
+        return tasks.run(wanted, build, run_id=f"{self.run_id}-{next(self._calls)}", pauses_seconds=pauses)
+
+
+def _of(plan: Plan, names: Sequence[str]) -> tuple[tuple[str, tuple[float, ...]], ...]:
+    return tuple((name, tuple(plan[name])) for name in names)

@@ -1,0 +1,1 @@
+"""The parts of `jobs.nightly`: its settings, the steps over one archive, what they cost, and the report."""
