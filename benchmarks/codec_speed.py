@@ -27,11 +27,11 @@ from unittest import mock
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 
 from benchmarks.hardware import hardware
 from cnnbatch.codec import DEFAULT_QUALITY, Codec
+from cnnbatch.codec.process import dedicate_process
 from cnnbatch.metrics import psnr_db
 
 Pixels = npt.NDArray[np.uint8]
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--codec", help="another codec file")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse_args()
-    torch.set_num_threads(1)  # as in the jobs: pictures side by side, one thread each
+    dedicate_process()
     images = sample_photographs() if options.folder is None else read_folder(options.folder)
     codec = Codec.load(options.codec, device="cpu")
     figures = measure(codec, images, quality=options.quality, threads=options.threads, rounds=options.rounds)
@@ -213,7 +213,7 @@ def stages(codec: Codec, images: Sequence[Pixels], quality: float, rounds: int) 
 def _stage_timers(codec: Codec) -> Iterator[dict[str, float]]:
     """Seconds spent in each network and in the entropy coder, while the block runs; one thread calls the codec."""
     seconds: dict[str, float] = defaultdict(float)
-    model, latents = codec._model, codec._latents
+    model, latents = codec.coder.model, codec.coder.latents
     networks = {
         "analysis": model.g_a,
         "synthesis": model.g_s,

@@ -1,10 +1,12 @@
-"""Peak memory of the compress job: many small pictures against few, and one picture of 100 megapixels.
+"""Peak memory of a job: many pictures against few, and for compression one picture of 100 megapixels.
 
-Each job is the command itself, ``python -m jobs.compress``, on a local Ray; its processes are polled while it runs. A
+Each job is the command itself, on a local Ray; its processes are polled while it runs: ``python -m jobs.compress`` on small
+pictures, or with ``--evaluate`` ``python -m jobs.evaluate`` on photographs, measured by our codec and JPEG at one quality. A
 process's memory is its proportional share without shared memory (``Pss`` − ``Pss_Shmem`` of ``/proc/PID/smaps_rollup``):
 libraries count once among those that map them, Ray's object store not at all.
 
     python -m benchmarks.memory [--few 1000] [--images 100000] [--megapixels 100] [--json]
+    python -m benchmarks.memory --evaluate --few 100 --images 1000
 """
 
 import argparse
@@ -28,6 +30,8 @@ from benchmarks.hardware import hardware
 
 POLL_SECONDS = 0.2
 SMALL_SIDE = 32
+PHOTOGRAPH = (512, 384)
+EVALUATION = ("--codecs", "cnn,jpeg444", "--sample", "0", "--examples", "0", "qualities.cnn=[32]", "qualities.jpeg444=[75]")
 TARGET_GROWTH = 1.25
 """Flat: the peaks of the many at most this much above those of the few."""
 
@@ -50,30 +54,36 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=1000, help="small pictures of the first job (default %(default)s)")
     parser.add_argument("--images", type=int, default=100_000, help="small pictures of the second (default %(default)s)")
     parser.add_argument("--megapixels", type=int, default=100, help="size of the large JPEG; 0: none (default %(default)s)")
+    parser.add_argument("--evaluate", action="store_true", help="jobs.evaluate on photographs instead of jobs.compress")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse_args()
     found = []
     for count in (options.few, options.images):
         with tempfile.TemporaryDirectory() as folder:
-            make_small(Path(folder) / "photos", count)
-            found.append(run(f"{SMALL_SIDE}×{SMALL_SIDE} PNG", Path(folder), count))
-    if options.megapixels:
+            if options.evaluate:
+                make_crops(Path(folder) / "photos", count, PHOTOGRAPH, "jpg")
+                found.append(evaluate("photographs", Path(folder), count))
+            else:
+                make_crops(Path(folder) / "photos", count, (SMALL_SIDE, SMALL_SIDE), "png")
+                found.append(compress(f"{SMALL_SIDE}×{SMALL_SIDE} PNG", Path(folder), count))
+    if options.megapixels and not options.evaluate:
         with tempfile.TemporaryDirectory() as folder:
             make_large(Path(folder) / "photos", options.megapixels)
-            found.append(run(f"{options.megapixels} MP JPEG", Path(folder), 1))
+            found.append(compress(f"{options.megapixels} MP JPEG", Path(folder), 1))
     print(json.dumps(report(found), indent=2) if options.json else table(found))
 
 
-def make_small(folder: Path, count: int) -> None:
-    """Little crops of one photograph, 1000 to a folder."""
+def make_crops(folder: Path, count: int, size: tuple[int, int], ending: str) -> None:
+    """Crops of one photograph, ``size`` (width, height) pixels, 1000 to a folder."""
     with as_file(files("skimage") / "data") as source:
-        pixels = np.array(Image.open(source / "retina.jpg").convert("RGB"))
+        photograph = Image.open(source / "retina.jpg").convert("RGB")
     generator = np.random.default_rng(0)
     for number in range(count):
-        top, left = (int(generator.integers(0, side - SMALL_SIDE)) for side in pixels.shape[:2])
-        path = folder / f"{number // 1000:04}" / f"{number:07}.png"
+        left, top = (int(generator.integers(0, whole - side)) for whole, side in zip(photograph.size, size, strict=True))
+        path = folder / f"{number // 1000:04}" / f"{number:07}.{ending}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels[top : top + SMALL_SIDE, left : left + SMALL_SIDE]).save(path, compress_level=1)
+        options = {"compress_level": 1} if ending == "png" else {"quality": 92}
+        photograph.crop((left, top, left + size[0], top + size[1])).save(path, **options)
 
 
 def make_large(folder: Path, megapixels: int) -> None:
@@ -86,17 +96,37 @@ def make_large(folder: Path, megapixels: int) -> None:
     Image.fromarray(np.pad(pixels, [*pad, (0, 0)], mode="symmetric")[:side, :side]).save(folder / "large.jpg", quality=90)
 
 
-def run(name: str, folder: Path, count: int) -> Peaks:
+def compress(name: str, folder: Path, count: int) -> Peaks:
     """Compress ``folder``/photos and watch.
 
     Raises:
         SystemExit: the job failed, or did not code or store every picture.
     """
-    command = [sys.executable, "-m", "jobs.compress", str(folder / "photos"), str(folder / "archive"), "--json"]
+    report, found = watch(name, ["jobs.compress", str(folder / "photos"), str(folder / "archive"), "--json"], folder, count)
+    outcomes = report["tally"]["images"]
+    if sum(outcomes.values()) != count or outcomes.get("failed"):
+        raise SystemExit(f"{count} pictures, but the outcomes are {outcomes}")
+    return found
+
+
+def evaluate(name: str, folder: Path, count: int) -> Peaks:
+    """Evaluate ``folder``/photos and watch.
+
+    Raises:
+        SystemExit: the job failed, or did not measure every picture.
+    """
+    report, found = watch(name, ["jobs.evaluate", str(folder / "photos"), *EVALUATION, "--json"], folder, count)
+    if report["tally"]["images"] != {"measured": count}:
+        raise SystemExit(f"{count} pictures, but the outcomes are {report['tally']['images']}")
+    return found
+
+
+def watch(name: str, words: list[str], folder: Path, count: int) -> tuple[dict[str, Any], Peaks]:
+    """Run ``python -m`` with these words; returns its report and the peaks of its processes."""
     output = folder / "report.json"
     peaks: dict[str, int] = defaultdict(int)
     begin = time.perf_counter()
-    with output.open("wb") as file, subprocess.Popen(command, stdout=file) as process:
+    with output.open("wb") as file, subprocess.Popen([sys.executable, "-m", *words], stdout=file) as process:
         while process.poll() is None:
             for role, size in _sizes(process.pid):
                 peaks[role] = max(peaks[role], size)
@@ -104,12 +134,9 @@ def run(name: str, folder: Path, count: int) -> Peaks:
     seconds = time.perf_counter() - begin
     if process.returncode:
         raise SystemExit(f"the job on {name} ended with {process.returncode}")
-    outcomes = json.loads(output.read_text())["tally"]["images"]
-    if sum(outcomes.values()) != count or outcomes.get("failed"):
-        raise SystemExit(f"{count} pictures, but the outcomes are {outcomes}")
     found = Peaks(name, count, peaks["driver"], peaks["actor"], seconds)
     print(found, file=sys.stderr)
-    return found
+    return json.loads(output.read_text()), found
 
 
 def _sizes(driver: int) -> Iterator[tuple[str, int]]:

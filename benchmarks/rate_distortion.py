@@ -1,134 +1,133 @@
-"""Rate and distortion of the shipped codec and of JPEG, WebP, JPEG XL and AVIF on a folder of pictures.
+"""Rate and distortion of codecs on a folder of pictures, in this process, and held against published points.
 
-    python -m benchmarks.rate_distortion FOLDER [--json] [--plot FILE.svg]
+    python -m benchmarks.rate_distortion FOLDER [--codecs A,B] [--codec FILE] [--published FOLDER] [--json] [--plot FILE.svg]
 
-Real bytes of whole files (ours: bitstreams), PSNR over RGB, mean over the pictures at each quality; BD-rate by PCHIP on
-log rate (Bjøntegaard, VCEG-M33) of every codec against each other one, over the range of PSNR that both reach.
+The codecs, means and BD-rates are those of `cnnbatch.evaluation`, as in `jobs.evaluate`, which needs Ray and does more. With
+``--published`` the BD-rate of each pair in `SAME` is printed beside the published one, over the same range of dB.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable
-from io import BytesIO
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from scipy.interpolate import PchipInterpolator
 
 from benchmarks.hardware import hardware
 from cnnbatch.codec import Codec
-from cnnbatch.metrics import psnr_db
+from cnnbatch.evaluation import plots
+from cnnbatch.evaluation.bd_rate import Difference, RatePoints, bd_rate, bd_rates, rate_points
+from cnnbatch.evaluation.codecs import ImageCodec, Pixels, library_codec
+from cnnbatch.evaluation.measurement import Measured, measure
+from cnnbatch.evaluation.ours import CnnCodec
+from cnnbatch.evaluation.published import read_published
+from cnnbatch.evaluation.summary import BdRate, Curve, Published
+from cnnbatch.evaluation.table import Measurements, means
 
-Curve = list[tuple[float, float]]
-"""(bpp, dB), rising."""
-
-QUALITIES = {
-    "cnnbatch": (0, 8, 16, 24, 32, 40, 48, 56, 63),
-    "jpeg 4:4:4": (8, 15, 25, 40, 55, 70, 80, 88, 94, 97),
-    "webp method 6": (2, 10, 30, 50, 65, 80, 90, 96),
-    "jpeg xl effort 7": (12.0, 8.0, 5.5, 4.0, 2.8, 2.0, 1.3, 0.8, 0.5),
-    "avif 4:4:4 speed 6": (18, 30, 42, 53, 64, 75, 85, 92),
-}
-
-
-def _pillow(image: np.ndarray, **options: object) -> tuple[int, np.ndarray]:
-    buffer = BytesIO()
-    Image.fromarray(image).save(buffer, **options)
-    return buffer.tell(), np.asarray(Image.open(buffer).convert("RGB"))
+CODECS = ("cnn", "jpeg444", "jpeg420", "webp", "jxl", "avif", "avif-psnr", "jpeg2000")
+SAME = {"jpeg420": "jpeg", "webp": "webp", "jpeg2000": "jpeg2000", "avif": "av1", "avif-psnr": "av1"}
+"""Codec → the published curve of the same format."""
 
 
-def _jpeg_xl(image: np.ndarray, distance: float) -> tuple[int, np.ndarray]:
-    import imagecodecs
-
-    data = imagecodecs.jpegxl_encode(image, distance=distance, effort=7, numthreads=2)
-    return len(data), imagecodecs.jpegxl_decode(data)
+Picture = tuple[str, Pixels]
+"""Name and pixels."""
 
 
-def coders(codec: Codec) -> dict[str, Callable[[np.ndarray, float], tuple[int, np.ndarray]]]:
-    """Codec name → function of (image, quality) that gives (bytes, decoded image)."""
-
-    def ours(image: np.ndarray, quality: float) -> tuple[int, np.ndarray]:
-        data = codec.compress([image], quality)
-        return len(data[0]), codec.reconstruct(data)[0]
-
-    return {
-        "cnnbatch": ours,
-        "jpeg 4:4:4": lambda i, q: _pillow(i, format="JPEG", quality=int(q), subsampling=0, optimize=True),
-        "webp method 6": lambda i, q: _pillow(i, format="WEBP", quality=int(q), method=6),
-        "jpeg xl effort 7": _jpeg_xl,
-        "avif 4:4:4 speed 6": lambda i, q: _pillow(i, format="AVIF", quality=int(q), subsampling="4:4:4", speed=6),
-    }
+def curve(pictures: Sequence[Picture], codec: ImageCodec, qualities: Sequence[float] | None = None) -> Curve:
+    """Means over the pictures at each of the ``qualities``, or the codec's own; MS-SSIM is left to `jobs.evaluate`."""
+    spec = codec.spec if qualities is None else replace(codec.spec, qualities=tuple(qualities))
+    found = Measurements()
+    for key, image in pictures:
+        rows = tuple(measure(codec, quality, image, with_ms_ssim=False) for quality in spec.qualities)
+        found.add(Measured(key, image.nbytes, None, rows, "png", image.shape[1], image.shape[0]))
+    [only] = means(found.table(), [spec], pictures=len(pictures)).curves
+    return only
 
 
-def curve(images: list[np.ndarray], code: Callable[[np.ndarray, float], tuple[int, np.ndarray]], qualities) -> Curve:
-    """Mean (bpp, dB) over the images at each quality."""
-    points = []
-    for quality in qualities:
-        figures = []
-        for image in images:
-            size, decoded = code(image, quality)
-            figures.append((8 * size / (image.shape[0] * image.shape[1]), psnr_db(image, decoded)))
-        bpp, db = np.mean(figures, axis=0)
-        points.append((float(bpp), float(db)))
-    return points
+def against_published(found: Sequence[Curve], published: Sequence[Published]) -> Iterator[str]:
+    """For each measured pair its BD-rate and that of the published pair, over one range; then each codec against its own."""
+    others = {other.name: other.points for other in published}
+    ours = {one.codec: rate_points(one, "psnr_db") for one in found if SAME.get(one.codec) in others}
+    for anchor, codec in permutations(ours, 2):
+        if SAME[anchor] != SAME[codec]:
+            here, there = ours[anchor], ours[codec]
+            both = _over_one_range((here, there), (others[SAME[anchor]], others[SAME[codec]]))
+            if both is not None:
+                measured, printed = both
+                figures = f"{measured.percent:+.1f} %, published {printed.percent:+.1f} %"
+                yield f"{codec} against {anchor}: {figures} over {_range(printed)}"
+    for codec, points in ours.items():
+        own = bd_rate(others[SAME[codec]], points)
+        if isinstance(own, Difference):
+            yield f"{codec} against the published {SAME[codec]}: {own.percent:+.1f} % over {_range(own)}"
 
 
-def bd_rate(anchor: Curve, other: Curve) -> tuple[float, tuple[float, float]]:
-    """(percent more bits of ``other`` at equal PSNR, the PSNR range compared)."""
-    low = max(min(db for _, db in anchor), min(db for _, db in other))
-    high = min(max(db for _, db in anchor), max(db for _, db in other))
-    grid = np.linspace(low, high, 200)
-    logs = [PchipInterpolator([db for _, db in c], np.log([bpp for bpp, _ in c]))(grid) for c in (anchor, other)]
-    return 100 * float(np.expm1(np.trapezoid(logs[1] - logs[0], grid) / (high - low))), (low, high)
+def _over_one_range(
+    first: tuple[RatePoints, RatePoints], second: tuple[RatePoints, RatePoints]
+) -> tuple[Difference, Difference] | None:
+    """Both differences over the range that all four curves reach."""
+    reached = bd_rate(*first)
+    if isinstance(reached, str):
+        return None
+    narrow = bd_rate(*second, low_db=reached.low_db, high_db=reached.high_db)
+    if isinstance(narrow, str):
+        return None
+    again = bd_rate(*first, low_db=narrow.low_db, high_db=narrow.high_db)
+    return None if isinstance(again, str) else (again, narrow)
 
 
-def plot(curves: dict[str, Curve], path: Path, title: str) -> None:
-    """Draws the curves, ours on top."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "cnnbatch"  # the same curves give the same file
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7.5, 4.5), layout="constrained")
-    for name, points in reversed(curves.items()):
-        ours = name == "cnnbatch"
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name, linewidth=2.5 if ours else 1.2)
-    axes.set(xlabel="bits per pixel", ylabel="PSNR over RGB, dB", xlim=(0, 2.5), ylim=(26, 42), title=title)
-    axes.grid(alpha=0.3)
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles[::-1], labels[::-1], loc="lower right")
-    figure.savefig(path, metadata={"Date": None})
+def _range(difference: Difference) -> str:
+    return f"{difference.low_db:.1f}…{difference.high_db:.1f} dB"
 
 
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--codecs", default=",".join(CODECS), help="words of cnnbatch.evaluation, separated by commas")
     parser.add_argument("--codec", help="another codec file")
-    parser.add_argument("--only", nargs="*", help="names of codecs")
+    parser.add_argument("--published", type=Path, help="folder with published curves")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg")
     args = parser.parse_args()
     torch.set_num_threads(2)
-    codec = Codec.load(args.codec)
-    images = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(args.folder.glob("*.png"))]
-    chosen = {name: code for name, code in coders(codec).items() if not args.only or name in args.only}
-    curves = {name: curve(images, code, QUALITIES[name]) for name, code in chosen.items()}
+    ours = CnnCodec(Codec.load(args.codec))
+    codecs = [ours if word == ours.spec.name else library_codec(word) for word in args.codecs.split(",")]
+    paths = sorted(args.folder.glob("*.png"))
+    pictures = [(path.stem, np.asarray(Image.open(path).convert("RGB"))) for path in paths]
+    found = [curve(pictures, codec) for codec in codecs]
+    rates = [rate for rate in bd_rates(found) if rate.measure == "psnr_db"]
     if args.plot:
-        plot(curves, args.plot, f"{args.folder.name.capitalize()}, mean of {len(images)} pictures")
-    rates = {name: bd_rate(points, curves["cnnbatch"]) for name, points in curves.items() if name != "cnnbatch"}
+        title = f"{args.folder.name}, mean of {len(paths)} pictures"
+        args.plot.write_bytes(plots.draw(found, "psnr_db", title=title))
     if args.json:
-        json.dump({"images": len(images), "codec": codec.id, "curves": curves, "bd_rate": rates, **hardware()}, sys.stdout)
+        print_json(found, rates, ours.codec.id, len(paths))
         return
-    print(f"{len(images)} pictures of {args.folder.name}, codec {codec.id[:12]}")
-    for name, points in curves.items():
-        print(f"{name:20}", "  ".join(f"{bpp:.3f} {db:.2f}" for bpp, db in points))
-    for name, (rate, (low, high)) in rates.items():
-        print(f"BD-rate of cnnbatch against {name}: {rate:+.1f} % over {low:.1f}…{high:.1f} dB")
+    print(f"{len(paths)} pictures of {args.folder.name}, codec {ours.codec.id[:12]}")
+    for one in found:
+        print(f"{one.label:20}", "  ".join(f"{point.bpp:.3f} {point.psnr_db:.2f}" for point in one.points))
+    for rate in rates:
+        if rate.codec == ours.spec.name and rate.percent is not None:
+            print(f"BD-rate of cnn against {rate.anchor}: {rate.percent:+.1f} % over {rate.low_db:.1f}…{rate.high_db:.1f} dB")
+    for line in against_published(found, read_published(args.published) if args.published else ()):
+        print(line)
+
+
+def print_json(found: Iterable[Curve], rates: Iterable[BdRate], codec_id: str, images: int) -> None:
+    """The same as JSON."""
+    content = {
+        "images": images,
+        "codec": codec_id,
+        "curves": [one.model_dump() for one in found],
+        "bd_rate": [rate.model_dump() for rate in rates],
+        **hardware(),
+    }
+    json.dump(content, sys.stdout)
 
 
 if __name__ == "__main__":
