@@ -11,17 +11,23 @@ from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.compress import ShardCompressor
 from jobs import compress
 
-POISON, TAR = b"kills", b"hangs"
+POISON, TAR, BOMB = b"kills", b"hangs", b"grows"
+BLOCK = 64 << 20
 
 
 class Fragile(ShardCompressor):
-    """Dies or hangs where an input begins so, as a decoder with a bug in C does."""
+    """Dies, hangs or grows where an input begins so, as a decoder with a bug in C does."""
 
     def _decode(self, info: Any, data: bytes) -> Any:
         if data.startswith(POISON):
             os._exit(139)
         if data.startswith(TAR):
             time.sleep(3600)
+        if data.startswith(BOMB):
+            blocks = []
+            while True:
+                blocks.append(b"\1" * BLOCK)
+                time.sleep(0.02)
         return super()._decode(info, data)
 
 

@@ -32,12 +32,14 @@ BELOW = {
     "cnnbatch.images": FLOOR,
     "cnnbatch.training": {"cnnbatch.codec", "cnnbatch.images", *BASE},  # beside stages
     "cnnbatch.stages": MIDDLE - {"cnnbatch.training"},
+    "cnnbatch.classification": {"cnnbatch.stages", "cnnbatch.codec", "cnnbatch.archive", *BASE},
+    "cnnbatch.evaluation": MIDDLE - {"cnnbatch.training", "cnnbatch.archive"},  # beside stages
     "cnnbatch.reading": READING,
     "cnnbatch": LIBRARY,  # what ``import cnnbatch`` offers
     "cnnbatch.commands": LIBRARY,
     "cnnbatch.upkeep": {"cnnbatch.commands", *LIBRARY},
     "cnnbatch.cli": {"cnnbatch.commands", "cnnbatch.upkeep", *LIBRARY},
-    "jobs": LIBRARY,
+    "jobs": {"cnnbatch.classification", "cnnbatch.evaluation", *LIBRARY},
 }
 
 

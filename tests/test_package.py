@@ -42,7 +42,10 @@ def test_the_wheel_carries_its_codec_file_and_compresses(installed: Path) -> Non
     assert _python(installed, "-c", code).split() == [str(installed / "cnnbatch/__init__.py"), "(40,", "70,", "3)"]
 
 
-@pytest.mark.parametrize("module", ["jobs.compress", "jobs.reconstruct", "jobs.train", "cnnbatch.cli"])
+MODULES = ["jobs.classify", "jobs.compress", "jobs.nightly", "jobs.reconstruct", "jobs.train", "cnnbatch.cli"]
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_the_wheel_carries_the_commands(installed: Path, module: str) -> None:
     code = f"import runpy, sys; sys.argv = ['x', '--help']; runpy.run_module({module!r}, run_name='__main__')"
     if module == "cnnbatch.cli":

@@ -92,9 +92,21 @@ def test_a_damaged_commit_that_later_ones_build_on_is_never_moved(log: ArchiveLo
 
 
 def test_the_commit_that_made_the_table_is_never_moved(log: ArchiveLog) -> None:
+    shard_of(log, "a")  # so there were commits, which are gone
     entry(log, 0).write_bytes(b"")
     assert ("damaged-commit", False) in kinds(log, mend=True)
     assert entry(log, 0).exists()
+
+
+def test_a_table_that_was_never_finished_is_made_by_the_next_run(log: ArchiveLog) -> None:
+    entry(log, 0).write_bytes(b"{")
+    assert kinds(log, mend=True) == [("torn-commit", True)]
+    diagnosis = examine(log.store.url)
+    assert (diagnosis.is_sound, diagnosis.log_version) == (True, None)
+    again = ArchiveLog.create_or_open(log.store.url)
+    again.commit("rerun", 0, [shard_of(again, "a")])
+    assert keys_of(rows_of(log)) == ["a"]
+    assert kinds(log) == []
 
 
 def test_a_bad_checkpoint_goes_with_what_points_to_it(log: ArchiveLog) -> None:

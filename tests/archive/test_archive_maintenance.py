@@ -96,13 +96,14 @@ def test_an_erasure_goes_on_when_another_writer_replaces_the_shard(log: ArchiveL
     assert [row.payload for row in rows_of(log)] == [b"b", b"new c"]
 
 
-def test_a_damaged_neighbour_is_not_carried_on_silently(log: ArchiveLog) -> None:
-    shard = shard_of(log, "a", "neighbour", text="payload of ")
+def test_a_damaged_neighbour_holds_up_no_erasure_and_stays_reported(log: ArchiveLog) -> None:
+    shard = shard_of(log, "a", "neighbour", "sound", text="payload of ")
     log.commit("run", 0, [shard])
     flip(log, shard.path, b"payload of n")
-    with pytest.raises(DamagedRow, match="neighbour"):
-        erase(log, ["a"], run_id="erase")
-    assert "a" in read_erased(log.store)
+    assert erase(log, ["a"], run_id="erase").erased == ("a",)
+    damaged, sound = open_archive(log.store.url).rows()
+    assert isinstance(damaged, DamagedRow)
+    assert (damaged.key, keys_of([sound])) == ("neighbour", ["sound"])
 
 
 # Compaction

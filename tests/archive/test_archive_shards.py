@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from cnnbatch.archive import ArchiveRow, read_footer, read_shard, read_summary, rewrite_without, write_shard
 from cnnbatch.archive.parquet import read_columns
+from cnnbatch.archive.schema import SMALL_COLUMNS
 from cnnbatch.archive.shards import ROW_GROUP_ROWS, ShardInfo
 from cnnbatch.errors import ArchiveError, DamagedRow
 from cnnbatch.storage import Store, open_store
-from tests.archive.rows import CODEC_ID, LINEAGE, archive_rows, coded, keys_of, stored
+from tests.archive.rows import CODEC_ID, LINEAGE, archive_rows, coded, keys_of, sha256, stored
 
 
 @pytest.fixture
@@ -159,10 +160,23 @@ def test_a_shard_without_some_keys_keeps_rows_and_lineage(store: Store) -> None:
     assert rewrite_without(store, shard.path, set("abc")) is None
 
 
-def test_a_damaged_row_is_never_copied(store: Store) -> None:
-    shard = write_shard(store, [stored("a", b"payload a"), stored("b", b"payload b")], footer=LINEAGE)
+def test_a_damaged_payload_is_carried_on_byte_for_byte_and_stays_reported(store: Store) -> None:
+    shard = write_shard(store, [stored("a", b"payload a"), stored("b", b"payload b"), stored("c")], footer=LINEAGE)
     flip(store, shard, position_of(store, shard, b"payload a"))
-    with pytest.raises(DamagedRow, match="'a'"):
+    rest = rewrite_without(store, shard.path, {"b"})
+    assert rest is not None
+    damaged, sound = read_shard(store, rest.path)
+    assert isinstance(damaged, DamagedRow)
+    assert (damaged.key, sound) == ("a", stored("c"))
+    column = read_columns(store, rest.path, ["payload", "payload_sha256"])
+    assert column.to_pylist()[0] == {"payload": b"qayload a", "payload_sha256": sha256(b"payload a")}
+
+
+def test_rows_that_cannot_be_read_are_never_left_behind(store: Store) -> None:
+    shard = write_shard(store, [stored("a"), stored("b")], footer=LINEAGE)
+    sizes = pq.ParquetFile(Path(store.url, shard.path)).metadata.row_group(0).column(SMALL_COLUMNS.index("source_size"))
+    flip(store, shard, sizes.data_page_offset + sizes.total_compressed_size - 3)
+    with pytest.raises(DamagedRow, match="cannot be named"):
         rewrite_without(store, shard.path, {"b"})
     assert len(list(store.list("data"))) == 1
 

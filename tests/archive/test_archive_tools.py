@@ -9,14 +9,14 @@ import pytest
 from deltalake import DeltaTable
 
 from cnnbatch.archive import ArchiveLog, write_shard
-from tests.archive.rows import LINEAGE, coded, stored
+from tests.archive.rows import CODEC_FILE, LINEAGE, coded, stored
 
 AUDIT = "SELECT key FROM read_parquet(?) WHERE sha256(payload) <> lower(hex(payload_sha256))"
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> ArchiveLog:
-    log = ArchiveLog.create_or_open(str(tmp_path / "archive"))
+    log = ArchiveLog.create_or_open(str(tmp_path / "archive"), codec_files=[CODEC_FILE])
     shards = [
         write_shard(log.store, [coded(f"{folder}/{number}.png", b"%d" % number * 50) for number in range(20)], footer={})
         for folder in "ab"

@@ -15,7 +15,8 @@ from ray._private.label_utils import validate_node_label_syntax, validate_node_l
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 
-from jobs.settings import CompressConfig, resolve
+from jobs import drain
+from jobs.night.settings import load
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "cluster.yaml"
@@ -139,7 +140,7 @@ def test_nodes_come_from_several_zones_and_leave_nothing_to_pay_for(prepared: Co
 def test_no_default_of_ray_sets_up_software_on_a_node(raw: Config, prepared: Config) -> None:
     for name in ("setup_commands", "head_setup_commands", "worker_setup_commands"):
         assert raw[name] == prepared[name] == []
-    assert "nightly" not in json.dumps(prepared)
+    assert not re.search(r"nightly[^.]*\.whl", json.dumps(prepared))
     assert "ray-wheels" not in json.dumps(prepared)
 
 
@@ -155,7 +156,7 @@ def test_the_image_is_pinned_to_the_tested_ray_and_python() -> None:
 
 def test_each_node_answers_only_to_the_token_and_to_imds_v2(prepared: Config) -> None:
     assert "--env=RAY_AUTH_MODE=token" in prepared["docker"]["run_options"]
-    assert prepared["file_mounts"] == {"/home/ray/.ray/auth_token": "~/.ray/auth_token"}
+    assert prepared["file_mounts"]["/home/ray/.ray/auth_token"] == "~/.ray/auth_token"
     assert any("--dashboard-host=127.0.0.1" in command for command in prepared["head_start_ray_commands"])
     for kind in prepared["available_node_types"].values():
         assert kind["node_config"]["MetadataOptions"] == {"HttpTokens": "required", "HttpPutResponseHopLimit": 2}
@@ -205,11 +206,25 @@ def test_the_submission_in_its_head_comment_is_one_the_job_understands() -> None
     comment = "\n".join(line.removeprefix("#").strip() for line in FILE.read_text().splitlines() if line.startswith("#"))
     command = shlex.split(comment.replace("\\\n", " ").partition("ray job submit ")[2].splitlines()[0])
     entrypoint = command[command.index("--") + 1 :]
-    assert entrypoint[:3] == ["python", "-m", "jobs.compress"]
-    source, archive, *words = entrypoint[3:]
-    config = resolve(CompressConfig, file=None, flags={"source": source, "archive": archive}, words=words)
+    assert entrypoint[:4] == ["python", "-m", "jobs.nightly", "nightly.yaml"]
+    cluster = yaml.safe_load(FILE.read_text())
+    config = load(str(ROOT / cluster["file_mounts"]["/home/ray/nightly.yaml"]), entrypoint[4:])
     assert config.workers.gpus == 1
-    assert config.workers.most == yaml.safe_load(FILE.read_text())["max_workers"]
+    assert config.workers.most == cluster["max_workers"]
+    assert config.fallback is not None
+    ondemand = [kind for kind in workers(cluster).values() if kind["labels"].items() >= config.fallback.selector.items()]
+    assert ondemand
+    assert not any(map(is_spot, ondemand))
+    assert config.fallback.most <= sum(kind["max_workers"] for kind in ondemand)
+    assert config.prices.nodes.keys() == cluster["available_node_types"].keys()
+
+
+def test_every_worker_runs_the_drain_agent(prepared: Config) -> None:
+    [command] = [command for command in prepared["worker_start_ray_commands"] if "jobs.drain" in command]
+    assert command.endswith("&")  # `ray up` waits for what is in the foreground
+    words = shlex.split(command.split(">")[0])
+    assert drain._parser().parse_args(words[words.index("jobs.drain") + 1 :]).address == "$RAY_HEAD_IP:6379"
+    assert prepared["worker_start_ray_commands"].index(command) == 2  # after the node has joined
 
 
 def test_the_file_stays_short() -> None:

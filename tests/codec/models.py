@@ -22,6 +22,8 @@ TINY = HyperpriorSettings(
     latent_channels=16,
     hyper_channels=8,
     hyper_width=8,
+    activation="hardswish",
+    sees_picture=True,
     scale_range=(0.11, 32.0),
 )
 
@@ -36,7 +38,7 @@ def tiny_model(seed: int = 0, settings: HyperpriorSettings = TINY) -> Hyperprior
             if name.endswith(("project.weight", "leave.weight", "gain.anchors")):
                 parameter.copy_(0.05 * torch.randn(parameter.shape))
         for block in (*model.g_a.blocks_8, *model.g_a.blocks_16, *model.g_s.blocks_8, *model.g_s.blocks_16):
-            block.project.weight.copy_(0.3 * torch.randn(block.project.weight.shape))
+            block.project.weight.copy_(0.1 * torch.randn(block.project.weight.shape))
     return model.eval()
 
 

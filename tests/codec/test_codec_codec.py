@@ -128,7 +128,7 @@ def test_the_procedure_of_the_specification_reads_the_symbols(shape: tuple[int, 
     r = decode_unit(CODEC.file.arrays, settings, container.units[0], positions, container.quality_steps)
     quality = torch.tensor([step / 4])
     with torch.inference_mode():
-        y_hat = CODEC._latents.decode(container.units, positions, quality)[0].numpy()
+        y_hat = CODEC.coder.latents.decode(container.units, positions, quality)[0].numpy()
     means = y_hat - r
     assert np.abs(r).sum() > 0 or step == 0
     assert np.abs(means).max() < 2

@@ -68,6 +68,10 @@ def test_the_settings_and_their_limits_are_those_of_the_code() -> None:
 
 def limits(schema: dict[str, Any]) -> list[str]:
     part = schema.get("prefixItems", [schema])[0]
+    if "enum" in part:
+        return ["text", part["enum"][0], part["enum"][-1]]
+    if part["type"] == "boolean":
+        return ["boolean", "false", "true"]
     kind = part["type"] if part is schema else f"2 {part['type']}s"
     smallest = part.get("minimum", f"over {part.get('exclusiveMinimum')}")
     return [kind, str(smallest), f"{part['maximum']:.0f}"]
@@ -77,7 +81,8 @@ def test_the_metadata_is_that_of_a_codec_file() -> None:
     metadata = file._metadata(tiny_codec_file())
     rows = tables()["name"]
     assert rows.keys() == metadata.keys()
-    for name in ("format", "version", "architecture"):
+    assert rows.pop("architecture") == ["`hyperprior` or `dense`"]
+    for name in ("format", "version"):
         assert rows[name] == [f"`{metadata[name]}`"]
 
 

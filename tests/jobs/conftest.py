@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import ray
 
-from jobs import compress, engine, reconstruct, verify
+from jobs import classify, compress, engine, reconstruct, verify
 from jobs.command import run_command
 
 
@@ -49,6 +49,9 @@ class Jobs:
     def verify(self, *argv: object) -> Ended:
         return self._call(verify.main, argv)
 
+    def classify(self, *argv: object) -> Ended:
+        return self._call(classify.main, argv)
+
     def _call(self, main: Callable[[Sequence[str]], int], argv: Iterable[object]) -> Ended:
         self._capfd.readouterr()
         try:
@@ -64,7 +67,7 @@ def jobs(capfd: pytest.CaptureFixture[str]) -> Jobs:
 
 
 def run_inline(tasks: Iterable[Any], build: Callable[[], Any], pool: engine.Pool) -> Iterator[Any]:
-    actor = engine._Actor(pickle.loads(pickle.dumps(build)), ())
+    actor = engine._Actor(pickle.loads(pickle.dumps(build)), pool.pauses_seconds)
     for task in tasks:
         result = pickle.loads(pickle.dumps(actor._result(pickle.loads(pickle.dumps(task)))))
         if isinstance(result, Exception):

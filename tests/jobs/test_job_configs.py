@@ -5,10 +5,12 @@ from importlib.resources import files
 import pytest
 from pydantic import BaseModel
 
-from jobs.settings import CompressConfig, ReconstructConfig, resolve
+from jobs.settings import ClassifyConfig, CompressConfig, EvaluateConfig, ReconstructConfig, resolve
 
 CASES = [
+    ("classify.yaml", ClassifyConfig, {"archive": "a", "head": "b"}),
     ("compress.yaml", CompressConfig, {"source": "a", "archive": "b"}),
+    ("evaluate.yaml", EvaluateConfig, {"source": "a"}),
     ("reconstruct.yaml", ReconstructConfig, {"archive": "a", "destination": "b"}),
 ]
 

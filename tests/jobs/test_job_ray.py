@@ -17,6 +17,7 @@ import ray
 from PIL import Image
 
 from cnnbatch.archive import ArchiveRow, open_archive
+from cnnbatch.stages import plan
 from tests.conftest import Bucket
 from tests.jobs.conftest import Jobs, files_below
 from tests.stages.pictures import as_file, pixels_of, waves, with_alpha, write_files
@@ -200,3 +201,24 @@ def test_ray_data_reads_an_archive_and_audits_every_payload(jobs: Jobs, tmp_path
     dataset = ray.data.read_delta(str(tmp_path / "archive"), columns=["key", "payload", "payload_sha256"])
     audited = {row["key"]: hashlib.sha256(row["payload"]).digest() == row["payload_sha256"] for row in dataset.iter_rows()}
     assert audited == dict.fromkeys(files, True)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_the_cluster_itself_reads_a_plan_that_the_driver_does_not_hold(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "PART_SHARDS", 2)
+    source, archive = write_files(tmp_path / "source", small_files(20)), tmp_path / "archive"
+    settings = ("--json", "shards.images=2", *WORKERS)
+    ended = jobs.compress(source, archive, *settings)
+    assert (ended.code, ended.report["shards"], ended.report["complete"]) == (0, 10, True)
+    changed = {key: as_file(waves(9, 9, seed=int(key[-7:-4]))) for key in list(small_files(20))[:5]}
+    write_files(source, changed)
+    again = jobs.compress(source, archive, *settings).report
+    assert (again["unchanged"], again["changed"], again["shards"]) == (15, 5, 3)
+    rows = rows_of(archive)
+    assert rows.keys() == small_files(20).keys()
+    assert {key: rows[key].source_sha256 for key in changed} == {
+        key: hashlib.sha256(data).digest() for key, data in changed.items()
+    }
+    assert not [path for path in (archive / "_cnnbatch/runs").rglob("*/*") if path.is_file()]  # the plans are gone

@@ -1,5 +1,7 @@
 """Inputs that kill their worker are found and stored, and the job goes on."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +12,15 @@ from cnnbatch.archive import open_archive
 from cnnbatch.archive.layout import codec_path
 from cnnbatch.codec import shipped_codec
 from cnnbatch.codec.file import parse_codec
+from cnnbatch.errors import CnnbatchError, CodecFileError, StorageError
+from cnnbatch.stages import isolation
 from cnnbatch.stages.compress import CompressionSettings
 from cnnbatch.stages.isolation import Attempts, GuardedCompressor
 from cnnbatch.stages.records import CompressTask
 from cnnbatch.storage import open_store
 from jobs import compress
 from jobs.settings import CompressConfig
-from tests.fragile import POISON, TAR, FragileBuild
+from tests.fragile import BOMB, POISON, TAR, FragileBuild
 
 
 @pytest.fixture
@@ -52,8 +56,6 @@ def test_attempts_are_counted_for_each_shard_and_forgotten(tmp_path: Path) -> No
     assert [attempts.begin(1), attempts.begin(1), attempts.begin(11), attempts.begin(1)] == [0, 1, 0, 2]
     attempts.forget(1)
     assert [attempts.begin(1), attempts.begin(11)] == [0, 1]
-    attempts.forget()
-    assert attempts.begin(11) == 0
 
 
 def test_an_input_that_hangs_is_stored_after_its_time(pictures: Path, tmp_path: Path) -> None:
@@ -62,10 +64,86 @@ def test_an_input_that_hangs_is_stored_after_its_time(pictures: Path, tmp_path: 
     codec = parse_codec(shipped_codec())
     archive.put(codec_path(codec.id), shipped_codec())
     build = FragileBuild(source, archive, codec.id, CompressionSettings(), "run", 1)
-    guarded = GuardedCompressor(build, seconds_per_input=2)
+    guarded = GuardedCompressor(build, seconds_per_input=8)
     for _ in range(2):
         guarded.attempts.begin(0)
     inputs = sorted(source.list(), key=lambda info: info.key)
     result = guarded(CompressTask(0, tuple(inputs)))
     assert result.tally.images == {"cnn": 3, "store": 1}
     assert result.tally.reasons == {"kills-worker": 1}
+
+
+def guarded(tmp_path: Path, build: type[FragileBuild] = FragileBuild, *, seconds: float = 2) -> GuardedCompressor:
+    """Over a source folder, with the shipped codec in the archive."""
+    source, archive = open_store(str(tmp_path / "photos")), open_store(str(tmp_path / "archive"))
+    codec = parse_codec(shipped_codec())
+    archive.put(codec_path(codec.id), shipped_codec())
+    return GuardedCompressor(build(source, archive, codec.id, CompressionSettings(), "run", 1), seconds_per_input=seconds)
+
+
+def task_of(compressor: GuardedCompressor) -> CompressTask:
+    return CompressTask(0, tuple(sorted(compressor.compressor.source.list(), key=lambda info: info.key)))
+
+
+def test_an_input_that_takes_too_much_memory_is_stored(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (pictures / "bomb.png").write_bytes(BOMB)
+    compressor = guarded(tmp_path, seconds=100)
+    monkeypatch.setattr(isolation, "available_bytes", lambda: 4 << 30)
+    for _ in range(2):
+        compressor.attempts.begin(0)
+    result = compressor(task_of(compressor))
+    assert result.tally.images == {"cnn": 3, "store": 1}
+    assert result.tally.reasons == {"kills-worker": 1}
+
+
+def test_a_shard_without_memory_in_its_worker_is_coded_one_by_one(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    compressor = guarded(tmp_path, seconds=100)
+    monkeypatch.setattr(compressor.compressor, "_decode", no_memory)
+    assert compressor(task_of(compressor)).tally.images == {"cnn": 3}
+
+
+def test_an_attempt_that_ends_with_an_error_does_not_count(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trouble(*_: object, **__: object) -> None:
+        raise StorageError("no answer")
+
+    compressor = guarded(tmp_path)
+    monkeypatch.setattr("cnnbatch.stages.compress.write_shard", trouble)
+    with pytest.raises(StorageError):
+        compressor(task_of(compressor))
+    assert compressor.attempts.begin(0) == 0
+
+
+def test_a_shard_that_never_ends_ends_the_job(pictures: Path, tmp_path: Path) -> None:
+    compressor = guarded(tmp_path)
+    for _ in range(isolation.MAX_ATTEMPTS):
+        compressor.attempts.begin(0)
+    with pytest.raises(CnnbatchError, match=r"shard 0 \('0.png' … '2.png'\) was begun 20 times without an end"):
+        compressor(task_of(compressor))
+
+
+def test_what_keeps_the_child_from_starting_is_said(pictures: Path, tmp_path: Path) -> None:
+    compressor = guarded(tmp_path)
+    for codec in (tmp_path / "archive/_cnnbatch/codecs").iterdir():
+        codec.unlink()
+    for _ in range(2):
+        compressor.attempts.begin(0)
+    with pytest.raises(CodecFileError, match="is missing"):
+        compressor(task_of(compressor))
+
+
+def test_a_worker_that_hangs_ends_itself(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "tar.png").write_bytes(TAR)
+    words = "import sys; from pathlib import Path; from tests.jobs.test_poison import guarded, task_of; "
+    words += "compressor = guarded(Path(sys.argv[1]), seconds=3); compressor(task_of(compressor))"
+    done = subprocess.run(
+        [sys.executable, "-c", words, str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1
+    assert "'tar.png' is being decoded for over 3 s: this worker ends" in done.stderr

@@ -6,23 +6,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain, pairwise
+from typing import Any
 
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnnbatch.archive.snapshot import Inventory
-from cnnbatch.stages.plan import (
-    Difference,
-    Listing,
-    ShardLimits,
-    coded_otherwise,
-    compare,
-    list_source,
-    plan_shards,
-    shard_limits,
-)
+from cnnbatch.archive import LiveShard
+from cnnbatch.stages.compress import CompressionSettings
+from cnnbatch.stages.difference import ROW_SCHEMA, Difference, coded_otherwise, compare, removals
+from cnnbatch.stages.listing import Listing, Scan, list_source
+from cnnbatch.stages.plan import Plan, ShardLimits, plan_shards, shard_limits
+from cnnbatch.stages.spill import Scratch
 from cnnbatch.storage import ObjectInfo
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -55,27 +51,77 @@ def listed(*infos: ObjectInfo, exclude: Iterable[str] = ()) -> Listing:
     return list_source(FakeStore(infos), exclude=list(exclude))  # type: ignore[arg-type]
 
 
-def inventory(*rows: Held) -> Inventory:
-    columns = {
-        "key": [row.key for row in rows],
-        "source_size": [row.size for row in rows],
-        "source_etag": [row.etag for row in rows],
-        "source_mtime": [row.mtime for row in rows],
-        "outcome": [row.outcome for row in rows],
-        "codec_id": [row.codec_id for row in rows],
-        "quality": [row.quality for row in rows],
-        "shard": [row.shard for row in rows],
-    }
-    schema = Inventory.empty().table.schema
-    return Inventory(pa.table({f.name: pa.array(columns[f.name], type=f.type) for f in schema}, schema=schema))
+def archived(rows: Iterable[Held], again: Iterable[bool] = ()) -> tuple[pa.Table, list[LiveShard]]:
+    """Rows as a difference reads them, and the snapshot's shards."""
+    held = list(rows)
+    paths = sorted({row.shard for row in held})
+    shards = [LiveShard(path, 0, sum(row.shard == path for row in held), "", "") for path in paths]
+    columns = [
+        [row.key for row in held],
+        [row.size for row in held],
+        [row.etag for row in held],
+        [row.mtime for row in held],
+        [paths.index(row.shard) for row in held],
+        list(again) or [False] * len(held),
+    ]
+    arrays = [pa.array(column, type=field.type) for column, field in zip(columns, ROW_SCHEMA, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=ROW_SCHEMA), shards
+
+
+@dataclass(frozen=True)
+class Found:
+    """A difference, with its rows read."""
+
+    difference: Difference
+    scratch: Scratch
+    shards: list[LiveShard]
+
+    @property
+    def unchanged(self) -> int:
+        return self.difference.unchanged
+
+    @property
+    def todo(self) -> list[dict[str, Any]]:
+        rows = [row for table in self.difference.todo for row in table.to_pylist()]
+        assert [row["key"] for row in rows] == sorted(row["key"] for row in rows)
+        assert len(rows) == self.difference.images
+        assert sum(row["size"] for row in rows) == self.difference.source_bytes
+        return rows
+
+    @property
+    def new(self) -> list[str]:
+        return [row["key"] for row in self.todo if row["held"] is None]
+
+    @property
+    def changed(self) -> list[str]:
+        return [row["key"] for row in self.todo if row["held"] is not None]
+
+    @property
+    def held(self) -> dict[str, str]:
+        return {row["key"]: self.shards[row["held"]].path for row in self.todo if row["held"] is not None}
+
+    @property
+    def gone(self) -> dict[str, str]:
+        return {key: path for part in removals(self.difference.gone, self.shards) for key, path in part.items()}
+
+    def plan(self, limits: ShardLimits, *, keep_together: bool = False) -> Plan:
+        return plan_shards(self.scratch, self.difference, limits, shards=self.shards, keep_together=keep_together)
+
+
+def difference(
+    infos: Iterable[ObjectInfo], rows: Iterable[Held], *, again: Iterable[bool] = (), exclude: Iterable[str] = (),
+    memory_bytes: int = 1 << 30,
+) -> Found:  # fmt: skip
+    scratch = Scratch(None, memory_bytes=memory_bytes)
+    table, shards = archived(rows, again)
+    scan = Scan(FakeStore(infos), exclude=list(exclude))  # type: ignore[arg-type]
+    found = compare(scratch, scan, [table], num_shards=len(shards), hides=scan.hides)
+    assert (found.new, found.changed) == (found.images - int(found.held.sum()), int(found.held.sum()))
+    return Found(found, scratch, shards)
 
 
 def keys(table: pa.Table) -> list[str]:
     return sorted(table.column("key").to_pylist())
-
-
-def difference(infos: Iterable[ObjectInfo], rows: Iterable[Held]) -> Difference:
-    return compare(listed(*infos).table, inventory(*rows))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +137,7 @@ def difference(infos: Iterable[ObjectInfo], rows: Iterable[Held]) -> Difference:
 )
 def test_without_an_etag_on_both_sides_size_and_time_decide(now: ObjectInfo, same: bool) -> None:
     found = difference([now], [Held("a")])
-    assert (found.unchanged, keys(found.changed)) == ((1, []) if same else (0, ["a"]))
+    assert (found.unchanged, found.changed) == ((1, []) if same else (0, ["a"]))
 
 
 @pytest.mark.parametrize(
@@ -104,24 +150,20 @@ def test_without_an_etag_on_both_sides_size_and_time_decide(now: ObjectInfo, sam
 )
 def test_with_an_etag_on_both_sides_the_time_does_not_count(now: ObjectInfo, same: bool) -> None:
     found = difference([now], [Held("a", etag="e")])
-    assert (found.unchanged, keys(found.changed)) == ((1, []) if same else (0, ["a"]))
+    assert (found.unchanged, found.changed) == ((1, []) if same else (0, ["a"]))
 
 
 def test_new_changed_and_vanished_are_told_apart_and_changed_keys_know_their_shard() -> None:
     rows = [Held("gone", shard="1"), Held("kept", shard="1"), Held("moved", shard="2")]
     found = difference([ObjectInfo("kept", 10, None, T0), ObjectInfo("moved", 12, None, T0), ObjectInfo("new", 1)], rows)
-    assert (keys(found.new), keys(found.changed), found.unchanged) == (["new"], ["moved"], 1)
-    assert found.vanished.to_pylist() == [{"key": "gone", "shard": "1"}]
-    assert found.held.to_pylist() == [{"key": "moved", "shard": "2"}]
-    assert sorted(keys(found.todo)) == ["moved", "new"]
+    assert (found.new, found.changed, found.unchanged) == (["new"], ["moved"], 1)
+    assert (found.gone, found.held) == ({"gone": "1"}, {"moved": "2"})
 
 
 def test_an_empty_source_and_an_empty_archive_have_no_difference() -> None:
-    found = compare(listed().table, Inventory.empty())
-    assert (found.todo.num_rows, found.unchanged, found.vanished.num_rows) == (0, 0, 0)
-    assert list(plan_shards(found, NO_LIMIT)) == []
-    everything = compare(listed(ObjectInfo("a", 1)).table, Inventory.empty())
-    assert keys(everything.new) == ["a"]
+    found = difference([], [])
+    assert (found.todo, found.unchanged, found.gone, found.plan(NO_LIMIT).num_shards) == ([], 0, {}, 0)
+    assert difference([ObjectInfo("a", 1)], []).new == ["a"]
 
 
 names = st.text("abc/é*𝄞", min_size=1, max_size=4)
@@ -130,8 +172,13 @@ times = st.sampled_from([None, T0, T0 + timedelta(seconds=1)])
 states = st.dictionaries(names, st.tuples(sizes, etags, times), max_size=12)
 
 
-@given(now=states, before=states)
-def test_the_difference_is_the_one_of_two_dicts(now: dict[str, tuple], before: dict[str, tuple]) -> None:  # type: ignore[type-arg]
+@settings(max_examples=60, deadline=None)  # each makes files
+@given(now=states, before=states, memory_bytes=st.sampled_from([1, 400, 1 << 30]))
+def test_the_difference_is_the_one_of_two_dicts_in_memory_and_on_disk(
+    now: dict[str, tuple],  # type: ignore[type-arg]
+    before: dict[str, tuple],  # type: ignore[type-arg]
+    memory_bytes: int,
+) -> None:
     def same(key: str) -> bool:
         (size, etag, mtime), (old_size, old_etag, old_mtime) = now[key], before[key]
         if size != old_size:
@@ -141,18 +188,17 @@ def test_the_difference_is_the_one_of_two_dicts(now: dict[str, tuple], before: d
     found = difference(
         [ObjectInfo(key, *state) for key, state in now.items()],
         [Held(key, *state, shard=f"data/{len(key)}.parquet") for key, state in before.items()],
+        memory_bytes=memory_bytes,
     )
     both = now.keys() & before.keys()
-    assert set(keys(found.new)) == now.keys() - before.keys()
-    assert set(keys(found.changed)) == {key for key in both if not same(key)}
+    assert set(found.new) == now.keys() - before.keys()
+    assert set(found.changed) == {key for key in both if not same(key)}
     assert found.unchanged == sum(map(same, both))
-    assert set(keys(found.vanished)) == before.keys() - now.keys()
-    assert {row["key"]: row["shard"] for row in found.held.to_pylist()} == {
-        key: f"data/{len(key)}.parquet" for key in both if not same(key)
-    }
+    assert found.gone == {key: f"data/{len(key)}.parquet" for key in before.keys() - now.keys()}
+    assert found.held == {key: f"data/{len(key)}.parquet" for key in both if not same(key)}
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     states=states,
     changed=st.sets(names),
@@ -167,14 +213,16 @@ def test_shards_are_ordered_disjoint_within_limits_and_hold_every_key_once(
 ) -> None:
     infos = [ObjectInfo(key, *state) for key, state in states.items()]
     rows = [Held(key, size=99) for key in states.keys() & changed]
-    tasks = list(plan_shards(difference(infos, rows), ShardLimits(source_bytes, images)))
+    found = difference(infos, rows)
+    plan = found.plan(ShardLimits(source_bytes, images))
+    tasks = plan.tasks()
     planned = list(chain.from_iterable(task.inputs for task in tasks))
     assert [task.number for task in tasks] == list(range(len(tasks)))
     assert planned == sorted(infos, key=lambda info: info.key)  # strictly ordered, so shards are disjoint ranges
     for task in tasks:
         assert len(task.inputs) <= images
         assert len(task.inputs) == 1 or sum(info.size for info in task.inputs) <= source_bytes
-        assert task.changed == {info.key for info in task.inputs} & changed
+        assert plan.held(task.number).keys() == {info.key for info in task.inputs} & changed
     for one, following in pairwise(tasks):  # no shard is cut short
         size = sum(info.size for info in one.inputs) + following.inputs[0].size
         assert size > source_bytes or len(one.inputs) == images
@@ -184,12 +232,12 @@ def test_a_hundred_thousand_keys_are_compared_and_planned_in_seconds() -> None:
     count = 100_000
     infos = [ObjectInfo(f"folder/{i % 100:02}/image-{i:07}.jpg", 1000 + i % 7, None, T0) for i in range(count)]
     rows = [Held(info.key, info.size if i % 2 else 1) for i, info in enumerate(infos) if i % 4]
-    held = inventory(*rows)
     started = time.process_time()
-    found = compare(listed(*infos).table, held)
-    tasks = list(plan_shards(found, ShardLimits(1 << 20, 2000)))
+    found = difference(infos, rows)
+    tasks = found.plan(ShardLimits(1 << 20, 2000)).tasks()
     assert time.process_time() - started < 5
-    assert (found.new.num_rows, found.changed.num_rows, found.unchanged) == (count // 4, count // 4, count // 2)
+    counts = found.difference.new, found.difference.changed, found.unchanged
+    assert counts == (count // 4, count // 4, count // 2)
     assert sum(len(task.inputs) for task in tasks) == count // 2
 
 
@@ -213,33 +261,68 @@ def test_what_was_listed_but_cannot_be_read_is_a_failure_of_the_listing() -> Non
 
 
 def test_images_that_are_excluded_or_hidden_behind_a_fault_have_not_vanished() -> None:
-    listing = listed(ObjectInfo("locked", 0, fault="forbidden"), ObjectInfo("link.png", 0, fault="link"), exclude=["*.gif"])
+    faulty = [ObjectInfo("locked", 0, fault="forbidden"), ObjectInfo("link.png", 0, fault="link")]
     kept = ["locked/a.png", "locked/deep/b.png", "link.png", "old.gif"]
-    found = compare(listing.table, inventory(*map(Held, [*kept, "gone.png", "locked-too/c.png"])), hides=listing.hides)
-    assert keys(found.vanished) == ["gone.png", "locked-too/c.png"]
+    found = difference(faulty, map(Held, [*kept, "gone.png", "locked-too/c.png"]), exclude=["*.gif"])
+    assert found.gone.keys() == {"gone.png", "locked-too/c.png"}
 
 
 def again(rows: list[Held], **changes: object) -> list[str]:
-    wanted = {"codec_id": "a", "quality": 32.0, "lossless": False} | changes
-    taken = coded_otherwise(inventory(*rows), **wanted)  # type: ignore[arg-type]
-    found = compare(listed(*(ObjectInfo(row.key, 10, None, T0) for row in rows)).table, inventory(*rows), again=taken)
-    assert found.unchanged == len(rows) - found.changed.num_rows
-    return keys(found.changed)
+    columns = {name: [getattr(row, name) for row in rows] for name in ("outcome", "codec_id", "quality")}
+    settings = CompressionSettings.model_validate({"quality": 32.0} | changes)
+    taken = coded_otherwise(pa.table(columns), "a", settings).to_pylist()
+    found = difference([ObjectInfo(row.key, 10, None, T0) for row in rows], rows, again=taken)
+    assert found.unchanged == len(rows) - len(found.changed)
+    return found.changed
 
 
 def test_recompress_takes_what_is_coded_otherwise_and_leaves_the_rest() -> None:
     stored = Held("stored", outcome="store", codec_id=None, quality=None)
     rows = [Held("same"), Held("codec", codec_id="b"), Held("quality", quality=31.75), stored]
     assert again(rows) == ["codec", "quality", "stored"]
-    assert again(rows, quality=None) == ["codec", "quality", "same", "stored"]  # searched: nobody knows before
+    assert again(rows, target_psnr=40) == ["codec", "quality", "same", "stored"]  # searched: the row alone does not tell
     assert again(rows, lossless=True) == ["codec", "quality", "same"]
     assert again([replace(rows[0], quality=33.25)], quality=33.25) == []
 
 
+def test_images_whose_originals_are_gone_are_counted_where_they_are_coded_otherwise() -> None:
+    rows = [Held("old", codec_id="b"), Held("gone-old", codec_id="b"), Held("gone-same")]
+    found = difference([ObjectInfo("old", 10, None, T0)], rows, again=[True, True, False])
+    assert (found.changed, found.gone.keys(), found.difference.outdated) == (["old"], {"gone-old", "gone-same"}, 1)
+
+
+def recompressed(shards: dict[str, str], limits: ShardLimits, *, absent: str = "") -> list[tuple[str, set[str]]]:
+    """For each planned shard its keys and the shards they leave, when all is coded again but for ``absent`` letters."""
+    rows = [Held(letter, shard=path) for path, letters in shards.items() for letter in letters]
+    infos = [ObjectInfo(row.key, 10, None, T0) for row in rows if row.key not in absent] + [ObjectInfo("z", 10)]
+    found = difference(infos, rows, again=[True] * len(rows))
+    plan = found.plan(limits, keep_together=True)
+    assert [task.number for task in plan.tasks()] == list(range(plan.num_shards))
+    return [("".join(info.key for info in task.inputs), set(plan.held(task.number).values())) for task in plan.tasks()]
+
+
+def test_a_shard_that_is_coded_again_whole_becomes_one_shard_or_part_of_one() -> None:
+    shards = {"1": "adg", "2": "bc", "3": "ef", "4": "hijklmn"}
+    assert recompressed(shards, ShardLimits(1 << 60, 4)) == [
+        ("z", set()),
+        ("adg", {"1"}),
+        ("bcef", {"2", "3"}),
+        ("hijklmn", {"4"}),  # over the limit, but less than twice
+    ]
+    assert recompressed(shards, ShardLimits(30, 100), absent="b") == [
+        ("cz", {"2"}),  # not whole: goes by its key
+        ("adg", {"1"}),
+        ("ef", {"3"}),
+        ("hij", {"4"}),
+        ("klm", {"4"}),
+        ("n", {"4"}),
+    ]
+
+
 def test_little_work_is_shared_by_all_workers_and_much_work_is_not_cut_finer() -> None:
-    few = listed(*(ObjectInfo(f"{i:04}", 2 << 20) for i in range(400))).table
+    few = difference([ObjectInfo(f"{i:04}", 2 << 20) for i in range(400)], []).difference
     assert shard_limits(few, workers=2, source_bytes=512 << 20, images=2000) == ShardLimits(100 << 20, 64)
-    many = listed(*(ObjectInfo(f"{i:06}", 1 << 20) for i in range(20_000))).table
+    many = difference([ObjectInfo(f"{i:06}", 1 << 20) for i in range(20_000)], []).difference
     assert shard_limits(many, workers=2, source_bytes=512 << 20, images=2000) == ShardLimits(512 << 20, 2000)
-    one = listed(ObjectInfo("a", 1)).table
+    one = difference([ObjectInfo("a", 1)], []).difference
     assert shard_limits(one, workers=8, source_bytes=512 << 20, images=2000) == ShardLimits(1 << 20, 64)

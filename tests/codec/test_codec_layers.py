@@ -1,0 +1,74 @@
+"""Layers of the float transforms, and how they start."""
+
+import pytest
+import torch
+from torch import nn
+
+from cnnbatch.codec.hyperprior import _patches, _without_local_mean
+from cnnbatch.codec.layers import ACTIVATIONS, Activation, Block, depth_to_space, keep_variance, space_to_depth
+from cnnbatch.codec.scale_net import soft_clamp
+from cnnbatch.training.trainer import FAN_IN, _relative_rate
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_new_block_is_the_identity(activation: Activation) -> None:
+    x = torch.randn(1, 4, 5, 8)
+    torch.testing.assert_close(Block(8, activation)(x), x)
+
+
+def test_the_activations_have_nearly_one_shape() -> None:
+    x = torch.linspace(-6, 6, 101)
+    torch.testing.assert_close(ACTIVATIONS["hardswish"](x, False), ACTIVATIONS["gelu"](x, False), rtol=0, atol=0.3)
+
+
+def test_layers_start_with_outputs_as_large_as_their_inputs() -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(192, 96), nn.Linear(96, 384))
+    x = torch.randn(1000, 192)
+    with torch.no_grad():
+        assert layers(x).std() < 0.5  # as torch starts them
+        keep_variance(layers)
+        assert float(layers(x).std()) == pytest.approx(1, abs=0.1)
+
+
+def test_layers_that_start_at_zero_stay_there() -> None:
+    block = Block(8, "hardswish")
+    keep_variance(block)
+    assert not block.project.weight.any()
+    assert float(block.depthwise.weight.detach()[:, 0, 1, 1].mean()) == pytest.approx(0.8, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("start", "direction", "gradient"),
+    [(0.5, 1.0, 1.0), (-1.0, -1.0, 0.25), (-1.0, 1.0, 0.0), (2.0, 1.0, 0.25), (2.0, -1.0, 0.0)],
+)
+def test_outside_the_clamp_the_gradient_leads_only_back(start: float, direction: float, gradient: float) -> None:
+    x = torch.tensor([start], requires_grad=True)
+    clamped = soft_clamp(x, 0, 1, share=0.25)
+    assert clamped == min(max(start, 0), 1)
+    clamped.backward(torch.tensor([direction]))
+    assert x.grad == direction * gradient
+
+
+def test_patches_are_the_picture_in_another_order() -> None:
+    blocks = torch.randn(2, 3, 4, 16 * 16 * 3)
+    picture = depth_to_space(blocks, 16)
+    torch.testing.assert_close(_patches(blocks).flatten(3), space_to_depth(picture, 8))
+
+
+def test_a_slope_looks_alike_everywhere_inside() -> None:
+    """Without its local mean a patch of a smooth slope is the same at any brightness."""
+    slope = torch.arange(64.0)[None, :, None, None].expand(1, 64, 64, 3)
+    seen = _without_local_mean(space_to_depth(slope, 8).reshape(1, 8, 8, 64, 3))
+    torch.testing.assert_close(seen[0, 1], seen[0, 6])
+    assert seen.abs().max() <= 8
+    flat = torch.full((1, 2, 2, 64, 3), 100.0)
+    assert not _without_local_mean(flat).any()
+
+
+def test_matrices_of_the_transforms_learn_by_their_number_of_inputs() -> None:
+    weight = nn.Parameter(torch.zeros(96, 192))
+    assert _relative_rate("g_a.blocks_8.0.project.weight", weight) == FAN_IN / 192
+    assert _relative_rate("mean_net.enter.weight", weight) == 1
+    assert _relative_rate("g_s.gain.anchors", weight) == 1
+    assert _relative_rate("g_a.bypass.weight", weight) < 1

@@ -1,0 +1,301 @@
+"""Nights in a row over one archive: arrivals, changes, deletions, kills, compaction, sweeps, one codec upgrade.
+
+    python -m tests.nights [--nights 50] [--seed 0] [--ray-every 10]
+
+Each night's run is a process of its own and is killed (SIGKILL) at a random moment, more often than not; then it is started
+again until it ends. After each night the archive is audited from real bytes: every key once, its sha256 the one of the
+original, every bitstream decoded with the codec file out of the archive to the PSNR that its row says.
+"""
+
+import hashlib
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cnnbatch import cli
+from cnnbatch.archive import ArchiveRow, open_archive
+from cnnbatch.archive.reader import Archive
+from cnnbatch.codec import Codec
+from cnnbatch.images import decode, restore_jpeg
+from cnnbatch.metrics import psnr_db
+from jobs import compress, engine
+from jobs.command import run_command
+from tests.codec.models import tiny_codec_file
+from tests.jobs.conftest import run_inline
+from tests.stages.pictures import as_file, cmyk_jpeg, waves
+
+ROOT = Path(__file__).parents[2]
+DAY = 86_400
+FIRST_IMAGES = 40
+PSNR_TOLERANCE_DB = 0.05
+LEASE = ("lease.lapse_seconds=1", "lease.heartbeat_seconds=0.2", "lease.poll_seconds=0.1", "lease.wait_seconds=60")
+SETTINGS = ("shards.images=64", "shards.source_bytes=40000", "shards.commit_every=1", "--json", *LEASE)
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.nights.simulation"])
+
+
+def run_here(command: str, argv: list[str]) -> None:
+    """In a child: the command without Ray, its exit code the process's."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    engine.connect = lambda: None
+    engine.size_pool = lambda workers: engine.Pool(2, 2, 2, 0, 0, ())
+    engine.run = run_inline
+    os._exit(run_command(compress.main, argv) if command == "compress" else cli.main(argv))
+
+
+@dataclass
+class Seen:
+    """What one night did and left."""
+
+    night: int
+    arrived: int = 0
+    changed: int = 0
+    deleted: int = 0
+    mirrored: bool = False
+    on_ray: bool = False
+    kills: int = 0
+    images: int = 0
+    shards: int = 0
+    files: int = 0
+    log_files: int = 0
+    codecs: int = 0
+
+    def line(self) -> str:
+        notes = [word for word, is_so in (("mirror", self.mirrored), ("ray", self.on_ray)) if is_so]
+        return (
+            f"{self.night:5} {self.arrived:7} {self.changed:7} {self.deleted:7} {self.kills:5} {self.images:6} {self.shards:6} "
+            f"{self.files:5} {self.log_files:9} {self.codecs:6}  {' '.join(notes)}".rstrip()
+        )
+
+
+HEADER = "night arrived changed deleted kills images shards files log_files codecs"
+
+
+@dataclass
+class Nights:
+    """``archived`` is what the archive held after the last night; ``before`` what of it is not in the source any more, and
+    must still be there."""
+
+    folder: Path
+    seed: int = 0
+    archived: dict[str, bytes] = field(default_factory=dict)
+    before: dict[str, bytes] = field(default_factory=dict)
+    seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.source, self.archive = self.folder / "source", self.folder / "archive"
+        self.source.mkdir(parents=True)
+        self.random = random.Random(self.seed)
+        self.codecs = [self.folder / f"codec-{number}.safetensors" for number in range(2)]
+        for number, path in enumerate(self.codecs):
+            path.write_bytes(tiny_codec_file(number))
+        self.codec, self.made = 0, 0
+
+    def sources(self) -> dict[str, bytes]:
+        paths = (path for path in self.source.rglob("*") if path.is_file())
+        return {path.relative_to(self.source).as_posix(): path.read_bytes() for path in paths}
+
+    def night(self, number: int, *, upgrade: bool = False, on_ray: bool = False) -> Seen:
+        """One night, audited. ``upgrade``: the archive moves to the second codec while a reader goes on."""
+        seen = Seen(number, mirrored=number % 3 == 0, on_ray=on_ray)
+        self._day(seen)
+        words = [str(self.source), str(self.archive), "--codec", str(self.codecs[1 if upgrade else self.codec]), *SETTINGS]
+        words += ["--mirror-deletes"] if seen.mirrored else []
+        words += ["--recompress"] if upgrade else []
+        with self._reader() if upgrade else no_reader():
+            seen.kills += self._until_done("compress", words, on_ray=on_ray)
+        self.codec = max(self.codec, int(upgrade))
+        if number % 2:
+            seen.kills += self._until_done("cnnbatch", ["compact", str(self.archive)])
+        if number % 4 == 3 or upgrade:
+            seen.kills += self._until_done("cnnbatch", ["doctor", str(self.archive), "--sweep", "--grace", "0", "--force"])
+            self._check_swept()
+        if seen.mirrored:
+            self.before.clear()
+        self._audit(seen, upgraded=self.codec == 1)
+        self._let_a_day_pass()
+        return seen
+
+    def _day(self, seen: Seen) -> None:
+        """What happens to the source before the night."""
+        for _ in range(self.random.randint(0, 8) if self.made else FIRST_IMAGES):
+            self._write(f"{self.random.choice('abc')}/{self.made:04}", self.made)
+            self.made += 1
+            seen.arrived += 1
+        keys = sorted(self.sources())
+        for key in self.random.sample(keys, min(len(keys), self.random.randint(0, 3))):
+            self._write(key.rpartition(".")[0], self.made, key.rpartition(".")[2])
+            self.made += 1
+            seen.changed += 1
+        for key in self.random.sample(keys, min(len(keys) // 4, self.random.randint(0, 3))):
+            (self.source / key).unlink()
+            seen.deleted += 1
+            if key in self.archived:
+                self.before[key] = self.archived[key]
+        for key in self.sources():
+            self.before.pop(key, None)
+
+    def _write(self, stem: str, number: int, ending: str | None = None) -> None:
+        ending = ending or self.random.choice(["png", "png", "png", "jpg", "txt"])
+        content = {
+            "png": lambda: as_file(waves(20 + number % 13, 24 + number % 7, seed=number)),
+            "jpg": lambda: cmyk_jpeg() + bytes([number % 256]),
+            "txt": lambda: f"text {number}".encode(),
+        }[ending]()
+        path = self.source / f"{stem}.{ending}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        moment = 1_700_000_000 + number  # no two versions of a file at the same time
+        os.utime(path, (moment, moment))
+
+    def _until_done(self, command: str, argv: list[str], *, on_ray: bool = False) -> int:
+        """Runs it, and again after each kill. Returns how often it was killed.
+
+        Raises AssertionError if it ends by itself with another code than 0.
+        """
+        for kills in range(4):
+            started = time.monotonic()
+            patience = None if kills == 3 or self.random.random() < 0.3 else self.random.uniform(0, 1.2 * self.seconds)
+            ended = _ray_process(argv, patience) if on_ray else _process(command, argv, patience)
+            if ended == 0:
+                if command == "compress" and not on_ray:
+                    self.seconds = time.monotonic() - started
+                return kills
+            assert ended == -signal.SIGKILL, f"{command} {argv} ended with {ended}: see {self.folder}"
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def _reader(self) -> Iterator[None]:
+        """Reads the archive from end to end, again and again: every image that was there is there, once, and decodes."""
+        done, faults, rounds = threading.Event(), [], [0]
+        keys = set(open_archive(str(self.archive)))
+
+        def read() -> None:
+            try:
+                while not done.is_set() or not rounds[0]:
+                    archive = open_archive(str(self.archive))
+                    rows = [row for row in archive.rows() if isinstance(row, ArchiveRow)]
+                    assert Counter(row.key for row in rows).most_common(1)[0][1] == 1
+                    assert {row.key for row in rows} >= keys - missing
+                    row = random.choice([row for row in rows if row.outcome == "cnn"])
+                    Codec(archive.codec_bytes(row.codec_id), device="cpu").reconstruct([row.payload])
+                    rounds[0] += 1
+            except BaseException as error:  # noqa: BLE001 - raised below
+                faults.append(error)
+
+        missing = keys - set(self.sources())  # may be removed when mirroring
+        thread = threading.Thread(target=read)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+        if faults:
+            raise faults[0]
+
+    def _check_swept(self) -> None:
+        archive = open_archive(str(self.archive))
+        data = {path.relative_to(self.archive).as_posix() for path in (self.archive / "data").iterdir()}
+        assert data == {shard.path for shard in archive.shards()}, "a sweep left or took data files"
+        named = {row["codec_id"] for row in archive.columns(["codec_id"])} - {None}
+        assert {path.stem for path in (self.archive / "_cnnbatch/codecs").iterdir()} == named
+        assert not [path for path in (self.archive / "_cnnbatch/runs").rglob("*/*") if path.is_file()], (
+            "a killed run left files"
+        )
+
+    def _audit(self, seen: Seen, *, upgraded: bool) -> None:
+        archive = open_archive(str(self.archive))
+        wanted = self.before | self.sources()
+        rows = {row.key: row for row in archive.rows() if isinstance(row, ArchiveRow)}
+        assert len(archive) == len(rows), "a key twice, or a damaged row"
+        assert rows.keys() == wanted.keys(), sorted(rows.keys() ^ wanted.keys())
+        ids = [hashlib.sha256(path.read_bytes()).hexdigest() for path in self.codecs]
+        codecs: dict[str, Codec] = {}
+        for key, data in wanted.items():
+            check_row(archive, rows[key], data, codecs)
+            if upgraded and key not in self.before:
+                assert rows[key].codec_id in {None, ids[1]}, f"{key} has the old codec"
+        self.archived = wanted
+        seen.images, seen.shards = len(rows), len(archive.shards())
+        seen.files = sum(path.is_file() for path in (self.archive / "data").iterdir())
+        seen.log_files = sum(1 for _ in (self.archive / "_delta_log").iterdir())
+        seen.codecs = sum(1 for _ in (self.archive / "_cnnbatch/codecs").iterdir())
+
+    def _let_a_day_pass(self) -> None:
+        for path in (self.archive / "_delta_log").iterdir():
+            status = path.stat()
+            os.utime(path, (status.st_atime - DAY, status.st_mtime - DAY))
+
+
+def check_row(archive: Archive, row: ArchiveRow, data: bytes, codecs: dict[str, Codec]) -> None:
+    """Against the original's bytes; ``codecs`` out of the archive, loaded once."""
+    assert row.source_sha256 == hashlib.sha256(data).digest(), row.key
+    if row.codec_id is None:
+        given = row.payload if row.payload_coding == "verbatim" else restore_jpeg(row.payload)
+        assert given == data, row.key
+        return
+    if row.codec_id not in codecs:
+        codecs[row.codec_id] = Codec(archive.codec_bytes(row.codec_id), device="cpu")
+    [image] = codecs[row.codec_id].reconstruct([row.payload])
+    measured = psnr_db(decode(data, max_pixels=10**6).pixels, image)
+    assert row.psnr_db is not None
+    assert abs(measured - row.psnr_db) < PSNR_TOLERANCE_DB, (row.key, measured, row.psnr_db)
+
+
+@contextmanager
+def no_reader() -> Iterator[None]:
+    yield
+
+
+def _process(command: str, argv: list[str], patience: float | None) -> int | None:
+    process = PROCESSES.Process(target=run_here, args=(command, argv))
+    process.start()
+    process.join(patience)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    return process.exitcode
+
+
+def _ray_process(argv: list[str], patience: float | None) -> int:
+    """A real driver with its own Ray; killed alone, its Ray notices."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "jobs.compress", *argv, "workers.cpus=1"],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            return process.wait(None if patience is None else 10 + patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+
+def simulate(folder: Path, nights: int, *, seed: int, ray_every: int = 0, show: Callable[[str], None] = print) -> list[Seen]:
+    """All nights, the codec upgrade in the middle; the last mirrors deletions, so that archive = source."""
+    place = Nights(folder, seed)
+    show(HEADER)
+    found = []
+    for number in range(1, nights + 1):
+        upgrade = number == nights // 2 + 1
+        found.append(place.night(number, upgrade=upgrade, on_ray=bool(ray_every) and number % ray_every == 0))
+        show(found[-1].line())
+    last = place.night(3 * nights)
+    assert set(open_archive(str(place.archive))) == set(place.sources())
+    show(
+        f"{sum(seen.kills for seen in found) + last.kills} kills; archive = source: {last.images} images, {last.shards} shards"
+    )
+    return [*found, last]

@@ -1,0 +1,56 @@
+"""Fashion-MNIST as `docs/fashion_mnist.md` uses it: the pictures, and that a minute's training beats its own start."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import fashion_mnist
+from cnnbatch.codec import Codec
+from cnnbatch.codec.dense import DenseLayers
+from cnnbatch.codec.file import dump_codec
+from cnnbatch.training.dense import DenseTrainer, DenseTraining
+from cnnbatch.training.dense_data import SmallPictures
+
+pytestmark = [
+    pytest.mark.fashion,
+    pytest.mark.skipif(not fashion_mnist.SOURCE.exists(), reason="dataset-fashion-mnist is not installed"),
+]
+
+
+@pytest.fixture(autouse=True)
+def settings_of_the_process() -> Iterator[None]:
+    """A trainer sets threads and denormals for its whole process."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
+
+
+@pytest.mark.slow
+def test_the_pictures_are_written_with_their_labels(tmp_path: Path) -> None:
+    assert fashion_mnist.write_pictures(tmp_path / "f", tmp_path / "labels.csv") == 70_000
+    with (tmp_path / "labels.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 70_000
+    assert rows[0] == {"key": "train/00000.png", "label": "ankle-boot"}
+    assert {row["label"] for row in rows} == set(fashion_mnist.CLASSES)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "f" / "test" / "00007.png")), fashion_mnist.images("test")[7])
+
+
+def test_eighty_steps_beat_pca_at_the_same_bytes(tmp_path: Path) -> None:
+    """Two-sided: a tenth of a PNG at the start, and what so short a run can gain."""
+    train, test = fashion_mnist.images("train")[:20000], fashion_mnist.images("test")[:500]
+    pictures = SmallPictures(train[..., None], fashion_mnist.labels("train")[:20000], fashion_mnist.CLASSES)
+    config = DenseTraining(steps=80, context_steps=200, threads=1, bf16=False)
+    trainer = DenseTrainer(config, DenseLayers(), pictures, tmp_path / "run.ckpt")
+    trainer.run()
+    codec = Codec(dump_codec(trainer.model, training={}), device="cpu")
+    [point] = fashion_mnist.measure_codec(codec, test, [32.0])
+    gain = point.psnr_db - fashion_mnist.at_bytes(fashion_mnist.measure_pca(train, test), point.num_bytes)
+    assert 35 < point.num_bytes < 60
+    assert 0.2 < gain < 2.5
