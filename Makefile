@@ -6,12 +6,13 @@ DEMO := .demo
 export RAY_AUTH_MODE ?= disabled
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench clean
+.PHONY: help demo test test-all check bench kodak-plot clean
 
 help:
 	@echo "make demo      compress and reconstruct sample photographs on this machine"
 	@echo "make test      lint, types and the tests (make test-all: also those that take minutes each)"
 	@echo "make bench     the benchmarks behind the documents' figures"
+	@echo "make kodak-plot  docs/rate_distortion.svg, from a folder with Kodak's pictures (KODAK=…)"
 
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -49,5 +50,12 @@ bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.read_objects
 
+# The first picture of README: the shipped codec file beside what people use. KODAK is a folder with Kodak's 24 PNG files.
+KODAK ?= ../shared/data/kodak
+
+kodak-plot: $(VENV)/.test
+	$(BIN)/python -m jobs.evaluate $(KODAK) --codecs cnn,jpeg444,jpeg420,webp,avif,jxl --examples 0 --out .kodak
+	cp .kodak/rate_distortion.svg docs/rate_distortion.svg
+
 clean:
-	rm -rf $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(DEMO) .kodak build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
