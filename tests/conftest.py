@@ -33,5 +33,8 @@ def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
 
 
 @pytest.fixture
-def bucket(seaweedfs: SeaweedFS) -> Bucket:
-    return Bucket(seaweedfs.create_bucket(f"test-{uuid.uuid4().hex[:12]}"), seaweedfs.config, seaweedfs)
+def bucket(seaweedfs: SeaweedFS) -> Iterator[Bucket]:
+    """Deleted with the test: a bucket holds volumes, and the server has only so many."""
+    bucket = Bucket(seaweedfs.create_bucket(f"test-{uuid.uuid4().hex[:12]}"), seaweedfs.config, seaweedfs)
+    yield bucket
+    seaweedfs.client.delete_bucket(Bucket=bucket.name)

@@ -30,6 +30,7 @@ from cnnbatch.storage import StorageConfig
 ACCESS_KEY = "cnnbatch-test"
 SECRET_KEY = "not-a-secret-but-never-to-be-printed"
 GRPC_OFFSET = 10_000  # SeaweedFS listens on port + 10000 too
+VOLUMES = 100  # of 128 MB, filled as needed; by default as many as the free disk could hold, on a small one too few
 ROLES = ("master", "volume", "filer", "s3", "admin")
 
 
@@ -142,6 +143,7 @@ class SeaweedFS:
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             "-webdav=false",
+            f"-volume.max={VOLUMES}",
             "-admin.ui=false",
         ]
 
