@@ -59,16 +59,20 @@ class Job(Protocol):
 
 def run_job(job: Job, describe: Callable[[RunReport], str], *, as_json: bool) -> None:
     """Runs a job and prints its report, also when it ended with an error that the report tells of."""
-    try:
-        with redirect_stdout(sys.stderr):  # Ray prints what befalls its nodes on stdout, which has the result and nothing else
+    result = sys.stdout
+    with redirect_stdout(sys.stderr):  # Ray prints what befalls its nodes on stdout, which has the result and nothing else
+        try:
             job.execute()
-    finally:
-        if job.report.finished_at is not None:
-            print(job.report.to_json() if as_json else describe(job.report))
+        finally:
+            if job.report.finished_at is not None:
+                print(job.report.to_json() if as_json else describe(job.report), file=result)
 
 
 def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
-    """Runs a job; an expected error is one sentence on stderr and its exit code, anything else a traceback."""
+    """Runs a job; an expected error is one sentence on stderr and its exit code, anything else a traceback.
+
+    Without ``argv`` the process is this command alone, and stdout is closed to everyone when it returns.
+    """
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger(SHARDS).setLevel(logging.WARNING)
     if os.environ.get(LOG_VARIABLE) == "json":
@@ -81,3 +85,7 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | N
     except KeyboardInterrupt:
         print("interrupted: what was committed stays, the same command goes on from there", file=sys.stderr)
         return 1
+    finally:
+        if argv is None:
+            sys.stdout.flush()
+            sys.stdout = sys.stderr  # Ray's threads print until the process ends

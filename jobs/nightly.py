@@ -133,9 +133,10 @@ def main(argv: Sequence[str]) -> int:
     if args.dry_run:
         return preview(config, as_json=args.json)
     night = Night(config)
+    result = sys.stdout
     with redirect_stdout(sys.stderr):  # where Ray may print; the result stands alone on stdout
         code = night.execute()
-    print(night.report.to_json() if args.json else night.report.to_markdown())
+        print(night.report.to_json() if args.json else night.report.to_markdown(), file=result)
     return code
 
 
