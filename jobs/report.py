@@ -19,7 +19,7 @@ from cnnbatch.version import VERSION
 
 
 def new_run_id() -> str:
-    """Sortable by time, unique by chance."""
+    """Sortable by the second, unique by chance."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
