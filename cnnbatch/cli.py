@@ -100,6 +100,7 @@ def _add_encode(subparsers: "Subparsers") -> None:
     goal.add_argument("--target-bpp", type=float, metavar="BPP", help="search the quality that gives these bits per pixel")
     goal.add_argument("--lossless", action="store_true", help="keep the file so that it comes back byte for byte")
     parser.add_argument("--min-psnr", type=float, metavar="DB", help="raise the quality until this is met, else keep the file")
+    parser.add_argument("--effort", type=int, metavar="N", help="passes that make the file smaller, more slowly (default: 0)")
     parser.add_argument("--codec", metavar="FILE", help="codec file (default: the one that comes with cnnbatch)")
     _add_force(parser)
 

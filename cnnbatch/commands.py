@@ -89,7 +89,7 @@ def _encode(path: Path, options: argparse.Namespace) -> ArchiveRow:
     from cnnbatch.codec import Codec, shipped_codec
     from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
 
-    given = ("quality", "target_psnr", "target_bpp", "lossless", "min_psnr")
+    given = ("quality", "target_psnr", "target_bpp", "lossless", "min_psnr", "effort")
     wanted = {name: getattr(options, name) for name in given if getattr(options, name) is not None}
     try:
         settings = CompressionSettings(**wanted)

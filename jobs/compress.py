@@ -250,6 +250,7 @@ def _parser() -> argparse.ArgumentParser:
     goal.add_argument("--target-bpp", type=float, metavar="B", help="search each image's quality for these bits per pixel")
     goal.add_argument("--lossless", action="store_true", default=None, help="keep every byte; JPEGs as JPEG XL transcodes")
     parser.add_argument("--min-psnr", type=float, metavar="DB", help="raise quality, or store, below this PSNR")
+    parser.add_argument("--effort", type=int, metavar="N", help="passes that make bitstreams smaller and encoding slower; 0")
     parser.add_argument("--codec", metavar="FILE", help="codec file; default: the one that comes with cnnbatch")
     parser.add_argument("--exclude", action="append", metavar="GLOB", help="leave out keys; * crosses /; repeatable")
     parser.add_argument("--mirror-deletes", action="store_true", default=None, help="remove images that vanished from SOURCE")
@@ -265,7 +266,7 @@ def main(argv: Sequence[str]) -> int:
     args = _parser().parse_intermixed_args(argv)
     flags = {name: getattr(args, name) for name in ("source", "archive", "codec", "exclude", "mirror_deletes", "recompress")}
     flags["retry_failed"] = args.retry_failed
-    for name in ("quality", "target_psnr", "target_bpp", "lossless", "min_psnr"):
+    for name in ("quality", "target_psnr", "target_bpp", "lossless", "min_psnr", "effort"):
         flags[f"compression.{name}"] = getattr(args, name)
     job = CompressJob(resolve(CompressConfig, file=args.config, flags=flags, words=args.settings))
     if args.dry_run:

@@ -62,8 +62,11 @@ class Coder(Protocol):
         Raises ValueError for an array that is not an image at all.
         """
 
-    def compress(self, images: Sequence[Pixels], qualities: Sequence[float]) -> list[bytes]:
-        """Images that were not refused, each with its quality in [0, 63] → one bitstream each."""
+    def compress(self, images: Sequence[Pixels], qualities: Sequence[float], *, effort: int) -> list[bytes]:
+        """Images that were not refused, each with its quality in [0, 63] → one bitstream each.
+
+        ``effort``: how often to search for better latents; 0 for none, and no more where there is nothing to search.
+        """
 
     def reconstruct(self, bitstreams: Sequence[bytes]) -> list[Pixels]:
         """Bitstreams → images; raises BitstreamError, which names the damaged one."""

@@ -59,8 +59,8 @@ class DenseCoder:
             return "other-mode"
         return None if image.shape[:2] == (s.height, s.width) else "other-size"
 
-    def compress(self, images: Sequence[Pixels], qualities: Sequence[float]) -> list[bytes]:
-        """See `Coder.compress`."""
+    def compress(self, images: Sequence[Pixels], qualities: Sequence[float], *, effort: int) -> list[bytes]:
+        """See `Coder.compress`; every ``effort`` gives the same, as the quantiser already searches."""
         steps = np.array([quality_steps(q) for q in qualities], np.uint8)
         if len(images) != len(steps):
             raise ValueError(f"{len(images)} images with {len(steps)} qualities")

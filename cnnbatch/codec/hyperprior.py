@@ -28,6 +28,7 @@ from cnnbatch.codec.layers import (
     ACTIVATIONS,
     Activation,
     Block,
+    BorderFilter,
     FullPrecisionLinear,
     QualityCurve,
     asinh,
@@ -76,6 +77,8 @@ class HyperpriorSettings(BaseModel):
     activation: Activation = "gelu"
     sees_picture: bool = False
     """Whether the learned synthesis path sees the picture that the bypass makes, and so the edges of its blocks."""
+    lapped: bool = False
+    """Whether a lapped transform takes the place of plain blocks: filters across the borders of blocks, see `BorderFilter`."""
     lmbda_range: tuple[Positive, Positive] = (0.0009, 1.0)
     num_scales: int = Field(64, ge=2, le=64)
     scale_range: tuple[Positive, Positive] = (0.11, 128.0)
@@ -113,6 +116,8 @@ class Analysis(nn.Module):
     def __init__(self, s: HyperpriorSettings) -> None:
         super().__init__()
         self.settings = s
+        if s.lapped:
+            self.border = BorderFilter(inverse=False)
         self.bypass = FullPrecisionLinear(3 * BLOCK**2, s.latent_channels, bias=False)
         self.enter = nn.Linear(3 * 8**2, s.width_8)
         self.gain = QualityCurve(s.width_8)
@@ -125,7 +130,9 @@ class Analysis(nn.Module):
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
         """``x`` [N, H, W, 3] integers −128…127 of any dtype, pixels less `GREY`; ``quality`` [N] → y [N, H/16, W/16, M]."""
         step = self.settings.step(quality)[:, None, None, None]
-        patches = space_to_depth(x, 8).to(_working_dtype(x))  # exact: eight bits
+        if self.settings.lapped:
+            x = self.border(x.float())
+        patches = space_to_depth(x, 8).to(_working_dtype(x))  # exact without the filter: eight bits
         features = F.linear(patches, self.enter.weight / PIXEL_UNIT, self.enter.bias)
         features = features * torch.exp(self.gain(quality)).to(features.dtype)
         features = self.down(space_to_depth(self.blocks_8(features), 2))
@@ -151,6 +158,8 @@ class Synthesis(nn.Module):
             self.see = nn.Linear(3 * 8**2, s.width_8)
             self.see_gain = QualityCurve(s.width_8)
         self.leave = nn.Linear(s.width_8, 3 * 8**2)
+        if s.lapped:
+            self.border = BorderFilter(inverse=True)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
@@ -163,7 +172,10 @@ class Synthesis(nn.Module):
         if self.settings.sees_picture:
             features = features + self.see(_without_local_mean(linear)) * torch.exp(self.see_gain(quality))
         out = linear.flatten(3) + self.leave(self.blocks_8(features))
-        return depth_to_space(out, 8) * step + GREY
+        picture = depth_to_space(out, 8)
+        if self.settings.lapped:
+            picture = self.border(picture)
+        return picture * step + GREY
 
 
 def _working_dtype(x: Tensor) -> torch.dtype:
@@ -251,6 +263,16 @@ class Hyperprior(nn.Module):
         )
         self.scale_offset = QualityCurve(settings.latent_channels)
         self.z_scale = QualityCurve(settings.hyper_channels)
+
+    def bits_per_square(self, quality: Tensor) -> Tensor:
+        """[N, M]: bits that a squared unit of error in one latent of each channel is worth, by the synthesis' bypass alone.
+
+        λ·MSE counts the 256·3 samples of a block as λ·Σe² ÷ (3·256) per pixel, hence λ·Σe² ÷ 3 for the block.
+        """
+        with torch.no_grad():
+            gain = torch.exp(self.g_s.latent_gain(quality)).flatten(1) * self.settings.step(quality)[:, None]
+            norm = self.g_s.bypass.weight.square().sum(0)
+            return self.settings.lmbda(quality)[:, None] / 3 * gain.square() * norm
 
     def hyper_synthesis(self, z_hat: Tensor, quality: Tensor) -> HyperLatents:
         """``z_hat`` integers → scale positions (real, to be rounded half up and clamped) and means."""

@@ -12,11 +12,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cnnbatch.bitstream import CODEC_PREFIX_BYTES, MAX_PIXELS, MAX_SIDE, Bitstream, Header, pack, unpack
+from cnnbatch.bitstream import CODEC_PREFIX_BYTES, MAX_PIXELS, MAX_SIDE, UNIT_SIDE, Bitstream, Header, pack, unpack
 from cnnbatch.codec.architecture import Limits, Parsed, Pixels, check_image, naming, quality_steps
 from cnnbatch.codec.batches import run_or_halve
 from cnnbatch.codec.hyperprior import BLOCK, GREY, PIXEL_UNIT, Hyperprior
 from cnnbatch.codec.latents import LatentCoder
+from cnnbatch.codec.refinement import Unit, refine
 from cnnbatch.codec.tiling import UNIT, Tile, halo, latent_shape, padded_pixels, tiles, window_pixels
 from cnnbatch.errors import BitstreamError, CodecFileError
 
@@ -55,7 +56,7 @@ class HyperpriorCoder:
         self._batch_pixels = limits.pixels(device)
         self._encode_in_bf16 = device.type == "cpu" and cpu_has_bf16()
         torch.backends.cuda.matmul.allow_tf32 = False  # the scale net needs true float32 products
-        self.model = model.to(device)
+        self.model = model.to(device).requires_grad_(False)
         self.pool = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="rans")
         parallel = threads > 1 and device.type == "cpu"
         self._batch_pool = ThreadPoolExecutor(threads, thread_name_prefix="codec") if parallel else None
@@ -80,13 +81,14 @@ class HyperpriorCoder:
             )
         return None
 
-    def compress(self, images: Sequence[Pixels], qualities: Sequence[float]) -> list[bytes]:
-        """See `Coder.compress`."""
+    def compress(self, images: Sequence[Pixels], qualities: Sequence[float], *, effort: int) -> list[bytes]:
+        """See `Coder.compress`; gradients hold on to much memory, hence smaller tiles with any ``effort``."""
         headers = [self._header(image, q) for image, q in zip(images, qualities, strict=True)]
-        units: list[dict[tuple[int, int], bytes]] = [{} for _ in images]
-        batches = self._batches(self._tile_jobs(headers), lambda job: job.tile.shape, lambda job: job.tile.pixels)
-        self._each(batches, lambda batch: self._compress_tiles(batch, images, headers, units))
-        return [pack(h, [u[place] for place in sorted(u)]) for h, u in zip(headers, units, strict=True)]
+        found: list[dict[tuple[int, int], bytes]] = [{} for _ in images]
+        tile_jobs = self._tile_jobs(headers, UNIT_SIDE if effort else self.limits.tile_side)
+        batches = self._batches(tile_jobs, lambda job: job.tile.shape, lambda job: job.tile.pixels)
+        self._each(batches, lambda batch: self._compress_tiles(batch, images, headers, found, effort))
+        return [pack(h, [units[place] for place in sorted(units)]) for h, units in zip(headers, found, strict=True)]
 
     def reconstruct(self, bitstreams: Sequence[bytes]) -> list[Pixels]:
         """See `Coder.reconstruct`."""
@@ -94,7 +96,8 @@ class HyperpriorCoder:
         headers = [p.header for p in parsed]
         images = [np.empty((h.height, h.width, 3), np.uint8) for h in headers]
         latents = self._decode_latents(parsed)
-        batches = self._batches(self._tile_jobs(headers), lambda job: job.tile.shape, lambda job: job.tile.pixels)
+        tile_jobs = self._tile_jobs(headers, self.limits.tile_side)
+        batches = self._batches(tile_jobs, lambda job: job.tile.shape, lambda job: job.tile.pixels)
         self._each(batches, lambda batch: self._reconstruct_tiles(batch, latents, headers, images))
         return [_gray(image) if h.gray else image for image, h in zip(images, headers, strict=True)]
 
@@ -123,20 +126,35 @@ class HyperpriorCoder:
         batch: Sequence[_TileJob],
         images: Sequence[Pixels],
         headers: Sequence[Header],
-        units: Sequence[dict[tuple[int, int], bytes]],
+        found: Sequence[dict[tuple[int, int], bytes]],
+        effort: int,
     ) -> None:
-        """Analysis and entropy coding of tiles of one shape; adds their units to ``units`` of each image."""
+        """Analysis and entropy coding of tiles of one shape; adds their units to ``found`` of each image."""
         x = np.stack([window_pixels(images[job.image], job.tile) for job in batch])
-        np.bitwise_xor(x, GREY, out=x)  # less GREY, once it is read as int8
+        pixels = torch.from_numpy(x).to(self.device) if effort else None
         quality = self._qualities(batch, headers)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._encode_in_bf16):
-            y = self.model.g_a(torch.from_numpy(x.view(np.int8)).to(self.device), quality)
+        y = self._analyse(x, quality)
         slices = [list(job.tile.unit_slices()) for job in batch]
-        for places in zip(*slices, strict=True):  # the same unit of every tile
-            rows, columns = places[0][1]
-            streams = self.latents.encode(y[:, rows, columns], quality, bf16=self._encode_in_bf16)
-            for job, (place, _), stream in zip(batch, places, streams, strict=True):
-                units[job.image][place] = stream
+        places = list(zip(*slices, strict=True))  # the same unit of every tile
+        units = [self._unit(y, same[0][1], quality) for same in places]
+        if pixels is not None:
+            refine(self.latents, units, x=pixels, y=y.float(), quality=quality, passes=effort, model=self.model)
+        for same, unit in zip(places, units, strict=True):
+            streams = self.latents.encode(unit.symbols, unit.side, quality)
+            for job, (place, _), stream in zip(batch, same, streams, strict=True):
+                found[job.image][place] = stream
+
+    def _analyse(self, x: npt.NDArray[np.uint8], quality: Tensor) -> Tensor:
+        shifted = np.bitwise_xor(x, GREY).view(np.int8)  # x less GREY
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._encode_in_bf16):
+            y: Tensor = self.model.g_a(torch.from_numpy(shifted).to(self.device), quality)
+        return y
+
+    def _unit(self, y: Tensor, place: tuple[slice, slice], quality: Tensor) -> Unit:
+        latents = y[:, *place]
+        side = self.latents.side(latents, quality, bf16=self._encode_in_bf16)
+        values = latents - side.means
+        return Unit(place, side, values, self.latents.quantise(values, side))
 
     def _decode_latents(self, parsed: Sequence[Bitstream]) -> list[Tensor]:
         """ŷ [h, w, M] of every bitstream."""
@@ -212,11 +230,11 @@ class HyperpriorCoder:
                 )
         return parsed
 
-    def _tile_jobs(self, headers: Sequence[Header]) -> list[_TileJob]:
+    def _tile_jobs(self, headers: Sequence[Header], side: int) -> list[_TileJob]:
         return [
             _TileJob(image, tile)
             for image, h in enumerate(headers)
-            for tile in tiles(latent_shape(h.height, h.width), side=self.limits.tile_side, halo=self._halo)
+            for tile in tiles(latent_shape(h.height, h.width), side=side, halo=self._halo)
         ]
 
     def _batches(self, jobs: Sequence[J], shape: Callable[[J], Hashable], pixels: Callable[[J], int]) -> Iterator[list[J]]:

@@ -9,23 +9,42 @@ Shapes: N units of one shape, a × b latent positions, M channels.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from cnnbatch.codec.architecture import Array
 from cnnbatch.codec.hyperprior import HYPER_BLOCK, Hyperprior, HyperpriorSettings
+from cnnbatch.codec.quantisation import Quantiser
 from cnnbatch.codec.scale_net import Z_MAX
-from cnnbatch.rans import SYMBOL_LIMIT, Decoder, Indexes, Symbols, Tables, encode
+from cnnbatch.rans import Decoder, Indexes, Symbols, Tables, encode
 
 LANES_FROM = 1 << 17
 """Units with at least this many latents use four lanes; below, three more states would cost more than they save."""
 
+DISTORTION_WEIGHT = 1.7
+"""Of an error as the quantiser counts it, relative to what it does through the linear bypass: the synthesis was trained on
+the nearest integers. Between 1.4 and 2.0 the loss is within 0.1 % of its least at every quality."""
+
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class Side(NamedTuple):
+    """What an encoder knows of N units before it quantises them."""
+
+    z: Symbols
+    """[N, a/4, b/4, Cz], rounded up."""
+    indexes: Indexes
+    """Scale indexes [N, a, b, M]."""
+    means: Tensor
+    """[N, a, b, M], on the codec's device."""
+    weights: npt.NDArray[np.float32]
+    """[N, M]: bits that the quantiser counts for a squared unit of error."""
 
 
 class LatentCoder:
@@ -37,9 +56,10 @@ class LatentCoder:
         self.settings, self.model, self.tables, self.pool = settings, model, Tables.from_arrays(arrays), pool
         self.offsets = torch.from_numpy(arrays["scale_offset.table"].astype(np.float32))
         self.z_indexes = arrays["z_scale.table"]
+        self.quantiser = Quantiser(self.tables)
 
-    def encode(self, y: Tensor, quality: Tensor, *, bf16: bool) -> list[bytes]:
-        """``y`` [N, a, b, M], ``quality`` [N] in quarter steps exactly → one stream for each unit.
+    def side(self, y: Tensor, quality: Tensor, *, bf16: bool) -> "Side":
+        """``y`` [N, a, b, M], ``quality`` [N] in quarter steps exactly → what codes it.
 
         ``bf16``: h_a alone, whose result is in the stream; what the decoder computes too is never in bf16.
         """
@@ -49,10 +69,18 @@ class LatentCoder:
             z = self.model.h_a(padded.bfloat16() if bf16 else padded, quality)
         z_hat = torch.floor(z.float().clamp(-Z_MAX, Z_MAX) + 0.5)
         indexes, means = self._hyper(z_hat, quality, a, b)
-        r = (y - means).add_(0.5).floor_().clamp_(-SYMBOL_LIMIT, SYMBOL_LIMIT)
-        z_symbols, symbols = (t.to(torch.int16).cpu().numpy() for t in (z_hat, r))
-        units = zip(z_symbols, symbols, indexes.cpu().numpy(), quality.tolist(), strict=True)
-        return self._each(self._encode_unit, units)
+        weights = DISTORTION_WEIGHT * self.model.bits_per_square(quality)
+        return Side(z_hat.to(torch.int16).cpu().numpy(), indexes.cpu().numpy(), means, weights.cpu().numpy())
+
+    def quantise(self, values: Tensor, side: "Side") -> Symbols:
+        """y less its means [N, a, b, M] → symbols, see `cnnbatch.codec.quantisation`."""
+        arrays = values.float().contiguous().cpu().numpy()
+        units = zip(arrays, side.indexes, side.weights, strict=True)
+        return np.stack(self._each(lambda unit: self.quantiser(*unit), units))
+
+    def encode(self, symbols: Symbols, side: "Side", quality: Tensor) -> list[bytes]:
+        """Symbols [N, a, b, M] → one stream for each unit."""
+        return self._each(self._encode_unit, zip(side.z, symbols, side.indexes, quality.tolist(), strict=True))
 
     def decode(self, streams: Sequence[bytes | memoryview], shape: tuple[int, int], quality: Tensor) -> Tensor:
         """Streams of N units of a × b = ``shape`` → ŷ [N, a, b, M]; raises BitstreamError."""

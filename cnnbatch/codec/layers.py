@@ -121,6 +121,64 @@ def blocks(channels: int, count: int, activation: Activation) -> nn.Sequential:
     return nn.Sequential(*(Block(channels, activation) for _ in range(count)))
 
 
+class BorderFilter(nn.Module):
+    """What makes a block transform a lapped one: a 16-tap matrix across every border between blocks, in both directions.
+
+    Before the blocks of the analysis it takes away what two neighbours share, after those of the synthesis its inverse
+    smooths their border (time-domain lapped transform: Tran, Liang, Tu, IEEE Trans. Signal Processing 51(6), 2003, section
+    IV). Both start from the published filters and learn apart. The edge of the picture is left as it is.
+    """
+
+    def __init__(self, *, inverse: bool) -> None:
+        super().__init__()
+        matrix = lapping_matrix(2 * self.REACH)
+        self.weight = nn.Parameter((torch.linalg.inv(matrix) if inverse else matrix).float().contiguous())
+
+    REACH = 8
+    """Pixels on either side of a border: filters of neighbouring borders meet and do not overlap."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, H, W, 3] float32, H and W multiples of 16 → the same shape."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self._across_columns(self._across_rows(x))
+
+    def _across_rows(self, x: Tensor) -> Tensor:
+        n, h, w, c = x.shape
+        inner = x[:, self.REACH : h - self.REACH].reshape(n, -1, 2 * self.REACH, w * c)
+        inner = (self.weight @ inner).reshape(n, -1, w, c)
+        return torch.cat([x[:, : self.REACH], inner, x[:, h - self.REACH :]], 1)
+
+    def _across_columns(self, x: Tensor) -> Tensor:
+        n, h, w, c = x.shape
+        kernel = torch.kron(self.weight, torch.eye(c, device=x.device))  # the colours of a row lie side by side
+        flat = x.reshape(n, h, w * c)
+        edge = c * self.REACH
+        inner = flat[:, :, edge : w * c - edge].reshape(n, h, -1, 2 * edge)
+        inner = F.linear(inner, kernel).reshape(n, h, -1)
+        return torch.cat([flat[:, :, :edge], inner, flat[:, :, w * c - edge :]], 2).reshape(n, h, w, c)
+
+
+LAPPING_SCALE = 1.4
+"""Of the first odd component: the best coding gain for 16 taps and a correlation of 0.95 between neighbours (9.93 dB where
+plain blocks have 9.46), by numerical search."""
+
+
+def lapping_matrix(taps: int) -> Tensor:
+    """[taps, taps] float64, the pre-filter of type III in Tran, Liang, Tu (2003): rows are outputs."""
+    half = taps // 2
+    flip, one = torch.eye(half, dtype=torch.float64).flip(0), torch.eye(half, dtype=torch.float64)
+    k = torch.arange(half, dtype=torch.float64)[:, None]
+    dct_2 = (2 / half) ** 0.5 * torch.cos(math.pi * k * (2 * k.T + 1) / (2 * half))
+    dct_2[0] /= 2**0.5
+    dct_4 = (2 / half) ** 0.5 * torch.cos(math.pi * (2 * k + 1) * (2 * k.T + 1) / (4 * half))
+    scale = torch.ones(half, dtype=torch.float64)
+    scale[0] = LAPPING_SCALE
+    odd = flip @ dct_2.T @ torch.diag(scale) @ dct_4 @ flip
+    butterfly = torch.cat([torch.cat([one, flip], 1), torch.cat([flip, -one], 1)]) / 2**0.5
+    zero = torch.zeros_like(one)
+    return butterfly @ torch.cat([torch.cat([one, zero], 1), torch.cat([zero, odd], 1)]) @ butterfly
+
+
 @torch.no_grad()
 def keep_variance(module: nn.Module, gain: float = 1.0) -> None:
     """Starts every 1×1 layer below ``module`` with outputs as large as its inputs, depthwise layers near the identity.

@@ -32,6 +32,10 @@ MAX_SIDE = 2**31 - 1
 """What the columns width and height hold; only the header of a bomb claims more."""
 
 
+MAX_EFFORT = 100
+"""More than anybody has patience for: after a dozen passes nothing is gained."""
+
+
 class CompressionSettings(BaseModel):
     """How images are coded; the same for every shard of a run."""
 
@@ -46,6 +50,8 @@ class CompressionSettings(BaseModel):
     """Store every input so that it comes back byte for byte; JPEGs as JPEG XL transcodes."""
     min_psnr: float | None = Field(None, gt=0, lt=100)
     """Floor in dB: quality is raised until an image meets it; one that cannot is stored."""
+    effort: int = Field(0, ge=0, le=MAX_EFFORT)
+    """Passes of refinement over the latents of each image: fewer bytes for more time."""
     max_pixels: int = Field(200_000_000, gt=0)
     """Larger images are stored, never decoded."""
     max_source_bytes: int = Field(1 << 30, gt=0, lt=2**31 - 2**20)
@@ -71,7 +77,7 @@ class CompressionSettings(BaseModel):
 
     def policy(self) -> QualityPolicy:
         """For `cnnbatch.stages.quality.code`."""
-        return QualityPolicy(self.quality, self.target_psnr, self.target_bpp, self.min_psnr)
+        return QualityPolicy(self.quality, self.target_psnr, self.target_bpp, self.min_psnr, self.effort)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ REMOVE_SHARDS = 64
 
 _COMPARED = ("key", "source_size", "source_etag", "source_mtime")
 _CODING = ("outcome", "codec_id", "quality")
-_DECISIVE = ("quality", "target_psnr", "target_bpp", "lossless", "min_psnr", "max_pixels")
+_DECISIVE = ("quality", "target_psnr", "target_bpp", "lossless", "min_psnr", "effort", "max_pixels")
 
 
 @dataclass(slots=True)
@@ -79,8 +79,8 @@ class Recoding:
     """What ``--recompress`` takes: rows of another codec or quality than this run's.
 
     A ``cnn`` row is taken if its ``codec_id`` or its ``quality`` is another. Where the row alone does not tell, because it
-    is stored or its quality was searched, it is taken unless its shard's footer names this codec, these settings and this
-    version of cnnbatch. So a run that was killed goes on with what it has not reached, and a finished one finds nothing.
+    is stored, its quality was searched or its latents refined, it is taken unless its shard's footer names this codec, these
+    settings and this version of cnnbatch. So a run that was killed goes on with what it has not reached, and a finished one finds nothing.
     """
 
     codec_id: str
@@ -109,7 +109,7 @@ def coded_otherwise(table: pa.Table, codec_id: str, settings: CompressionSetting
     coded = pc.equal(table.column("outcome"), "cnn")
     if settings.lossless:
         return coded.combine_chunks()
-    searched = (settings.target_psnr, settings.target_bpp, settings.min_psnr) != (None, None, None)
+    searched = (settings.target_psnr, settings.target_bpp, settings.min_psnr, settings.effort) != (None, None, None, 0)
     other = pc.not_equal(table.column("codec_id"), codec_id)
     moved = pa.scalar(True) if searched else pc.not_equal(table.column("quality"), settings.quality)
     return pc.or_(pc.invert(coded), pc.fill_null(pc.or_(other, moved), True)).combine_chunks()

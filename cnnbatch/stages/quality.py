@@ -29,6 +29,7 @@ class QualityPolicy:
     target_psnr_db: float | None = None
     target_bpp: float | None = None
     min_psnr_db: float | None = None
+    effort: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +47,24 @@ def code(codec: Codec, images: Sequence[Pixels], policy: QualityPolicy) -> list[
     if policy.target_psnr_db is not None:
         target = policy.target_psnr_db
         coded = _search(
-            codec, images, policy.quality, lambda c: (c.psnr_db - target) / FIRST_SLOPE_DB, PSNR_TOLERANCE_DB / FIRST_SLOPE_DB
+            codec, images, policy, lambda c: (c.psnr_db - target) / FIRST_SLOPE_DB, PSNR_TOLERANCE_DB / FIRST_SLOPE_DB
         )
     elif policy.target_bpp is not None:
         log_target = math.log(policy.target_bpp)
         coded = _search(
             codec,
             images,
-            policy.quality,
+            policy,
             lambda c: (math.log(c.bpp) - log_target) / FIRST_SLOPE_LOG_BPP,
             BPP_TOLERANCE / FIRST_SLOPE_LOG_BPP,
         )
     else:
-        coded = _probe(codec, images, [policy.quality] * len(images))
-    return coded if policy.min_psnr_db is None else _lift(codec, images, coded, policy.min_psnr_db)
+        coded = _probe(codec, images, [policy.quality] * len(images), policy.effort)
+    return coded if policy.min_psnr_db is None else _lift(codec, images, coded, policy.min_psnr_db, policy.effort)
 
 
-def _probe(codec: Codec, images: Sequence[Pixels], qualities: Sequence[float]) -> list[Coded]:
-    bitstreams = codec.compress(images, qualities)
+def _probe(codec: Codec, images: Sequence[Pixels], qualities: Sequence[float], effort: int) -> list[Coded]:
+    bitstreams = codec.compress(images, qualities, effort=effort)
     decoded = codec.reconstruct(bitstreams)
     return [
         Coded(b, q, psnr_db(image, out), 8 * len(b) / (image.shape[0] * image.shape[1]))
@@ -71,11 +72,11 @@ def _probe(codec: Codec, images: Sequence[Pixels], qualities: Sequence[float]) -
     ]
 
 
-def _lift(codec: Codec, images: Sequence[Pixels], coded: list[Coded], floor_db: float) -> list[Coded]:
+def _lift(codec: Codec, images: Sequence[Pixels], coded: list[Coded], floor_db: float, effort: int) -> list[Coded]:
     """Raises quality step by step wherever an image is below the floor."""
     while low := [i for i, c in enumerate(coded) if c.psnr_db < floor_db and c.quality < MAX_QUALITY]:
         qualities = [min(MAX_QUALITY, coded[i].quality + FLOOR_STEP) for i in low]
-        for i, better in zip(low, _probe(codec, [images[i] for i in low], qualities), strict=True):
+        for i, better in zip(low, _probe(codec, [images[i] for i in low], qualities, effort), strict=True):
             coded[i] = better
     return coded
 
@@ -112,13 +113,13 @@ def _quarter(quality: float) -> float:
 
 
 def _search(
-    codec: Codec, images: Sequence[Pixels], start: float, error: Callable[[Coded], float], tolerance: float
+    codec: Codec, images: Sequence[Pixels], policy: QualityPolicy, error: Callable[[Coded], float], tolerance: float
 ) -> list[Coded]:
     """Probes all images together, each at its own quality, until each is within ``tolerance`` or cannot come nearer."""
     brackets = [_Bracket() for _ in images]
-    pending = dict.fromkeys(range(len(images)), start)
+    pending = dict.fromkeys(range(len(images)), policy.quality)
     for _ in range(MAX_PROBES):
-        probes = _probe(codec, [images[i] for i in pending], list(pending.values()))
+        probes = _probe(codec, [images[i] for i in pending], list(pending.values()), policy.effort)
         tried = dict(pending)
         pending = {}
         for (i, quality), coded in zip(tried.items(), probes, strict=True):

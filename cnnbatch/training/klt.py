@@ -6,19 +6,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnnbatch.codec.hyperprior import BLOCK
+from cnnbatch.codec.hyperprior import BLOCK, GREY
+from cnnbatch.codec.layers import BorderFilter
 from cnnbatch.training.data import Pixels
 
 SUBSAMPLE = 4
 """Every fourth block in each direction is enough: 768 dimensions against about 10⁵ blocks."""
 
 
-def block_klt(pictures: Sequence[Pixels], components: int) -> tuple[Tensor, Tensor]:
-    """(basis [components, 768] with orthonormal rows, standard deviations [components] in grey levels), float32."""
+@torch.no_grad()
+def block_klt(pictures: Sequence[Pixels], components: int, *, border: BorderFilter | None = None) -> tuple[Tensor, Tensor]:
+    """(basis [components, 768] with orthonormal rows, standard deviations [components] in grey levels), float32.
+
+    With ``border`` it is the KLT of what that filter leaves of the pictures.
+    """
     moment = np.zeros((3 * BLOCK**2,) * 2)
     count = 0
     for picture in pictures:
-        blocks = _blocks(picture)
+        blocks = _blocks(picture, border)
         moment += blocks.T @ blocks
         count += len(blocks)
     values, vectors = np.linalg.eigh(moment / count)
@@ -27,7 +32,10 @@ def block_klt(pictures: Sequence[Pixels], components: int) -> tuple[Tensor, Tens
     return torch.from_numpy(vectors[:, order].T.copy()).float(), torch.from_numpy(deviations).float()
 
 
-def _blocks(picture: Pixels) -> np.ndarray:
+def _blocks(picture: Pixels, border: BorderFilter | None) -> np.ndarray:
     h, w = (n // BLOCK for n in picture.shape[:2])
-    grid = picture[: h * BLOCK, : w * BLOCK].reshape(h, BLOCK, w, BLOCK, 3).transpose(0, 2, 1, 3, 4)
-    return grid[::SUBSAMPLE, ::SUBSAMPLE].reshape(-1, 3 * BLOCK**2).astype(np.float64) - 128
+    values = torch.from_numpy(picture[: h * BLOCK, : w * BLOCK].astype(np.float32)) - GREY
+    if border is not None:
+        values = border(values[None])[0]
+    grid = values.numpy().reshape(h, BLOCK, w, BLOCK, 3).transpose(0, 2, 1, 3, 4)
+    return grid[::SUBSAMPLE, ::SUBSAMPLE].reshape(-1, 3 * BLOCK**2).astype(np.float64)

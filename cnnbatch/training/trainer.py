@@ -33,6 +33,8 @@ GRADIENT_NORM = 40.0
 RELATIVE_RATES = {
     "g_a.bypass.": 0.2,
     "g_s.bypass.": 0.2,
+    "g_a.border.": 0.2,
+    "g_s.border.": 0.2,
     "g_a.leave.": 0.12,
     "g_s.leave.": 0.12,
     "scale_net.leave.": 10.0,
@@ -109,7 +111,8 @@ class Trainer:
 
     def _initialise(self) -> None:
         settings = self.model.settings
-        self.model.initialise_from_klt(*block_klt(self.train_pictures, settings.latent_channels))
+        border = self.model.g_a.border if settings.lapped else None
+        self.model.initialise_from_klt(*block_klt(self.train_pictures, settings.latent_channels, border=border))
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
 
     def run(self, on_report: Callable[[Hyperprior, Progress], None] | None = None) -> None:
