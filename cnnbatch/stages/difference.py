@@ -79,8 +79,9 @@ class Recoding:
     """What ``--recompress`` takes: rows of another codec or quality than this run's.
 
     A ``cnn`` row is taken if its ``codec_id`` or its ``quality`` is another. Where the row alone does not tell, because it
-    is stored, its quality was searched or its latents refined, it is taken unless its shard's footer names this codec, these
-    settings and this version of cnnbatch. So a run that was killed goes on with what it has not reached, and a finished one finds nothing.
+    is stored, its quality was searched or its latents refined, it is taken unless its shard's footer names this codec,
+    these settings and this version of cnnbatch. So a run that was killed goes on with what it has not reached, and a
+    finished one finds nothing.
     """
 
     codec_id: str
