@@ -68,6 +68,22 @@ class Picture:
 
         return decode(self.file(), max_pixels=max_pixels).pixels
 
+    def region(self, *, top: int, left: int, height: int, width: int) -> "Pixels":
+        """Part of `image`, of which no more is decoded than needed; errors as there.
+
+        Raises ValueError for a region that is not inside the picture.
+        """
+        if self.row.outcome == "cnn":
+            return self.codecs[self.row.codec_id or ""].reconstruct_region(
+                self.row.payload, top=top, left=left, height=height, width=width
+            )
+        from cnnbatch.codec.architecture import Region
+
+        image = self.image()
+        region = Region(top, left, height, width)
+        region.check(*image.shape[:2])
+        return image[region.within(Region(0, 0, *image.shape[:2]))]
+
     def file(self, format: str = "original") -> bytes:
         """It as a file: ``original`` (a JPEG as 4:4:4 quality 95), ``png``, ``webp`` or ``jpeg``.
 

@@ -33,6 +33,35 @@ M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True)
+class Region:
+    """A rectangle of pixels inside an image."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def check(self, height: int, width: int) -> None:
+        """Raises ValueError unless it has pixels and lies inside an image of ``height`` × ``width``."""
+        inside = self.top + self.height <= height and self.left + self.width <= width
+        if min(self.top, self.left) < 0 or min(self.height, self.width) < 1 or not inside:
+            size = f"{self.width} × {self.height} pixels at column {self.left}, row {self.top}"
+            raise ValueError(f"a region of {size} is not inside an image of {width} × {height}")
+
+    def pieces(self, side: int) -> Iterator["Region"]:
+        """The same pixels in rectangles of at most ``side`` × ``side``."""
+        for top in range(self.top, self.top + self.height, side):
+            for left in range(self.left, self.left + self.width, side):
+                height, width = min(side, self.top + self.height - top), min(side, self.left + self.width - left)
+                yield Region(top, left, height, width)
+
+    def within(self, other: "Region") -> tuple[slice, slice]:
+        """Its rows and columns in an array that holds ``other``."""
+        top, left = self.top - other.top, self.left - other.left
+        return slice(top, top + self.height), slice(left, left + self.width)
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds on memory: a tile's inner side (a multiple of 1024), the pixels of one batch, and of one decoded image.
 
@@ -70,6 +99,9 @@ class Coder(Protocol):
 
     def reconstruct(self, bitstreams: Sequence[bytes]) -> list[Pixels]:
         """Bitstreams → images; raises BitstreamError, which names the damaged one."""
+
+    def reconstruct_region(self, bitstream: bytes, region: Region) -> Pixels:
+        """The pixels of ``region`` as `reconstruct` gives them; raises BitstreamError, and ValueError if it is not inside."""
 
     def shape(self, bitstream: bytes) -> tuple[int, int]:
         """(height, width) of what a bitstream holds, without decoding it; raises BitstreamError."""

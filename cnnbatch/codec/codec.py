@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cnnbatch.codec.architecture import MAX_QUALITY, Coder, Limits, Pixels
+from cnnbatch.codec.architecture import MAX_QUALITY, Coder, Limits, Pixels, Region
 from cnnbatch.codec.file import CodecFile, parse_codec
 
 __all__ = ["DEFAULT_QUALITY", "MAX_QUALITY", "Codec", "Limits", "Pixels", "shipped_codec"]
@@ -86,6 +86,13 @@ class Codec:
     def reconstruct(self, bitstreams: Sequence[bytes]) -> list[Pixels]:
         """Bitstreams → images of the shapes that were compressed; raises BitstreamError, which names the damaged one."""
         return self.coder.reconstruct(bitstreams)
+
+    def reconstruct_region(self, bitstream: bytes, *, top: int, left: int, height: int, width: int) -> Pixels:
+        """Part of an image, as `reconstruct` would give it; only the units of 1024² pixels that it needs are decoded.
+
+        Raises ValueError for a region that is not inside the image, BitstreamError for damage in what it needs.
+        """
+        return self.coder.reconstruct_region(bitstream, Region(top, left, height, width))
 
     def shape(self, bitstream: bytes) -> tuple[int, int]:
         """(height, width) of what a bitstream claims to hold, without decoding it; raises BitstreamError."""

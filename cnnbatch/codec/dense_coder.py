@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cnnbatch.bitstream import QUALITY_STEPS
-from cnnbatch.codec.architecture import Limits, Parsed, Pixels, check_image, naming, quality_steps
+from cnnbatch.codec.architecture import Limits, Parsed, Pixels, Region, check_image, naming, quality_steps
 from cnnbatch.codec.batches import run_or_halve
 from cnnbatch.codec.dense import Dense
 from cnnbatch.codec.dense_context import VALUE_BITS
@@ -69,6 +69,13 @@ class DenseCoder:
     def reconstruct(self, bitstreams: Sequence[bytes]) -> list[Pixels]:
         """See `Coder.reconstruct`."""
         return self._each(len(bitstreams), lambda part: self._reconstruct(bitstreams, part))
+
+    def reconstruct_region(self, bitstream: bytes, region: Region) -> Pixels:
+        """See `Coder.reconstruct_region`; a small picture is decoded whole."""
+        region.check(self.settings.height, self.settings.width)
+        [image] = self.reconstruct([bitstream])
+        rows, columns = region.within(Region(0, 0, *image.shape[:2]))
+        return image[rows, columns]
 
     def shape(self, bitstream: bytes) -> tuple[int, int]:
         """See `Coder.shape`; the codec file says it."""

@@ -87,7 +87,7 @@ def _integer_layers(model: Hyperprior) -> list[tuple[str, IntegerLinear]]:
 
 
 def _float_arrays(model: Hyperprior) -> dict[str, Array]:
-    """Matrices in float16 (their rounding is far below that of a pixel), the rest in float32."""
+    """Matrices in float16, whose rounding is far below that of a pixel; the rest and the last filter in float32."""
     return {name: p.detach().cpu().numpy().astype(_float_dtype(name, p)) for name, p in _float_parameters(model)}
 
 
@@ -96,7 +96,7 @@ def _float_parameters(model: Hyperprior) -> list[tuple[str, torch.nn.Parameter]]
 
 
 def _float_dtype(name: str, parameter: torch.nn.Parameter) -> str:
-    return "<f2" if parameter.ndim >= 2 and not name.endswith(".anchors") else "<f4"
+    return "<f2" if parameter.ndim >= 2 and not name.endswith((".anchors", ".border.weight")) else "<f4"
 
 
 @torch.no_grad()

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from cnnbatch.bitstream import CODEC_PREFIX_BYTES, MAX_PIXELS, MAX_SIDE, UNIT_SIDE, Bitstream, Header, pack, unpack
-from cnnbatch.codec.architecture import Limits, Parsed, Pixels, check_image, naming, quality_steps
+from cnnbatch.codec.architecture import Limits, Parsed, Pixels, Region, check_image, naming, quality_steps
 from cnnbatch.codec.batches import run_or_halve
 from cnnbatch.codec.hyperprior import BLOCK, GREY, PIXEL_UNIT, Hyperprior
 from cnnbatch.codec.latents import LatentCoder
 from cnnbatch.codec.refinement import Unit, refine
-from cnnbatch.codec.tiling import UNIT, Tile, halo, latent_shape, padded_pixels, tiles, window_pixels
+from cnnbatch.codec.tiling import UNIT, Tile, halo, latent_shape, moved, overlap, padded_pixels, tiles, window, window_pixels
 from cnnbatch.errors import BitstreamError, CodecFileError
 
 
@@ -100,6 +100,32 @@ class HyperpriorCoder:
         batches = self._batches(tile_jobs, lambda job: job.tile.shape, lambda job: job.tile.pixels)
         self._each(batches, lambda batch: self._reconstruct_tiles(batch, latents, headers, images))
         return [_gray(image) if h.gray else image for image, h in zip(images, headers, strict=True)]
+
+    def reconstruct_region(self, bitstream: bytes, region: Region) -> Pixels:
+        """See `Coder.reconstruct_region`."""
+        parsed = self._parse(0, bitstream)
+        header = parsed.header
+        region.check(header.height, header.width)
+        image = np.empty((region.height, region.width, 3), np.uint8)
+        for piece in region.pieces(self.limits.tile_side):
+            image[piece.within(region)] = self._reconstruct_piece(parsed, piece)
+        return _gray(image) if header.gray else image
+
+    def _reconstruct_piece(self, parsed: Bitstream, piece: Region) -> Pixels:
+        """[H, W, 3]; its latents, a halo around them, and the units that these lie in."""
+        h = parsed.header
+        rows, columns = window(piece, latent_shape(h.height, h.width), self._halo)
+        shape = (rows.stop - rows.start, columns.stop - columns.start)
+        y_hat = torch.empty((1, *shape, self.file.settings.latent_channels), device=self.device)
+        quality = torch.tensor([h.quality], device=self.device)
+        with torch.inference_mode():
+            for job in _unit_jobs(0, h):
+                common = overlap(rows, job.rows), overlap(columns, job.columns)
+                if all(part.stop > part.start for part in common):
+                    latents = self._decode_units([job], [parsed], quality)
+                    y_hat[0][moved(common, rows, columns)] = latents[0][moved(common, job.rows, job.columns)]
+            pixels: Pixels = self._synthesise(y_hat, quality)[0]
+        return pixels[piece.within(Region(rows.start * BLOCK, columns.start * BLOCK, 0, 0))]
 
     def shape(self, bitstream: bytes) -> tuple[int, int]:
         """See `Coder.shape`."""
@@ -202,14 +228,19 @@ class HyperpriorCoder:
         y_hat = torch.stack(
             [latents[job.image][r.start : r.stop, c.start : c.stop] for job, (r, c) in zip(batch, windows, strict=True)]
         )
-        x_hat = self.model.g_s(y_hat, self._qualities(batch, headers))
-        pixels = x_hat.add_(0.5).clamp_(0, 255).to(torch.uint8).cpu().numpy()
-        for job, (r, c), window in zip(batch, windows, pixels, strict=True):
+        pixels = self._synthesise(y_hat, self._qualities(batch, headers))
+        for job, (r, c), decoded in zip(batch, windows, pixels, strict=True):
             target = images[job.image][
                 r.inner_start * BLOCK : r.inner_stop * BLOCK, c.inner_start * BLOCK : c.inner_stop * BLOCK
             ]
             top, left = (r.inner_start - r.start) * BLOCK, (c.inner_start - c.start) * BLOCK
-            target[:] = window[top : top + target.shape[0], left : left + target.shape[1]]
+            target[:] = decoded[top : top + target.shape[0], left : left + target.shape[1]]
+
+    def _synthesise(self, y_hat: Tensor, quality: Tensor) -> Pixels:
+        """[N, h, w, M] → [N, 16h, 16w, 3]."""
+        x_hat: Tensor = self.model.g_s(y_hat, quality)
+        pixels: Pixels = x_hat.add_(0.5).clamp_(0, 255).to(torch.uint8).cpu().numpy()
+        return pixels
 
     def _header(self, image: Pixels, quality: float) -> Header:
         return Header(image.shape[1], image.shape[0], image.ndim == 2, quality_steps(quality), self._prefix)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnbatch.bitstream import UNIT_SIDE
+from cnnbatch.codec.architecture import Region
 from cnnbatch.codec.hyperprior import BLOCK, HYPER_BLOCK, HyperpriorSettings
 
 UNIT = UNIT_SIDE // BLOCK
@@ -69,8 +70,10 @@ def padded_pixels(rows: int, columns: int) -> int:
 
 def halo(settings: HyperpriorSettings) -> int:
     """Latent positions a pixel or a latent depends on beyond its own, for the deeper of both transforms."""
-    picture = -(-(settings.synthesis_blocks[0] + settings.sees_picture) // 2)
-    return max(picture, *(b16 + -(-b8 // 2) for b8, b16 in (settings.analysis_blocks, settings.synthesis_blocks)))
+    lapped = int(settings.lapped)  # half a block, as far as a convolution at 1/8
+    picture = -(-(settings.synthesis_blocks[0] + settings.sees_picture + lapped) // 2)
+    both = (settings.analysis_blocks, settings.synthesis_blocks)
+    return max(picture, *(b16 + -(-(b8 + lapped) // 2) for b8, b16 in both))
 
 
 def latent_shape(height: int, width: int) -> tuple[int, int]:
@@ -82,6 +85,30 @@ def tiles(shape: tuple[int, int], *, side: int, halo: int) -> list[Tile]:
     """Tiles of an image of ``shape`` latent positions; ``side``: inner pixels of a tile, a multiple of `UNIT_SIDE`."""
     rows, columns = (_spans(length, side // BLOCK, halo) for length in shape)
     return [Tile(row, column) for row in rows for column in columns]
+
+
+def window(region: Region, shape: tuple[int, int], halo: int) -> tuple[slice, slice]:
+    """Rows and columns of the latent positions, out of ``shape``, that the pixels of ``region`` depend on."""
+    starts, lengths = (region.top, region.left), (region.height, region.width)
+    rows, columns = (
+        slice(max(0, start // BLOCK - halo), min(size, -(-(start + length) // BLOCK) + halo))
+        for start, length, size in zip(starts, lengths, shape, strict=True)
+    )
+    return rows, columns
+
+
+def overlap(a: slice, b: slice) -> slice:
+    """What two ranges have in common; nothing if it stops before it starts."""
+    return slice(max(a.start, b.start), min(a.stop, b.stop))
+
+
+def moved(place: tuple[slice, slice], rows: slice, columns: slice) -> tuple[slice, slice]:
+    """``place`` as it is counted in an array that begins at ``rows`` and ``columns``."""
+    vertical, horizontal = place
+    return (
+        slice(vertical.start - rows.start, vertical.stop - rows.start),
+        slice(horizontal.start - columns.start, horizontal.stop - columns.start),
+    )
 
 
 def _spans(length: int, side: int, halo: int) -> list[Span]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from cnnbatch.codec import Codec, Limits
 from cnnbatch.codec.file import dump_codec
 from cnnbatch.codec.hyperprior import Hyperprior, HyperpriorSettings
+from cnnbatch.codec.layers import BorderFilter
 from cnnbatch.training.klt import block_klt
 
 Pixels = npt.NDArray[np.uint8]
@@ -24,6 +25,7 @@ TINY = HyperpriorSettings(
     hyper_width=8,
     activation="hardswish",
     sees_picture=True,
+    lapped=True,
     scale_range=(0.11, 32.0),
 )
 
@@ -32,7 +34,7 @@ def tiny_model(seed: int = 0, settings: HyperpriorSettings = TINY) -> Hyperprior
     """A KLT coder whose learned layers, zero in a new model, are random: every path counts, and neighbours do."""
     torch.manual_seed(seed)
     model = Hyperprior(settings)
-    model.initialise_from_klt(*klt(settings.latent_channels))
+    model.initialise_from_klt(*klt(settings.latent_channels, settings.lapped))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(("project.weight", "leave.weight", "gain.anchors")):
@@ -43,8 +45,9 @@ def tiny_model(seed: int = 0, settings: HyperpriorSettings = TINY) -> Hyperprior
 
 
 @cache
-def klt(components: int) -> tuple[Tensor, Tensor]:
-    return block_klt([picture(128, 192, seed=n) for n in range(3)], components)
+def klt(components: int, lapped: bool) -> tuple[Tensor, Tensor]:
+    border = BorderFilter(inverse=False) if lapped else None
+    return block_klt([picture(128, 192, seed=n) for n in range(3)], components, border=border)
 
 
 @cache

@@ -5,7 +5,16 @@ import torch
 from torch import nn
 
 from cnnbatch.codec.hyperprior import _patches, _without_local_mean
-from cnnbatch.codec.layers import ACTIVATIONS, Activation, Block, depth_to_space, keep_variance, space_to_depth
+from cnnbatch.codec.layers import (
+    ACTIVATIONS,
+    Activation,
+    Block,
+    BorderFilter,
+    depth_to_space,
+    keep_variance,
+    lapping_matrix,
+    space_to_depth,
+)
 from cnnbatch.codec.scale_net import soft_clamp
 from cnnbatch.training.trainer import FAN_IN, _relative_rate
 
@@ -14,6 +23,53 @@ from cnnbatch.training.trainer import FAN_IN, _relative_rate
 def test_a_new_block_is_the_identity(activation: Activation) -> None:
     x = torch.randn(1, 4, 5, 8)
     torch.testing.assert_close(Block(8, activation)(x), x)
+
+
+def test_the_border_filters_undo_each_other() -> None:
+    x = torch.randn(2, 64, 48, 3, generator=torch.manual_seed(0))
+    with torch.no_grad():
+        filtered = BorderFilter(inverse=False)(x)
+        back = BorderFilter(inverse=True)(filtered)
+    torch.testing.assert_close(back, x)
+    assert not torch.allclose(filtered[:, 8:-8, 8:-8], x[:, 8:-8, 8:-8], atol=0.1)
+    assert torch.equal(filtered[:, :8, :8], x[:, :8, :8])
+
+
+def test_the_border_filter_leaves_a_flat_picture_flat() -> None:
+    x = torch.full((1, 32, 32, 3), 77.0)
+    torch.testing.assert_close(BorderFilter(inverse=False)(x), x)
+
+
+def test_a_border_filter_sees_eight_pixels_on_each_side_of_a_border() -> None:
+    x = torch.zeros(1, 48, 48, 3)
+    x[0, 24, 24] = 1  # the last pixel that the borders at 16 know
+    changed = BorderFilter(inverse=False)(x)[0].detach().abs().sum(-1) > 1e-7
+    assert changed.any(1).nonzero().flatten().tolist() == list(range(24, 40))
+    assert changed.any(0).nonzero().flatten().tolist() == list(range(24, 40))
+
+
+def test_lapping_has_the_coding_gain_it_is_for() -> None:
+    """Of a first-order process of correlation 0.95, in dB: DCT of 16 points 9.46, lapped 9.93."""
+    assert coding_gain_db(torch.eye(16, dtype=torch.float64)) == pytest.approx(9.455, abs=0.01)
+    assert coding_gain_db(lapping_matrix(16)) == pytest.approx(9.926, abs=0.01)
+
+
+def coding_gain_db(border: torch.Tensor, blocks: int = 5) -> float:
+    size, taps = 16 * blocks, len(border)
+    k = torch.arange(16, dtype=torch.float64)
+    dct = torch.cos(torch.pi * k[:, None] * (2 * k + 1) / 32) / 8**0.5
+    dct[0] /= 2**0.5
+    filters = torch.eye(size, dtype=torch.float64)
+    for place in range(16, size, 16):
+        inner = slice(place - taps // 2, place + taps // 2)
+        filters[inner, inner] = border
+    analysis = torch.block_diag(*[dct] * blocks) @ filters
+    samples = torch.arange(size, dtype=torch.float64)
+    covariance = 0.95 ** (samples[:, None] - samples).abs()
+    middle = slice(32, 48)
+    variances = (analysis @ covariance @ analysis.T).diagonal()[middle]
+    norms = torch.linalg.inv(analysis).square().sum(0)[middle]
+    return float(-10 * torch.log10(variances * norms).mean())
 
 
 def test_the_activations_have_nearly_one_shape() -> None:

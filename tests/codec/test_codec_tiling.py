@@ -66,10 +66,12 @@ def test_a_window_repeats_the_last_pixel(height: int, width: int, gray: bool) ->
     assert (window == (expected[..., None] if gray else expected)).all()
 
 
+@pytest.mark.parametrize(("lapped", "blocks_8"), [(True, 3), (False, 4)])
 @pytest.mark.parametrize("transform", ["analysis", "synthesis"])
-def test_the_halo_is_just_wide_enough(transform: str) -> None:
+def test_the_halo_is_just_wide_enough(transform: str, lapped: bool, blocks_8: int) -> None:
     """A model whose both transforms need the whole halo sees nothing beyond it, and something up to it."""
-    settings = TINY.model_copy(update={"analysis_blocks": (3, 1), "synthesis_blocks": (3, 1)})
+    blocks = {"analysis_blocks": (blocks_8, 1), "synthesis_blocks": (blocks_8, 1)}
+    settings = TINY.model_copy(update={"lapped": lapped, **blocks})
     assert halo(settings) == 3
     model, quality = tiny_model(settings=settings), torch.tensor([40.0])
     assert difference(model, quality, transform, distance=3) > 1e-5
