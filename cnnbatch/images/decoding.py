@@ -70,6 +70,8 @@ def decode(data: bytes, *, max_pixels: int) -> DecodedImage:
             pixels, mode = imagecodecs.jpeg8_decode(data), header.mode
         elif header.format == "webp":
             pixels, mode = imagecodecs.webp_decode(data, hasalpha=header.mode == "RGBA"), header.mode
+        elif header.format == "png" and (tiny := png.read_tiny(data, header)) is not None:
+            pixels, mode = tiny, header.mode
         else:
             pixels, mode, found = _pillow(data, found)
     if pixels.shape[:2] != (header.height, header.width):
@@ -148,6 +150,8 @@ def _array(image: Image.Image, header: ImageHeader) -> Pixels:
 def _split(pixels: Pixels) -> tuple[Pixels, Pixels | None]:
     """Colour [H, W] or [H, W, 3], contiguous and writable (torch warns of others), and alpha [H, W] or None."""
     if pixels.ndim == 2 or pixels.shape[2] == 3:
+        if pixels.flags.c_contiguous and pixels.flags.writeable:  # `np.require` needs as long as a tiny picture takes to decode
+            return pixels, None
         return np.require(pixels, requirements=("C", "W")), None
     colour = pixels[..., 0] if pixels.shape[2] == 2 else pixels[..., :3]
     return np.require(colour, requirements=("C", "W")), pixels[..., -1]

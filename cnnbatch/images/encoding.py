@@ -100,6 +100,9 @@ def _jpeg(samples: Pixels, image: DecodedImage, words: Words) -> bytes:
 
 
 def _png(samples: Pixels, image: DecodedImage, words: Words) -> bytes:
+    plain = image.exif is None and image.icc is None and image.xmp is None and not words and not _is_bilevel(samples, image)
+    if plain and (samples.ndim == 2 or samples.shape[2] == 3) and (tiny := png.write_tiny(samples)) is not None:
+        return tiny
     info = PngInfo()
     for name, size in png.COLOUR_CHUNKS.items():
         if _is_hex(words.get(name, ""), size):

@@ -35,6 +35,15 @@ MAX_SIDE = 2**31 - 1
 MAX_EFFORT = 100
 """More than anybody has patience for: after a dozen passes nothing is gained."""
 
+PSNR_STEPS = 128
+"""Of a dB, to which the column psnr_db is rounded: what is finer is noise of the machine, and two bytes a row."""
+
+TINY_BYTES = 4096
+TINY_TOGETHER = 64
+"""Files of at most `TINY_BYTES` that one thread decodes one after the other, up to `TINY_PIXELS`."""
+
+TINY_PIXELS = 1 << 18
+
 
 class CompressionSettings(BaseModel):
     """How images are coded; the same for every shard of a run."""
@@ -165,7 +174,7 @@ class ShardCompressor:
 
     def stored_row(self, info: ObjectInfo, data: bytes, reason: str) -> ArchiveRow:
         """A row that keeps the file verbatim; looks at nothing inside it."""
-        columns = self._columns_of(_Source(info, data), data, header=("unknown", None, None))
+        columns = self._columns_of(_Source(info, data), data, at=datetime.now(UTC), header=("unknown", None, None))
         return ArchiveRow(**columns, outcome="store", reason=reason, payload_coding="verbatim")
 
     def row(self, info: ObjectInfo, data: bytes) -> ArchiveRow:
@@ -196,17 +205,14 @@ class ShardCompressor:
             max_bytes=max(s.fetch_bytes, min(s.max_source_bytes, max((info.size for info in inputs), default=0))),
             concurrency=s.fetch_concurrency,
         )
-        ahead: deque[Future[_Source]] = deque()
+        ahead: deque[Future[_Decoded]] = deque()
         with ThreadPoolExecutor(s.decode_threads, thread_name_prefix="decode") as pool:
-            for info, body in fetched:
-                if isinstance(body, Unreadable):
-                    failures.append(Failure.of(info.key, "read", body))
-                    continue
-                ahead.append(pool.submit(self._decode_watched, info, body))
+            for together in _tiny_together(fetched, failures):
+                ahead.append(pool.submit(self._decode_together, together))
                 while len(ahead) > s.decode_threads or _pixels_ready(ahead) > s.batch_pixels:
-                    yield ahead.popleft().result()
+                    yield from self._decoded(ahead.popleft())
             while ahead:
-                yield ahead.popleft().result()
+                yield from self._decoded(ahead.popleft())
 
     def _of_bearable_size(self, inputs: Iterable[ObjectInfo], failures: list[Failure]) -> Iterator[ObjectInfo]:
         for info in inputs:
@@ -215,6 +221,23 @@ class ShardCompressor:
                 failures.append(Failure.of(info.key, "read", error))
             else:
                 yield info
+
+    def _decode_together(self, files: Sequence[tuple[ObjectInfo, bytes]]) -> "_Decoded":
+        """Files of few bytes may have many pixels: from there on they are left for later."""
+        sources: list[_Source] = []
+        pixels = 0
+        for info, data in files:
+            if pixels > TINY_PIXELS:
+                break
+            sources.append(self._decode_watched(info, data))
+            pixels += sources[-1].pixels
+        return sources, files[len(sources) :]
+
+    def _decoded(self, future: "Future[_Decoded]") -> Iterator[_Source]:
+        sources, left = future.result()
+        yield from sources
+        for info, data in left:
+            yield self._decode_watched(info, data)
 
     def _decode_watched(self, info: ObjectInfo, data: bytes) -> _Source:
         with self.watch(info):
@@ -246,18 +269,19 @@ class ShardCompressor:
     def _rows(self, batch: Sequence[_Source]) -> list[ArchiveRow]:
         images = [source.image.pixels for source in batch if source.image is not None]
         coded = iter(code(self.codec, images, self.settings.policy()) if images else ())
-        return [self._row(source, None if source.image is None else next(coded)) for source in batch]
+        at = datetime.now(UTC)  # one moment for all: of tiny pictures its digits would count
+        return [self._row(source, None if source.image is None else next(coded), at) for source in batch]
 
-    def _row(self, source: _Source, coded: Coded | None) -> ArchiveRow:
+    def _row(self, source: _Source, coded: Coded | None, at: datetime) -> ArchiveRow:
         image, stored = source.image, source.stored
         if image is not None and coded is not None:
             reason = self._why_not(source, image, coded)
             if reason is None:
-                return self._cnn_row(source, image, coded)
+                return self._cnn_row(source, image, coded, at)
             stored = _store(source.data, reason)
         assert stored is not None  # a source has pixels or is stored
         return ArchiveRow(
-            **self._columns_of(source, stored.payload),
+            **self._columns_of(source, stored.payload, at=at),
             outcome="store",
             reason=stored.reason,
             payload_coding=stored.coding,
@@ -270,9 +294,9 @@ class ShardCompressor:
         metadata = sum(len(blob) for blob in (image.alpha, image.exif, image.icc, image.xmp) if blob)
         return "not-smaller" if len(coded.bitstream) + metadata >= len(source.data) else None
 
-    def _cnn_row(self, source: _Source, image: DecodedImage, coded: Coded) -> ArchiveRow:
+    def _cnn_row(self, source: _Source, image: DecodedImage, coded: Coded, at: datetime) -> ArchiveRow:
         return ArchiveRow(
-            **self._columns_of(source, coded.bitstream),
+            **self._columns_of(source, coded.bitstream, at=at),
             mode=image.mode,
             exif=image.exif,
             icc=image.icc,
@@ -282,10 +306,10 @@ class ShardCompressor:
             payload_coding="cnn",
             codec_id=self.codec.id,
             quality=coded.quality,
-            psnr_db=coded.psnr_db,
+            psnr_db=round(coded.psnr_db * PSNR_STEPS) / PSNR_STEPS,
         )
 
-    def _columns_of(self, source: _Source, payload: bytes, *, header: "_Header | None" = None) -> dict[str, Any]:
+    def _columns_of(self, source: _Source, payload: bytes, *, at: datetime, header: "_Header | None" = None) -> dict[str, Any]:
         """The columns that rows of both outcomes have; ``header`` where the file must not be looked into."""
         format_, width, height = header or _header_of(source)
         return {
@@ -297,7 +321,7 @@ class ShardCompressor:
             "source_format": format_,
             "width": width,
             "height": height,
-            "ingested_at": datetime.now(UTC),
+            "ingested_at": at,
             "run_id": self.run_id,
             "payload_sha256": hashlib.sha256(payload).digest(),
             "payload": payload,
@@ -309,8 +333,31 @@ def unwatched(info: ObjectInfo) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def _pixels_ready(ahead: Iterable[Future[_Source]]) -> int:
-    return sum(future.result().pixels for future in ahead if future.done())
+def _tiny_together(
+    fetched: Iterable[tuple[ObjectInfo, bytes | Unreadable]], failures: list[Failure]
+) -> Iterator[list[tuple[ObjectInfo, bytes]]]:
+    """What was read, tiny files by the dozen: handing one to a thread takes longer than decoding it."""
+    tiny: list[tuple[ObjectInfo, bytes]] = []
+    for info, body in fetched:
+        if isinstance(body, Unreadable):
+            failures.append(Failure.of(info.key, "read", body))
+        elif len(body) > TINY_BYTES:
+            yield [(info, body)]
+        else:
+            tiny.append((info, body))
+            if len(tiny) == TINY_TOGETHER:
+                yield tiny
+                tiny = []
+    if tiny:
+        yield tiny
+
+
+_Decoded = tuple[list[_Source], Sequence[tuple[ObjectInfo, bytes]]]
+"""Files that were decoded together, and those that are left."""
+
+
+def _pixels_ready(ahead: Iterable[Future[_Decoded]]) -> int:
+    return sum(source.pixels for future in ahead if future.done() for source in future.result()[0])
 
 
 def _store(data: bytes, reason: str) -> _Stored:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,13 @@ from cnnbatch.storage import Store
 FORMATS: Final = ("original", "png", "webp", "jpeg")
 _OF_THE_KEY: Final = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
 """What a file system says of one name: another key is in the way (``a`` and ``a/b``), or it has no such names."""
+
+WRITE_TOGETHER = 64
+WRITE_BYTES = 1 << 18
+"""Decoded; what is larger is written as soon as it is encoded."""
+
+_Image = tuple[ArchiveRow, Pixels | None]
+"""A row and its pixels; None: it was stored."""
 
 MARKS = ".cnnbatch-reconstruct"
 """Folder below the destination with one mark a finished shard, until the whole job is done."""
@@ -59,8 +67,8 @@ class ShardReconstructor:
         with ThreadPoolExecutor(self.settings.write_threads, thread_name_prefix="write") as pool:
             for batch in self._batches(self._rows(task, failures)):
                 decoded = self._decode(batch, failures)
-                outputs = pool.map(self._write, [row for row, _ in decoded], [image for _, image in decoded])
-                for row, size in zip([row for row, _ in decoded], outputs, strict=True):
+                outputs = chain.from_iterable(pool.map(self._write, _small_together(decoded)))
+                for (row, _), size in zip(decoded, outputs, strict=True):
                     if isinstance(size, Failure):
                         failures.append(size)
                         continue
@@ -118,18 +126,48 @@ class ShardReconstructor:
                     decoded.append((row, image))
         return decoded
 
-    def _write(self, row: ArchiveRow, pixels: Pixels | None) -> int | Failure:
-        """Writes one file; returns its size."""
-        try:
-            data = restore_file(row, pixels, format=self.settings.format)
-            self.destination.put(output_key(row, self.settings.format), data)
-        except (ImageError, UsageError) as error:
-            return Failure.of(row.key, "write", error)
-        except StorageError as error:
-            if getattr(error.__cause__, "errno", None) not in _OF_THE_KEY:
-                raise
-            return Failure.of(row.key, "write", error)
+    def _write(self, images: Sequence[_Image]) -> list[int | Failure]:
+        """Writes one file for each; returns their sizes."""
+        format_ = self.settings.format
+        files = [_restored(row, pixels, format_) for row, pixels in images]
+        items = [
+            (output_key(row, format_), data) for (row, _), data in zip(images, files, strict=True) if isinstance(data, bytes)
+        ]
+        refusals = iter(self.destination.put_many(items))
+        return [
+            data if isinstance(data, Failure) else _written(row, data, next(refusals))
+            for (row, _), data in zip(images, files, strict=True)
+        ]
+
+
+def _small_together(images: Iterable[_Image]) -> Iterator[list[_Image]]:
+    """In parts that are written together: many small ones, or a large one alone."""
+    part: list[_Image] = []
+    size = 0
+    for row, pixels in images:
+        part.append((row, pixels))
+        size += len(row.payload) if pixels is None else pixels.nbytes
+        if size > WRITE_BYTES or len(part) == WRITE_TOGETHER:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _restored(row: ArchiveRow, pixels: Pixels | None, format: str) -> bytes | Failure:
+    try:
+        return restore_file(row, pixels, format=format)
+    except ImageError as error:
+        return Failure.of(row.key, "write", error)
+
+
+def _written(row: ArchiveRow, data: bytes, refusal: UsageError | StorageError | None) -> int | Failure:
+    """Its size, or what kept ``data`` from being written; raises what is no fault of this row."""
+    if refusal is None:
         return len(data)
+    if isinstance(refusal, StorageError) and getattr(refusal.__cause__, "errno", None) not in _OF_THE_KEY:
+        raise refusal
+    return Failure.of(row.key, "write", refusal)
 
 
 def _pixels(row: ArchiveRow) -> int:

@@ -3,8 +3,8 @@
 import fcntl
 import os
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +16,54 @@ def replace_file(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     with _temporary_beside(path, fill) as temporary:
         temporary.replace(path)
         sync_folder(path.parent)
+
+
+def replace_files(files: Sequence[tuple[Path, Callable[[BinaryIO], object]]]) -> list[OSError | None]:
+    """Like `replace_file` for each, in folders that are there; returns for each what kept it from being written.
+
+    All are written before the first is synced, and each folder is synced once: a file system makes most of them durable
+    together then (ext4: one commit of its journal for dozens of files). As many files as that are open at once.
+    """
+    errors: dict[int, OSError] = {}
+    temporaries = [_temporary_in(path.parent) for path, _ in files]
+    opened: dict[int, BinaryIO] = {}
+
+    def write(number: int) -> None:
+        file = opened[number] = temporaries[number].open("xb")
+        files[number][1](file)
+        file.flush()
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # Linux starts to write what it is told to forget
+
+    def sync(number: int) -> None:
+        os.fsync(opened[number].fileno())
+
+    def rename(number: int) -> None:
+        temporaries[number].replace(files[number][0])
+
+    renamed: list[int] = []
+    try:
+        for step in (write, sync, rename):
+            renamed = _attempt(step, len(files), errors)
+        for folder in {files[number][0].parent for number in renamed}:
+            sync_folder(folder)
+    finally:
+        for number, file in opened.items():
+            with suppress(OSError):  # what could not be flushed is among the errors already
+                file.close()
+            if number not in renamed:
+                temporaries[number].unlink(missing_ok=True)
+    return [errors.get(number) for number in range(len(files))]
+
+
+def _attempt(step: Callable[[int], None], count: int, errors: dict[int, OSError]) -> list[int]:
+    """Takes ``step`` with the numbers that have no error yet; returns those that still have none."""
+    for number in range(count):
+        if number not in errors:
+            try:
+                step(number)
+            except OSError as error:
+                errors[number] = error
+    return [number for number in range(count) if number not in errors]
 
 
 def create_file(path: Path, fill: Callable[[BinaryIO], object]) -> bool:
@@ -51,8 +99,8 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _temporary_beside(path: Path, fill: Callable[[BinaryIO], object]) -> Iterator[Path]:
-    _make_folders(path.parent)
-    temporary = path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+    make_folders(path.parent)
+    temporary = _temporary_in(path.parent)
     try:
         with temporary.open("xb") as file:
             fill(file)
@@ -63,7 +111,12 @@ def _temporary_beside(path: Path, fill: Callable[[BinaryIO], object]) -> Iterato
         temporary.unlink(missing_ok=True)
 
 
-def _make_folders(folder: Path) -> None:
+def _temporary_in(folder: Path) -> Path:
+    return folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+
+
+def make_folders(folder: Path) -> None:
+    """Make ``folder`` and those above it where they are missing, durably."""
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for parent in missing:

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,9 +11,9 @@ from typing import Any
 import fsspec
 
 from cnnbatch.errors import StorageError, Unreadable, UsageError
-from cnnbatch.storage.interface import ObjectInfo
+from cnnbatch.storage.interface import ObjectInfo, Refusal
 from cnnbatch.storage.keys import require_safe_key
-from cnnbatch.storage.many import Outcome, read_many
+from cnnbatch.storage.many import Outcome, put_each, read_many
 from cnnbatch.storage.urls import parse_url
 
 logging.getLogger("fsspec.http").setLevel(logging.INFO)  # at DEBUG it writes every URL, signatures in its query too
@@ -111,6 +111,9 @@ class FsspecStore:
         path = self._writable(key)
         with self._faults("write", key):
             self._fs.pipe_file(path, data)
+
+    def put_many(self, items: Sequence[tuple[str, bytes]]) -> Sequence[Refusal | None]:
+        return put_each(self.put, items)
 
     def put_file(self, key: str, path: Path) -> None:
         target = self._writable(key)

@@ -1,12 +1,12 @@
 """What a store is: objects under keys, below one URL."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-from cnnbatch.errors import Unreadable
+from cnnbatch.errors import StorageError, Unreadable, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,10 @@ class ObjectInfo:
     etag: str | None = None
     mtime: datetime | None = None
     fault: str | None = None
+
+
+Refusal = StorageError | UsageError
+"""Why an object was not written."""
 
 
 class Store(Protocol):
@@ -102,6 +106,12 @@ class Store(Protocol):
 
     def put(self, key: str, data: bytes) -> None:
         """Write a whole object: readers see the old bytes or the new ones, and it is durable on return."""
+
+    def put_many(self, items: Sequence[tuple[str, bytes]]) -> Sequence[Refusal | None]:
+        """Like `put` for each key and its data; returns for each what `put` would raise. All are durable on return.
+
+        On a local disk far cheaper than one after the other. More than a few MB at a time bring nothing.
+        """
 
     def put_file(self, key: str, path: Path) -> None:
         """Write a local file's bytes as an object, like `put`, without holding it in memory."""

@@ -5,18 +5,24 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
 from cnnbatch.errors import StorageError, Unreadable, UsageError
-from cnnbatch.storage.durable import create_file, locked_folder, replace_file, sync_folder
-from cnnbatch.storage.interface import ObjectInfo
-from cnnbatch.storage.keys import TEMPORARY_PREFIX, safe_join
+from cnnbatch.storage.durable import create_file, locked_folder, make_folders, replace_file, replace_files, sync_folder
+from cnnbatch.storage.interface import ObjectInfo, Refusal
+from cnnbatch.storage.keys import TEMPORARY_PREFIX, require_safe_key, safe_join
 from cnnbatch.storage.many import Outcome, read_many
+
+READ_TOGETHER = 64
+"""Tiny files that one thread reads in a row."""
+
+WRITE_TOGETHER = 64
+"""Files that are written before the first of them is synced; a process may have 1,024 open, and writes with 8 threads."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _GONE = (FileNotFoundError, NotADirectoryError)
@@ -90,7 +96,7 @@ class LocalStore:
             raise StorageError(f"cannot read {self.url}/{info.key}: {error.strerror}") from error
 
     def get_many(self, infos: Iterable[ObjectInfo], *, max_bytes: int, concurrency: int) -> Iterator[Outcome]:
-        return read_many(self.get, infos, max_bytes=max_bytes, concurrency=concurrency)
+        return read_many(self.get, infos, max_bytes=max_bytes, concurrency=concurrency, together=READ_TOGETHER)
 
     def read(self, key: str) -> bytes:
         with self._faults("read", key):
@@ -111,6 +117,10 @@ class LocalStore:
     def put(self, key: str, data: bytes) -> None:
         with self._faults("write", key):
             replace_file(safe_join(self._root, key), _writes(data))
+
+    def put_many(self, items: Sequence[tuple[str, bytes]]) -> Sequence[Refusal | None]:
+        parts = (items[first : first + WRITE_TOGETHER] for first in range(0, len(items), WRITE_TOGETHER))
+        return [outcome for part in parts for outcome in self._put_together(part)]
 
     def put_file(self, key: str, path: Path) -> None:
         with self._faults("write", key), path.open("rb") as source:
@@ -150,14 +160,43 @@ class LocalStore:
                 path.unlink(missing_ok=True)
         return len(found)
 
+    def _put_together(self, items: Sequence[tuple[str, bytes]]) -> Sequence[Refusal | None]:
+        outcomes: list[Refusal | None] = [None] * len(items)
+        ready: set[Path] = set()
+        files: dict[int, tuple[Path, Callable[[BinaryIO], object]]] = {}
+        for number, (key, data) in enumerate(items):
+            try:
+                files[number] = self._ready_path(key, ready), _writes(data)
+            except (StorageError, UsageError) as error:
+                outcomes[number] = error
+        with self._faults("write"):
+            faults = replace_files(list(files.values()))
+        for number, fault in zip(files, faults, strict=True):
+            if fault is not None:
+                outcomes[number] = _not_written(f"{self.url}/{items[number][0]}", fault)
+        return outcomes
+
+    def _ready_path(self, key: str, ready: set[Path]) -> Path:
+        """Where to write ``key``, as `safe_join` allows it; its folder is made, unless it is among those ``ready`` already."""
+        require_safe_key(key)
+        path = self._root / key
+        if path.parent not in ready:
+            with self._faults("write", key):
+                make_folders(safe_join(self._root, key).parent)
+            ready.add(path.parent)
+        return path
+
     @cached_property
     def _real_root(self) -> str:
         return os.path.realpath(self._root)
 
     def _get_unchanged(self, info: ObjectInfo) -> bytes:
-        with self._inside(info.key).open("rb") as file:
-            data = file.read(info.size + 1) if _is_as_listed(file, info) else b""
-            same = len(data) == info.size and _is_as_listed(file, info)  # again: it may be written while it is read
+        descriptor = self._open(info.key)
+        try:
+            data = _read(descriptor, info.size + 1) if _is_as_listed(descriptor, info) else b""
+            same = len(data) == info.size and _is_as_listed(descriptor, info)  # again: it may be written while it is read
+        finally:
+            os.close(descriptor)
         if not same:
             raise Unreadable("changed", f"{info.key}: the file changed after it was listed")
         return data
@@ -185,12 +224,23 @@ class LocalStore:
 
     def _inside(self, key: str) -> Path:
         """The path to read ``key`` from: odd names may be read, but never from outside the root."""
-        if "\0" in key or not {"", ".", ".."}.isdisjoint(key.split("/")):
-            raise UsageError(f"not a key: {key[:200]!r}")
+        _refuse_odd(key)
         path = self._root / key
         if not self._contains(str(path)):
             raise OSError(errno.ELOOP, "a symbolic link leads out of the folder")
         return path
+
+    def _open(self, key: str) -> int:
+        """What `_inside` gives, open. Looking at each folder on the way takes longer than reading a small file, and is only
+        needed where one of them is a link: the system says afterwards whether the way led elsewhere."""
+        _refuse_odd(key)
+        path = f"{self._real_root.rstrip('/')}/{key}"
+        with suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            if _path_of(descriptor) == path:
+                return descriptor
+            os.close(descriptor)
+        return os.open(self._inside(key), os.O_RDONLY | os.O_CLOEXEC)
 
     def _leads_inside(self, link: Path) -> bool:
         return link.exists() and self._contains(str(link))
@@ -206,7 +256,7 @@ class LocalStore:
             yield
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             if action == "write":
-                raise StorageError(f"cannot write {where}: {error.strerror}") from error
+                raise _not_written(where, error) from error
             raise FileNotFoundError(errno.ENOENT, "no such object", where) from error
         except PermissionError as error:
             if action == "list":
@@ -216,12 +266,39 @@ class LocalStore:
             raise StorageError(f"cannot {action} {where}: {error.strerror}") from error
 
 
+def _not_written(where: str, error: OSError) -> StorageError:
+    refusal = StorageError(f"cannot write {where}: {error.strerror}")
+    refusal.__cause__ = error
+    return refusal
+
+
 def _writes(data: bytes) -> Callable[[BinaryIO], object]:
     return lambda file: file.write(data)
 
 
-def _is_as_listed(file: BinaryIO, info: ObjectInfo) -> bool:
-    status = os.fstat(file.fileno())
+def _refuse_odd(key: str) -> None:
+    if "\0" in key or not {"", ".", ".."}.isdisjoint(key.split("/")):
+        raise UsageError(f"not a key: {key[:200]!r}")
+
+
+def _path_of(descriptor: int) -> str | None:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 (a Path takes as long as reading the file)
+    except OSError:
+        return None
+
+
+def _read(descriptor: int, length: int) -> bytes:
+    """Up to ``length`` bytes, less only at the end of the file."""
+    data = os.read(descriptor, length)
+    parts = [data]
+    while data and (length := length - len(data)):  # the system reads 2 GiB at most in one call
+        parts.append(data := os.read(descriptor, length))
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _is_as_listed(descriptor: int, info: ObjectInfo) -> bool:
+    status = os.fstat(descriptor)
     return status.st_size == info.size and info.mtime in {None, _mtime(status)}
 
 

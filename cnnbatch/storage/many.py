@@ -1,37 +1,73 @@
-"""Reading many objects at once, bounded by bytes and by requests."""
+"""Reading many objects at once, bounded by bytes and by requests, and writing many."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 
-from cnnbatch.errors import Unreadable
-from cnnbatch.storage.interface import ObjectInfo
+from cnnbatch.errors import StorageError, Unreadable, UsageError
+from cnnbatch.storage.interface import ObjectInfo, Refusal
 
 Outcome = tuple[ObjectInfo, bytes | Unreadable]
 
+GROUP_BYTES = 1 << 18
+"""Of objects that one thread reads after the other: handing over each alone costs more than reading a tiny file."""
+
 
 def read_many(
-    get: Callable[[ObjectInfo], bytes], infos: Iterable[ObjectInfo], *, max_bytes: int, concurrency: int
+    get: Callable[[ObjectInfo], bytes],
+    infos: Iterable[ObjectInfo],
+    *,
+    max_bytes: int,
+    concurrency: int,
+    together: int = 1,
 ) -> Iterator[Outcome]:
-    """Call ``get`` in threads; see `Store.get_many`. Errors other than `Unreadable` end the iteration."""
-    done: SimpleQueue[Future[Outcome]] = SimpleQueue()
+    """Call ``get`` in threads; see `Store.get_many`. Errors other than `Unreadable` end the iteration.
+
+    Up to ``together`` small objects in a row are read by one thread: right where a request takes no longer than a call.
+    """
+    done: SimpleQueue[Future[list[Outcome]]] = SimpleQueue()
     pool = ThreadPoolExecutor(concurrency, thread_name_prefix="cnnbatch-read")
     count = held = 0  # submitted and not yet handed out
     try:
-        for info in infos:
-            if info.size > max_bytes:
-                yield info, Unreadable("too-large", f"{info.size} bytes, more than the {max_bytes} allowed")
+        for group in _groups(infos, together, min(GROUP_BYTES, max_bytes)):
+            size = _size(group)
+            if size > max_bytes:  # an object alone
+                yield group[0], Unreadable("too-large", f"{size} bytes, more than the {max_bytes} allowed")
                 continue
-            while count and (held + info.size > max_bytes or count >= 2 * concurrency or not done.empty()):
-                outcome = done.get().result()
-                count, held = count - 1, held - outcome[0].size
-                yield outcome
-            pool.submit(_outcome, get, info).add_done_callback(done.put)
-            count, held = count + 1, held + info.size
+            while count and (held + size > max_bytes or count >= 2 * concurrency or not done.empty()):
+                outcomes = done.get().result()
+                count, held = count - 1, held - _size(info for info, _ in outcomes)
+                yield from outcomes
+            pool.submit(_outcomes, get, group).add_done_callback(done.put)
+            count, held = count + 1, held + size
         for _ in range(count):
-            yield done.get().result()
+            yield from done.get().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _groups(infos: Iterable[ObjectInfo], together: int, max_bytes: int) -> Iterator[list[ObjectInfo]]:
+    group: list[ObjectInfo] = []
+    size = 0
+    for info in infos:
+        if group and (len(group) >= together or size + info.size > max_bytes):
+            yield group
+            group, size = [], 0
+        group.append(info)
+        size += info.size
+        if len(group) >= together:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _size(infos: Iterable[ObjectInfo]) -> int:
+    return sum(info.size for info in infos)
+
+
+def _outcomes(get: Callable[[ObjectInfo], bytes], infos: Sequence[ObjectInfo]) -> list[Outcome]:
+    return [_outcome(get, info) for info in infos]
 
 
 def _outcome(get: Callable[[ObjectInfo], bytes], info: ObjectInfo) -> Outcome:
@@ -39,3 +75,15 @@ def _outcome(get: Callable[[ObjectInfo], bytes], info: ObjectInfo) -> Outcome:
         return info, get(info)
     except Unreadable as error:
         return info, error
+
+
+def put_each(put: Callable[[str, bytes], None], items: Sequence[tuple[str, bytes]]) -> list[Refusal | None]:
+    """Call ``put`` for one after the other; see `Store.put_many`."""
+    outcomes: list[Refusal | None] = []
+    for key, data in items:
+        try:
+            put(key, data)
+            outcomes.append(None)
+        except (StorageError, UsageError) as error:
+            outcomes.append(error)
+    return outcomes

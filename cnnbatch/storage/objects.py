@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
@@ -15,9 +15,9 @@ from obstore.store import S3Store
 
 from cnnbatch.errors import StorageError, Unreadable, UsageError
 from cnnbatch.storage.config import StorageConfig
-from cnnbatch.storage.interface import ObjectInfo
+from cnnbatch.storage.interface import ObjectInfo, Refusal
 from cnnbatch.storage.keys import require_safe_key
-from cnnbatch.storage.many import Outcome, read_many
+from cnnbatch.storage.many import Outcome, put_each, read_many
 from cnnbatch.storage.s3_listing import S3Client, plain_etag, quote_etag
 from cnnbatch.storage.trouble import CLIENT_ERRORS, code_of, raise_own_fault, storage_error
 from cnnbatch.storage.urls import parse_url
@@ -109,6 +109,9 @@ class ObjectStore:
 
     def put(self, key: str, data: bytes) -> None:
         self._put(key, data)
+
+    def put_many(self, items: Sequence[tuple[str, bytes]]) -> Sequence[Refusal | None]:
+        return put_each(self.put, items)
 
     def put_file(self, key: str, path: Path) -> None:
         self._put(key, path)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from cnnbatch.archive import ArchiveRow, read_footer, read_shard, read_summary, rewrite_without, write_shard
 from cnnbatch.archive.parquet import read_columns
 from cnnbatch.archive.schema import SMALL_COLUMNS
-from cnnbatch.archive.shards import ROW_GROUP_ROWS, ShardInfo
+from cnnbatch.archive.shards import ROW_GROUP_ROWS, TINY_ROW_BYTES, ShardInfo
 from cnnbatch.errors import ArchiveError, DamagedRow
 from cnnbatch.storage import Store, open_store
 from tests.archive.rows import CODEC_ID, LINEAGE, archive_rows, coded, keys_of, sha256, stored
@@ -78,6 +79,16 @@ def test_the_parquet_layout_is_the_specified_one(store: Store) -> None:
         assert columns["key"].has_column_index
 
 
+def test_of_tiny_rows_little_is_written_beside_digests_and_payloads(store: Store) -> None:
+    rng = Random(0)
+    rows = [coded(f"train/{number:05}.png", rng.randbytes(50)) for number in range(2000)]
+    shard = write_shard(store, rows, footer=LINEAGE)
+    metadata = pq.ParquetFile(Path(store.url, shard.path)).metadata
+    assert metadata.num_row_groups == 1
+    assert shard.num_bytes / 2000 < 50 + 2 * 32 + 8
+    assert list(read_shard(store, shard.path)) == rows
+
+
 def test_no_rows_and_a_key_twice_are_refused(store: Store) -> None:
     with pytest.raises(ValueError, match="at least one row"):
         write_shard(store, [], footer=LINEAGE)
@@ -110,7 +121,7 @@ def test_a_flipped_bit_never_changes_a_row_or_hides_one_silently(store: Store) -
 
 
 def test_a_damaged_row_group_leaves_the_others_readable(store: Store) -> None:
-    rows = [stored(f"{number:04}", key_bytes(number)) for number in range(ROW_GROUP_ROWS + 5)]
+    rows = [stored(f"{number:04}", key_bytes(number).ljust(TINY_ROW_BYTES + 1)) for number in range(ROW_GROUP_ROWS + 5)]
     shard = write_shard(store, rows, footer=LINEAGE)
     metadata = pq.ParquetFile(Path(store.url, shard.path)).metadata
     flip(store, shard, metadata.row_group(0).column(0).data_page_offset + 100)

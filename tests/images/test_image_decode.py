@@ -19,6 +19,7 @@ from PIL import Image
 from cnnbatch.errors import Undecodable
 from cnnbatch.images import decode, probe
 from cnnbatch.images.alpha import decode_alpha
+from cnnbatch.images.png import read_tiny
 
 LIMIT = 1 << 24
 RNG = np.random.default_rng(7)
@@ -255,3 +256,35 @@ def test_many_threads_decode_at_once() -> None:
     with ThreadPoolExecutor(8) as pool:
         for found, wanted in zip(pool.map(run, files), expected, strict=True):
             np.testing.assert_array_equal(found, wanted)
+
+
+@st.composite
+def tiny_pngs(draw: st.DrawFn) -> bytes:
+    """PNGs of few pixels with every filter; of some the rows or the packed bytes are damaged behind right checksums."""
+    height, width, samples = draw(st.integers(1, 9)), draw(st.integers(1, 9)), draw(st.sampled_from([1, 3]))
+    row = st.binary(min_size=width * samples, max_size=width * samples)
+    rows = b"".join(bytes([draw(st.integers(0, 5))]) + draw(row) for _ in range(height))
+    rows = draw(st.sampled_from([rows, rows, rows[:-1], rows + b"0"]))
+    packed = bytearray(zlib.compress(rows))
+    if draw(st.booleans()):
+        packed[draw(st.integers(0, len(packed) - 1))] ^= 1 << draw(st.integers(0, 7))
+    header = struct.pack(">IIBBBBB", width, height, 8, 0 if samples == 1 else 2, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", bytes(packed[:5])), (b"IDAT", bytes(packed[5:])), (b"IEND", b"")]
+    coded = (struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(coded)
+
+
+@given(tiny_pngs())
+def test_a_tiny_png_is_read_as_pillow_reads_it_or_left_to_pillow(data: bytes) -> None:
+    found = read_tiny(data, probe(data))
+    if found is not None:
+        with Image.open(io.BytesIO(data)) as image:
+            np.testing.assert_array_equal(found, np.asarray(image))
+
+
+@pytest.mark.parametrize("filters", range(5))
+def test_a_sound_tiny_png_needs_no_pillow(filters: int) -> None:
+    rows = b"".join(bytes([filters]) + RNG.integers(0, 256, 21, dtype=np.uint8).tobytes() for _ in range(5))
+    plain, keyed = png(7, 5, 2, 8, rows), png(7, 5, 2, 8, rows, (b"tRNS", bytes(6)))
+    assert read_tiny(plain, probe(plain)) is not None
+    assert read_tiny(keyed, probe(keyed)) is None

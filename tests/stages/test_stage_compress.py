@@ -16,6 +16,7 @@ from cnnbatch.archive import ArchiveRow, read_footer, read_shard
 from cnnbatch.codec import Codec
 from cnnbatch.images import restore_jpeg
 from cnnbatch.metrics import psnr_db
+from cnnbatch.stages import compress
 from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
 from cnnbatch.stages.records import CompressResult, CompressTask
 from cnnbatch.storage import open_store
@@ -109,7 +110,7 @@ def test_a_row_says_what_its_source_was_and_how_it_was_coded(tmp_path: Path, cod
     assert (row.source_format, row.width, row.height, row.run_id) == ("png", 70, 50, "run-1")
     assert (row.payload_coding, row.codec_id, row.quality) == ("cnn", codec.id, 20.0)
     [back] = codec.reconstruct([row.payload])
-    assert row.psnr_db == pytest.approx(psnr_db(pixels, back), abs=1e-3)
+    assert row.psnr_db == pytest.approx(psnr_db(pixels, back), abs=1 / 200)
 
 
 def test_alpha_gray_exif_icc_and_the_modes_are_columns(tmp_path: Path, codec: Codec) -> None:
@@ -219,6 +220,20 @@ def test_rows_are_in_key_order_and_batches_do_not_mix_them_up(tmp_path: Path, co
     for key, row in rows.items():
         if row.outcome == "cnn":
             assert psnr_db(pixels_of(files[key]), codec.reconstruct([row.payload])[0]) == pytest.approx(row.psnr_db, abs=0.02)
+
+
+@pytest.mark.parametrize("pixels", [0, 2000, 1 << 30])
+def test_files_of_few_bytes_are_decoded_together_until_they_have_many_pixels(
+    tmp_path: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch, pixels: int
+) -> None:
+    monkeypatch.setattr(compress, "TINY_PIXELS", pixels)
+    monkeypatch.setattr(compress, "TINY_TOGETHER", 7)
+    files = {f"{i:02}.png": as_file(waves(16, 16 + i, seed=i)) if i % 5 else b"no picture" for i in range(20)}
+    files["large.png"] = as_file(waves(200, 200))
+    rows = Bench(tmp_path, codec, files, batch_pixels=1500, decode_threads=2).rows()
+    assert list(rows) == sorted(files)
+    assert [key for key, row in rows.items() if row.outcome == "store"] == ["00.png", "05.png", "10.png", "15.png"]
+    assert {row.height for row in rows.values() if row.outcome == "cnn"} == {16, 200}
 
 
 def test_a_result_is_small_and_the_shard_says_where_it_comes_from(tmp_path: Path, codec: Codec) -> None:

@@ -78,6 +78,21 @@ def test_a_put_replaces_the_whole_object(store: Store) -> None:
     assert store.get(one(store, "empty")) == b""
 
 
+def test_many_are_put_and_what_is_refused_keeps_no_other_from_it(store: Store) -> None:
+    items = [
+        ("a", b"1"),
+        ("../outside", b"2"),
+        ("deep/er/b", b""),
+        ("a", b"3"),
+        *((f"many/{n}", bytes([n])) for n in range(150)),
+    ]
+    outcomes = store.put_many(items)
+    assert [type(outcome) for outcome in outcomes[:4]] == [type(None), UsageError, type(None), type(None)]
+    assert {store.read(f"many/{n}") for n in range(150)} == {bytes([n]) for n in range(150)}
+    assert (store.read("a"), store.read("deep/er/b")) == (b"3", b"")
+    assert len(list(store.list())) == 152
+
+
 def test_a_file_is_put_as_it_is(store: Store, tmp_path: Path) -> None:
     body = bytes(range(256)) * 40_000  # 10 MB: more than one part of a multipart upload
     (tmp_path / "file").write_bytes(body)

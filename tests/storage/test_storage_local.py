@@ -1,5 +1,6 @@
 """What is special about folders: links, odd files and names, durability, leftovers."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -7,11 +8,12 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from cnnbatch.errors import StorageError, Unreadable, UsageError
-from cnnbatch.storage import open_store
+from cnnbatch.storage import local, open_store
 from cnnbatch.storage.keys import TEMPORARY_PREFIX
 
 
@@ -143,6 +145,50 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
         store.put("a", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert store.read("a") == b"old"
+
+
+def test_of_many_each_file_is_synced_before_it_has_its_name_and_then_each_folder_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(str(tmp_path))
+    store.put_many([("x/first", b""), ("y/first", b"")])
+    done: list[str] = []
+    fsync, rename = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        done.append(f"sync {Path(f'/proc/self/fd/{descriptor}').readlink().relative_to(tmp_path)}")
+        fsync(descriptor)
+
+    def renamed(path: Path, target: Path) -> Path:
+        assert f"sync {path.relative_to(tmp_path)}" in done
+        done.append("rename")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    assert list(store.put_many([("x/1", b"1"), ("y/2", b"2"), ("x/3", b"3")])) == [None] * 3
+    assert sorted(done[-2:]) == ["sync x", "sync y"]
+    assert (done.count("rename"), len(done)) == (3, 8)
+
+
+def test_of_many_those_that_cannot_be_written_are_named_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(str(tmp_path))
+    store.put("folder/x", b"x")
+    store.put("file", b"x")
+    outcomes = store.put_many([("folder", b"1"), ("good", b"2"), ("file/below", b"3")])
+    assert [type(outcome) for outcome in outcomes] == [StorageError, type(None), StorageError]
+    assert [getattr(outcome and outcome.__cause__, "errno", None) for outcome in outcomes[::2]] == [errno.EISDIR, errno.EEXIST]
+    monkeypatch.setattr(local, "_writes", lambda data: lambda file: _full_disk(file, data))
+    assert {str(outcome)[-23:] for outcome in store.put_many([("a", b"1"), ("good", b"3")])} == {"No space left on device"}
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "good", "x"]
+    assert store.read("good") == b"2"
+
+
+def _full_disk(file: BinaryIO, data: bytes) -> None:
+    file.write(data)
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 KILLED_WRITER = """

@@ -3,10 +3,12 @@
 import threading
 import time
 from collections.abc import Iterator
+from unittest import mock
 
 import pytest
 
 from cnnbatch.errors import StorageError, Unreadable
+from cnnbatch.storage import many
 from cnnbatch.storage.interface import ObjectInfo
 from cnnbatch.storage.many import read_many
 
@@ -54,6 +56,16 @@ def test_objects_are_taken_from_the_listing_as_they_are_needed() -> None:
         next(reading)
     assert len(taken) <= 3 + 2 * 2 + 1
     reading.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("size", "groups"), [(1, 4), (30, 14), (60, 40)])
+def test_small_objects_in_a_row_are_read_together_within_the_budget(size: int, groups: int) -> None:
+    listed = infos(40, size)
+    with mock.patch.object(many, "_outcomes", wraps=many._outcomes) as calls:
+        found = list(read_many(Gauge().get, listed, max_bytes=100, concurrency=2, together=10))
+    assert sorted(info.key for info, _ in found) == sorted(info.key for info in listed)
+    assert calls.call_count == groups
+    assert all(sum(info.size for info in call.args[1]) <= 100 for call in calls.call_args_list)
 
 
 def test_an_object_larger_than_the_budget_is_not_read() -> None:
