@@ -82,6 +82,8 @@ class CompressJob:
         self.report = RunReport("compress", new_run_id(), shown(config, self.storage), codec_id=self.codec.id)
         self.scratch = Scratch(config.planning.folder, memory_bytes=config.planning.memory_bytes)
         self.failures: list[Failure] = []
+        self.compared = False
+        """Whether the run got so far as to know what there is to do."""
         self.retried = None if config.retry_failed is None else failed_keys(self.archive, config.retry_failed)
 
     def survey(self) -> Difference:
@@ -118,6 +120,7 @@ class CompressJob:
         base = log.snapshot()
         started = time.monotonic()
         difference = self._difference(base.shards)
+        self.compared = True
         self.report.diff_seconds = round(time.monotonic() - started, 3)
         shards = self.config.shards
         committer = Committer(log, self.report.run_id, base, shards.commit_every, shards.commit_seconds)
