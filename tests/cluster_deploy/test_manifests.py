@@ -135,6 +135,25 @@ def test_the_cluster_of_the_rayjob_is_spot_first_with_an_on_demand_floor(rayjob:
     assert int(drain) < grace < 120
 
 
+def test_every_kind_of_node_of_either_cluster_has_its_price_and_no_other_row_is_there(
+    rayjob: Manifest, config: NightlyConfig
+) -> None:
+    """KubeRay labels each node with its group's name, and the head's group is always called ``headgroup``."""
+    groups = {group["groupName"] for group in rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"]} | {"headgroup"}
+    types = yaml.safe_load((ROOT / "cluster.yaml").read_text())["available_node_types"].keys()
+    assert config.prices.label == "ray.io/node-group"
+    assert config.prices.nodes.keys() == groups | types
+
+
+def test_a_worker_and_a_fallback_bundle_fit_on_every_node_of_the_rayjob(rayjob: Manifest, config: NightlyConfig) -> None:
+    assert config.fallback is not None
+    for group in rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
+        [container] = group["template"]["spec"]["containers"]
+        has = {"CPU": float(container["resources"]["requests"]["cpu"]), "GPU": 1.0}
+        assert config.workers.cpus <= has["CPU"]
+        assert all(has[name] >= most for name, most in config.fallback.bundle.items())
+
+
 def test_every_image_is_pinned_and_of_the_tested_ray(rayjob: Manifest) -> None:
     ray = pinned("ray")
     assert rayjob["spec"]["rayClusterSpec"]["rayVersion"] == ray
