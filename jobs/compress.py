@@ -36,7 +36,7 @@ from cnnbatch.storage import StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import parse_url
 from jobs import engine
 from jobs.command import add_common, run_command, run_job
-from jobs.metrics import record_shard
+from jobs.metrics import record_shard, show
 from jobs.progress import Progress
 from jobs.report import RunReport, failed_keys, new_run_id, shown
 from jobs.settings import CompressConfig, resolve
@@ -140,6 +140,7 @@ class CompressJob:
         try:
             for result, held in self._results(difference, committer.base):
                 committer.add(result, held)
+                self._show_newest(committer)
                 progress.add(result.tally)
                 record_shard("compress", self.archive.url, result.number, result.tally)
                 self._count(result)
@@ -147,6 +148,12 @@ class CompressJob:
             committer.flush()
             raise
         committer.flush()
+        self._show_newest(committer)
+
+    def _show_newest(self, committer: Committer) -> None:
+        if committer.commits > self.report.commits:
+            self.report.commits = committer.commits
+            show("cnnbatch_newest_shard_timestamp_seconds", time.time(), archive=self.archive.url)
 
     def _difference(self, shards: Sequence[LiveShard]) -> Difference:
         """The source against the archive, its counts noted in the report."""

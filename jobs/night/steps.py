@@ -34,6 +34,8 @@ from jobs.verify import VerifyJob
 
 CLOCK_SECONDS: Final = 600.0
 """How far the clocks may be apart before nothing is deleted by its age."""
+AHEAD_SECONDS: Final = 8 * 86400.0
+"""A night a week is usual; a clock that is further ahead may have jumped."""
 
 logger = logging.getLogger(__name__)
 
@@ -58,18 +60,36 @@ class ArchiveNight:
 
     def run(self, meter: NodeMeter) -> None:
         """Does the steps; raises nothing that is one archive's fault."""
+        self._show_newest()
         if self._step("diff", self._record_start):
             self.report.steps.pop()  # compress will say what the diff found
             self._compress_steps()
         else:
             self.report.steps.append(Step("compress", "skipped", message="the diff failed"))
+        self.show_steps()
         self._step("verify", self._verify)
+        self.show_steps()
         verified = self.report.steps[-1]
         for name, action in (("compact", self._compact), ("retention", self._retain)):
             self._step(name, partial(_leave_evidence, verified) if verified.outcome == "failed" else action)
+            self.show_steps()
         self._step("report", lambda: self._account(meter))
+        self.show_steps()
+
+    def show_steps(self) -> None:
+        """Sets the metric of every step that has been done or left out."""
         for step in self.report.steps:
             show("cnnbatch_step_outcome", step.exit_code, archive=self.report.archive, step=step.name)
+
+    def _show_newest(self) -> None:
+        """How old the archive is before this night; compression sets it again at each commit."""
+        try:
+            last = self._log().last_commit(besides=("compact-", "erase-"))
+        except (CnnbatchError, _LeftOut) as reason:  # a step will say so
+            logger.info("%s: no newest shard: %s", self.report.archive, reason)
+        else:
+            if last is not None:
+                show("cnnbatch_newest_shard_timestamp_seconds", last.timestamp(), archive=self.report.archive)
 
     def end(self) -> None:
         """Lets the lease go."""
@@ -193,7 +213,7 @@ class ArchiveNight:
     def _retain(self) -> Figures:
         log = self._log()
         grace = timedelta(hours=self.config.retention.grace_hours)
-        fault = clock_fault(self.store, *self._started)
+        fault = clock_fault(self.store, *self._started) or since_last_night(Record.read(self.store).wall_seconds, time.time())
         if fault is not None:
             raise _LeftOut(fault)
         swept = sweep(log, grace=grace)
@@ -201,24 +221,18 @@ class ArchiveNight:
         return {"files_swept": swept.files, "bytes_swept": swept.num_bytes, "reports_forgotten": reports}
 
     def _account(self, meter: NodeMeter) -> Figures:
-        held = None
         figures: dict[str, int | float | str] = {}
+        if self.store.head(RECORD) is not None:
+            replace(Record.read(self.store), wall_seconds=time.time()).write(self.store)
         if self.store.head(FORMAT_PATH) is not None:
             archive = open_archive(self.store.url, self.storage)
             info = archive.info()
-            held = info.source_bytes, info.archive_bytes
+            self.report.held = info.source_bytes, info.archive_bytes
             figures = {"images": info.num_images, "shards": info.num_shards, "archive_bytes": info.archive_bytes}
-            self._show_age()
-        report = self.report
+        report, (seconds, unanswered) = self.report, meter.take()
         prices = self.config.prices
-        report.cost = cost_of(meter.take(), prices, images=report.images, source_bytes=report.source_bytes, held=held)
-        return figures
-
-    def _show_age(self) -> None:
-        last = self._log().last_commit(besides=("compact-", "erase-"))
-        if last is not None:
-            age = max(0.0, (datetime.now(UTC) - last).total_seconds())
-            show("cnnbatch_newest_shard_age_seconds", age, archive=self.report.archive)
+        report.cost = cost_of(seconds, prices, images=report.images, source_bytes=report.source_bytes, held=report.held)
+        return figures | ({"times_nodes_were_not_counted": unanswered} if unanswered else {})
 
 
 def _leave_evidence(verified: Step) -> Figures:
@@ -240,6 +254,21 @@ def clock_fault(store: Store, wall: float, monotonic: float) -> str | None:
         apart = time.time() - beat.mtime.timestamp()
         if abs(apart) > CLOCK_SECONDS:
             return f"this clock and the store's are {apart:+,.0f} s apart: nothing is deleted by its age"
+    return None
+
+
+def since_last_night(last: float | None, now: float) -> str | None:
+    """Why ages cannot be trusted: this clock's distance from the end of the last night. A local disk's times are this clock's,
+    so that nothing else tells; the next night believes it."""
+    if last is None:
+        return None
+    if now < last - CLOCK_SECONDS:
+        return f"the clock is {last - now:,.0f} s before the end of the last night: nothing is deleted by its age this once"
+    if now > last + AHEAD_SECONDS:
+        days = (now - last) / 86400
+        return (
+            f"{days:,.0f} days have passed since the last night, if the clock is right: nothing is deleted by its age this once"
+        )
     return None
 
 
