@@ -11,6 +11,7 @@ import json
 import logging
 import secrets
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, redirect_stdout
@@ -67,16 +68,21 @@ class Night:
         return self.report.exit_code
 
     def _connect(self) -> None:
-        """From the start, so that the metrics of a night that needs no worker are seen, too, and nodes are counted by kind."""
-        try:
-            engine.connect()
-        except (
-            RuntimeError,
-            ConnectionError,
-            TimeoutError,
-            ray.exceptions.RayError,
-        ) as error:  # a step that needs it will fail
-            self._warn(f"Ray could not be reached, so there are no metrics: {error}")
+        """From the start, so that the metrics of a night that needs no worker are seen, too, and nodes are counted by kind.
+
+        A Ray that does not come up, as on a crowded machine, is tried again; without it the steps that need it will fail.
+        """
+        attempts = self.config.attempts
+        for left in reversed(range(attempts.most)):
+            try:
+                return engine.connect()
+            except Exception as error:  # Ray raises just that
+                logger.exception("Ray could not be reached")
+                if not left:
+                    self.report.warnings.append(f"Ray could not be reached, so there are no metrics: {error}")
+            ray.shutdown()
+            time.sleep(attempts.pause_seconds if left else 0)
+        return None
 
     def _begin(self, nights: Sequence[ArchiveNight]) -> list[ArchiveNight]:
         """Those whose lease could be had. The first one is waited for alone, so that of two starts one gets all of them."""
@@ -134,10 +140,6 @@ class Night:
             logger.warning("%s", fault)
             return fault
         return None
-
-    def _warn(self, warning: str) -> None:
-        logger.warning("%s", warning)
-        self.report.warnings.append(warning)
 
 
 def preview(config: NightlyConfig, *, as_json: bool) -> int:

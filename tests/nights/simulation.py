@@ -48,7 +48,7 @@ LEASE = {"lapse_seconds": 1, "heartbeat_seconds": 0.2, "poll_seconds": 0.1, "wai
 SETTINGS = {
     "shards": {"images": 64, "source_bytes": 40000, "commit_every": 1},
     "lease": LEASE,
-    "attempts": {"most": 1},
+    "attempts": {"most": 4, "pause_seconds": 1},  # of Ray on a busy machine
     "verify": {"sample_shards": 2},
     "retention": {"grace_hours": GRACE_HOURS},
 }
@@ -194,7 +194,7 @@ class Nights:
                 if not on_ray:
                     self.seconds = time.monotonic() - started
                 return kills
-            assert ended == -signal.SIGKILL, f"the night {config} ended with {ended}: see its report"
+            assert ended == -signal.SIGKILL, f"the night ended with {ended}: {self._last_report()}"
         raise AssertionError("unreachable")
 
     @contextmanager
@@ -226,6 +226,9 @@ class Nights:
             thread.join()
         if faults:
             raise faults[0]
+
+    def _last_report(self) -> str:
+        return max((self.archive / "_cnnbatch/runs").glob("nightly-*.md")).read_text()
 
     def _check_report(self, number: int) -> None:
         """The newest: every step done, and compaction as it was asked for."""
