@@ -17,6 +17,7 @@ _MOMENTS = ("timestamp", "deletionTimestamp", "modificationTime")
 def let_a_day_pass(archive: Path) -> None:
     """Of files, in the log's entries (milliseconds), and in the record of the last night."""
     log = archive / "_delta_log"
+    times = {path: path.stat() for path in archive.rglob("*")}  # before their contents are written anew
     for path in log.glob("*.json"):
         actions = [json.loads(line) for line in path.read_text().splitlines() if line]
         _put(path, "".join(json.dumps(_older(action), ensure_ascii=False) + "\n" for action in actions).encode())
@@ -27,8 +28,7 @@ def let_a_day_pass(archive: Path) -> None:
     if record.exists():
         found = json.loads(record.read_text())
         _put(record, json.dumps(found | {"wall_seconds": found["wall_seconds"] and found["wall_seconds"] - DAY}).encode())
-    for path in archive.rglob("*"):
-        status = path.stat()
+    for path, status in times.items():
         os.utime(path, (status.st_atime - DAY, status.st_mtime - DAY))
 
 
