@@ -5,7 +5,8 @@ its own, so that its memory is its own:
 
 - parse: pages of ListObjectsV2 as S3 sends them, through the client's parser
 - read: the columns that a diff needs, out of real Parquet shards of 10⁶ images at most; grows with the shards
-- quiet: a whole run of `jobs.compress` over a real archive in which nothing changed; reads no image
+- quiet: a whole night of `jobs.nightly` over a real archive in which nothing changed; reads no image. Its driver and its Ray
+  are apart. Compaction is off: the made-up shards are small, and would all be merged
 - night: diff and plan where 5 of 1000 images are new, 5 changed and 2 vanished; the rows of the archive are made up, as
   `read` measures the reading
 - first: diff and plan of an empty archive, when every image is new
@@ -22,12 +23,14 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from unittest import mock
 
 import numpy as np
@@ -51,10 +54,12 @@ from cnnbatch.stages.difference import archived_rows, compare
 from cnnbatch.stages.listing import Scan
 from cnnbatch.stages.plan import ShardLimits, plan_shards
 from cnnbatch.stages.spill import Scratch
+from cnnbatch.storage import StorageConfig, open_store
 from cnnbatch.storage.local import LocalStore
 from cnnbatch.storage.s3_listing import _parse_page
-from jobs.compress import CompressJob
-from jobs.settings import CompressConfig, Shards
+from jobs import compress, nightly
+from jobs.night.settings import NightlyConfig
+from jobs.settings import Shards
 
 PARSED_PAGES = 200
 READ_KEYS = 1_000_000
@@ -145,7 +150,13 @@ def parse(keys: int, archive: Path, folder: Path, memory_bytes: int) -> dict[str
     if len(parsed["CnnbatchObjects"]) != PAGE_KEYS:
         raise SystemExit("the page was not parsed")
     pages = -(-keys // PAGE_KEYS)
-    return {"pages": pages, "page_bytes": len(page), "cpu_seconds_all": seconds / PARSED_PAGES * pages}
+    milliseconds = seconds / PARSED_PAGES * 1e3
+    return {
+        "pages": pages,
+        "page_bytes": len(page),
+        "cpu_ms_a_page": milliseconds,
+        "cpu_seconds_all": milliseconds / 1e3 * pages,
+    }
 
 
 def read(keys: int, archive: Path, folder: Path, memory_bytes: int) -> dict[str, Any]:
@@ -169,23 +180,77 @@ def read(keys: int, archive: Path, folder: Path, memory_bytes: int) -> dict[str,
 
 
 def quiet(keys: int, archive: Path, folder: Path, memory_bytes: int) -> dict[str, Any]:
-    """A run of the job, its source's listing made up.
+    """A night, its source's listing made up.
 
     Raises:
-        SystemExit: it found something to do.
+        SystemExit: it failed, or found something to do.
     """
+    source, empty = SyntheticSource(keys, QUIET), folder / "empty"
+    empty.mkdir(exist_ok=True)
+    entry = {"source": str(empty), "archive": str(archive)}
+    settings = {"archives": [entry], "planning": _planning(folder, memory_bytes), "compact": False}
     clock = Clock()
-    (folder / "empty").mkdir(exist_ok=True)
-    settings = {"source": str(folder / "empty"), "archive": str(archive), "planning": _planning(folder, memory_bytes)}
-    job = CompressJob(CompressConfig.model_validate(settings))
-    source = SyntheticSource(keys, QUIET)
-    job.source = source  # type: ignore[assignment]
-    clock.end("start")
-    job.execute()
-    clock.end("run")
-    if (job.report.unchanged, job.report.shards, job.report.commits) != (keys, 0, 0):
-        raise SystemExit(f"a quiet night found something to do: {job.report.to_json()}")
-    return {"phases": clock.phases, "listing_made_up_cpu_seconds": source.seconds}
+    with mock.patch.object(compress, "open_store", partial(_open_but, str(empty), source)), RayMemory() as memory:
+        quiet_night = nightly.Night(NightlyConfig.model_validate(settings))
+        clock.end("start")
+        code = quiet_night.execute()
+        clock.end("night")
+    [report] = quiet_night.report.archives
+    steps = {step.name: step for step in report.steps}
+    if code or steps["diff"].figures["unchanged"] != keys or report.images:
+        raise SystemExit(f"a quiet night ended with {code}, or found something to do: {quiet_night.report.to_json()}")
+    return {
+        "phases": clock.phases,
+        "listing_made_up_cpu_seconds": source.seconds,
+        "ray_peak_bytes": memory.peak,
+        "verified_shards": steps["verify"].figures["of_the_old_shards"],
+        **{f"{name}_seconds": step.seconds for name, step in steps.items()},
+    }
+
+
+def _open_but(url: str, source: SyntheticSource, opened: str, config: StorageConfig | None = None) -> Any:
+    return source if opened == url else open_store(opened, config)
+
+
+class RayMemory:
+    """The most memory that the processes below this one took at a time, shared pages counted once; for a ``with`` block."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(1):
+            self.peak = max(self.peak, sum(map(_pss_bytes, descendants(os.getpid()))))
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that this one started, and those that they did."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):  # ended meanwhile
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found[1:]
+
+
+def _pss_bytes(pid: int) -> int:
+    with suppress(OSError):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
+    return 0
 
 
 def night(keys: int, archive: Path, folder: Path, memory_bytes: int, *, fresh: bool = False) -> dict[str, Any]:

@@ -13,22 +13,22 @@ from dataclasses import dataclass, fields, replace
 class Figures:
     """One line each in the printed list, with its source."""
 
-    source_kb: float = 300  # a photograph of a phone or a web shop; `benchmarks.synthetic` makes as much
-    archive_kb: float = 100  # a third: README's measured ratio at quality 32 against JPEGs of quality 90
+    source_kb: float = 300  # assumed: a photograph of a web shop, 1 MP; `benchmarks.synthetic` makes as much
+    archive_kb: float = 100  # assumed: twice the 49 KB of a megapixel (0.395 bits a pixel) in results/codec_speed.txt
     shard_images: int = 1300  # 128 MiB of `archive_kb`
     gpu_images_per_second: float = 500  # assumed for one data-centre GPU and 1 MP; no machine of these tests has one
     page_keys: int = 1000  # S3 API reference, ListObjectsV2: MaxKeys at most 1000
     page_ms: float = 100  # S3: 100 to 200 ms for a small request (AWS, "Best practices design patterns: performance")
-    parse_cpu_ms: float = 11.8  # a page: benchmarks.scale, step parse
-    read_cpu_ms: float = 2.4  # the columns of a shard: step read
-    read_requests: float = 10  # for them: step read
+    parse_cpu_ms: float = 21.0  # cpu_ms_a_page of `benchmarks.scale --steps parse`: benchmarks/results/scale.txt
+    read_cpu_ms: float = 4.1  # cpu_ms_a_shard of `benchmarks.scale --steps read`: benchmarks/results/scale.txt
+    read_requests: float = 2  # requests_a_shard of the same
     commit_shards: int = 8  # shards.commit_every
     list_usd_per_1000: float = 0.005  # S3 Standard, us-east-1: PUT, COPY, POST, LIST
-    put_usd_per_1000: float = 0.005
+    put_usd_per_1000: float = 0.005  # the same
     get_usd_per_1000: float = 0.0004  # S3 Standard, us-east-1: GET
     storage_usd_per_gb_month: float = 0.023  # S3 Standard, us-east-1, first 50 TB
-    gpu_usd_per_hour: float = 0.8048  # g6.xlarge (L4, 4 vCPU) on demand, us-east-1; spot is often half of it
-    night_share: float = 0.01  # of the images are new or changed in a night
+    gpu_usd_per_hour: float = 1.3232  # g6.4xlarge of cluster.yaml, on demand, us-west-2: EC2 price list
+    night_share: float = 0.01  # assumed: of the images are new or changed in a night
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 A key's number decides everything about it. `Night` says what became of it since the archive was written: of 1000 keys
 5 are new, 5 changed and 2 vanished. Shards are real Parquet files with the layout of real ones (row groups of 163 rows, as
-16 MiB of pictures of 100 KB make), but each payload is one byte: a plan never reads it.
+16 MiB of pictures of 100 KB make) and true checksums, but each payload is one byte: a plan never reads it.
 """
 
 import hashlib
@@ -38,6 +38,7 @@ SHARD_ROWS = 1300
 GROUP_ROWS = 163
 SHARD_BYTES = 128 << 20
 SHARDS_A_COMMIT = 500
+PAYLOAD = b"x"
 CODEC_FILE = b"no codec: nothing is coded here"
 CODEC_ID = hashlib.sha256(CODEC_FILE).hexdigest()
 EPOCH_US = 1_700_000_000_000_000
@@ -117,6 +118,9 @@ class SyntheticSource:
     seconds: float = 0.0
     """CPU seconds that making it up took."""
 
+    def check(self) -> None:
+        """It is always there."""
+
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         pages = -(-self.count // PAGE_KEYS)
         for page in np.random.default_rng(0).permutation(pages):
@@ -164,7 +168,7 @@ def make_log(folder: Path, count: int, night: Night) -> list[float]:
 def _empty_shard(folder: Path, count: int, night: Night, start: int) -> ShardInfo:
     numbers = _archived(night, start, count)
     column = keys(numbers[[0, -1]]).to_pylist()
-    path = _path(start)
+    path = _path(str(start).encode())
     with (folder / path).open("wb") as file:
         file.truncate(SHARD_BYTES)
     return ShardInfo(path, SHARD_BYTES, len(numbers), "", *column, ShardSummary({}, {}, 0, 0))
@@ -179,8 +183,9 @@ def _commit(log: ArchiveLog, written: Iterator[ShardInfo]) -> list[float]:
     return seconds
 
 
-def _path(start: int) -> str:
-    return f"data/{hashlib.sha256(str(start).encode()).hexdigest()[:32]}-{uuid.uuid4().hex[:8]}.parquet"
+def _path(content: bytes) -> str:
+    """As a shard of this content is called."""
+    return f"data/{hashlib.sha256(content).hexdigest()[:32]}-{uuid.uuid4().hex[:8]}.parquet"
 
 
 def make_archive(folder: Path, count: int, night: Night, *, processes: int = 2) -> list[float]:
@@ -197,12 +202,14 @@ def write_shard(folder: Path, count: int, night: Night, start: int) -> ShardInfo
     table = _rows(numbers)
     total = int(sizes(numbers).sum())
     summary = ShardSummary({"cnn": len(numbers)}, {CODEC_ID: len(numbers)}, total, len(numbers))
-    path = _path(start)
     layout: dict[str, Any] = {name: value for name, value in _LAYOUT.items() if name != "write_batch_size"}  # as fast as can be
-    with pq.ParquetWriter(folder / path, SCHEMA, **layout) as writer:
+    written = folder / "data" / f".{start}.writing"
+    with pq.ParquetWriter(written, SCHEMA, **layout) as writer:
         writer.write_table(table, row_group_size=GROUP_ROWS)
         described = {"outcomes": summary.outcomes, "codecs": summary.codecs, "source_bytes": total, "payload_bytes": 0}
         writer.add_key_value_metadata({SUMMARY_KEY: json.dumps(described)})
+    path = _path(written.read_bytes())
+    written.rename(folder / path)
     column = table.column("key")
     first, last = column[0].as_py(), column[table.num_rows - 1].as_py()
     return ShardInfo(path, (folder / path).stat().st_size, table.num_rows, "", first, last, summary)
@@ -215,7 +222,7 @@ def _rows(numbers: Numbers) -> pa.Table:
     constant = {
         "source_sha256": bytes(32), "source_format": "jpeg", "width": 1024, "height": 768, "mode": "RGB", "outcome": "cnn",
         "payload_coding": "cnn", "codec_id": CODEC_ID, "quality": 32.0, "psnr_db": 38.5, "ingested_at": datetime.now(UTC),
-        "run_id": "synthetic", "payload_sha256": bytes(32), "payload": b"x",
+        "run_id": "synthetic", "payload_sha256": hashlib.sha256(PAYLOAD).digest(), "payload": PAYLOAD,
     }  # fmt: skip
     count = len(numbers)
     arrays = [

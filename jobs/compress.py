@@ -36,7 +36,7 @@ from cnnbatch.storage import StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import parse_url
 from jobs import engine
 from jobs.command import add_common, run_command, run_job
-from jobs.metrics import record_shard
+from jobs.metrics import record_shard, show
 from jobs.progress import Progress
 from jobs.report import RunReport, failed_keys, new_run_id, shown
 from jobs.settings import CompressConfig, resolve
@@ -82,6 +82,8 @@ class CompressJob:
         self.report = RunReport("compress", new_run_id(), shown(config, self.storage), codec_id=self.codec.id)
         self.scratch = Scratch(config.planning.folder, memory_bytes=config.planning.memory_bytes)
         self.failures: list[Failure] = []
+        self.compared = False
+        """Whether the run got so far as to know what there is to do."""
         self.retried = None if config.retry_failed is None else failed_keys(self.archive, config.retry_failed)
 
     def survey(self) -> Difference:
@@ -118,6 +120,7 @@ class CompressJob:
         base = log.snapshot()
         started = time.monotonic()
         difference = self._difference(base.shards)
+        self.compared = True
         self.report.diff_seconds = round(time.monotonic() - started, 3)
         shards = self.config.shards
         committer = Committer(log, self.report.run_id, base, shards.commit_every, shards.commit_seconds)
@@ -137,6 +140,7 @@ class CompressJob:
         try:
             for result, held in self._results(difference, committer.base):
                 committer.add(result, held)
+                self._show_newest(committer)
                 progress.add(result.tally)
                 record_shard("compress", self.archive.url, result.number, result.tally)
                 self._count(result)
@@ -144,6 +148,12 @@ class CompressJob:
             committer.flush()
             raise
         committer.flush()
+        self._show_newest(committer)
+
+    def _show_newest(self, committer: Committer) -> None:
+        if committer.commits > self.report.commits:
+            self.report.commits = committer.commits
+            show("cnnbatch_newest_shard_timestamp_seconds", time.time(), archive=self.archive.url)
 
     def _difference(self, shards: Sequence[LiveShard]) -> Difference:
         """The source against the archive, its counts noted in the report."""

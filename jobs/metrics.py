@@ -25,7 +25,7 @@ METRICS: Final[dict[str, tuple[Callable[..., Any], str, tuple[str, ...]]]] = {
     "cnnbatch_payload_bytes_total": (Counter, "Bytes that the archive holds of them", ("job", "archive")),
     "cnnbatch_stage_seconds_total": (Counter, "Seconds of workers, by stage", ("job", "archive", "stage")),
     "cnnbatch_ratio": (Gauge, "Bytes of the originals by bytes in the archive, of the last shard", ("job", "archive")),
-    "cnnbatch_newest_shard_age_seconds": (Gauge, "Seconds since the newest shard was committed", ("archive",)),
+    "cnnbatch_newest_shard_timestamp_seconds": (Gauge, "Unix time at which the newest shard was committed", ("archive",)),
     "cnnbatch_step_outcome": (Gauge, "Exit code of a night's step", ("archive", "step")),
     "cnnbatch_spot_drought": (Gauge, "On-demand workers asked for because spot is dry", ()),
 }

@@ -11,15 +11,19 @@ import json
 import logging
 import secrets
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 
-from cnnbatch.errors import CnnbatchError, StorageError
+import ray
+
+from cnnbatch.errors import CnnbatchError
 from cnnbatch.storage import StorageConfig, open_store
+from jobs import engine
 from jobs.command import log_shards, run_command
-from jobs.night.cost import NodeMeter
+from jobs.night.cost import NodeMeter, total_cost
 from jobs.night.forecast import forecast
 from jobs.night.report import NightReport
 from jobs.night.settings import NightlyConfig, load
@@ -49,15 +53,36 @@ class Night:
         fallback = self.config.fallback
         try:
             ready = self._begin(nights)
+            if ready:
+                self._connect()
+            for night in nights:
+                night.show_steps()
             with meter, nullcontext() if fallback is None else Watchdog(fallback):
                 for night in ready:
                     night.run(meter)
-                    self._write(night)
+                    self._try_write(night.write, night.report.archive)  # in case that the process ends before `_close`
             self._close(ready)
         finally:
             for night in nights:
                 night.end()
         return self.report.exit_code
+
+    def _connect(self) -> None:
+        """From the start, so that the metrics of a night that needs no worker are seen, too, and nodes are counted by kind.
+
+        A Ray that does not come up, as on a crowded machine, is tried again; without it the steps that need it will fail.
+        """
+        attempts = self.config.attempts
+        for left in reversed(range(attempts.most)):
+            try:
+                return engine.connect()
+            except Exception as error:  # Ray raises just that
+                logger.exception("Ray could not be reached")
+                if not left:
+                    self.report.warnings.append(f"Ray could not be reached, so there are no metrics: {error}")
+            ray.shutdown()
+            time.sleep(attempts.pause_seconds if left else 0)
+        return None
 
     def _begin(self, nights: Sequence[ArchiveNight]) -> list[ArchiveNight]:
         """Those whose lease could be had. The first one is waited for alone, so that of two starts one gets all of them."""
@@ -72,27 +97,49 @@ class Night:
         self.report.finish()
         if self.report.touched_nothing:
             return
+        self._add_costs()
+        self._write_all(ready)
         fault = None if self.webhook is None else post(self.webhook, self.report)
         if fault is not None:
             self.report.warnings.append(fault)
-        for night in ready:
-            self._write(night)
+            self._write_all(ready)
+
+    def _add_costs(self) -> None:
+        archives = self.report.archives
+        self.report.cost = total_cost(
+            [archive.cost for archive in archives if archive.cost is not None],
+            self.config.prices,
+            images=sum(archive.images for archive in archives),
+            source_bytes=sum(archive.source_bytes for archive in archives),
+            held=[archive.held for archive in archives if archive.held is not None],
+        )
+
+    def _write_all(self, ready: Sequence[ArchiveNight]) -> None:
+        """Where one place could not be written, the others say so, and the exit code does."""
+        faults = self._write_each(ready)
+        if faults != self.report.unwritten:
+            self.report.unwritten = faults
+            self._write_each(ready)
+
+    def _write_each(self, ready: Sequence[ArchiveNight]) -> list[str]:
+        faults = [self._try_write(night.write, night.report.archive) for night in ready]
         if self.config.reports is not None:
-            try:
-                self.report.write(open_store(self.config.reports, StorageConfig.from_environment(**self.config.storage)), "")
-            except CnnbatchError as error:
-                self._warn(f"the report could not be written to {self.config.reports}: {error}")
+            faults.append(self._try_write(self._write_whole, self.config.reports))
+        return [fault for fault in faults if fault is not None]
 
-    def _write(self, night: ArchiveNight) -> None:
+    def _write_whole(self) -> None:
+        assert self.config.reports is not None
+        self.report.write(open_store(self.config.reports, StorageConfig.from_environment(**self.config.storage)), "")
+
+    def _try_write(self, write: Callable[[], None], place: str) -> str | None:
+        """The sentence that says why not, where it could not be written."""
         try:
-            night.write()
-        except StorageError as error:
-            self._warn(f"the report could not be written into {night.report.archive}: {error}")
-
-    def _warn(self, warning: str) -> None:
-        logger.warning("%s", warning)
-        if warning not in self.report.warnings:
-            self.report.warnings.append(warning)
+            write()
+        except (CnnbatchError, OSError) as error:
+            fault = f"the report could not be written to {place}: {error}"
+            logger.warning("%s", fault)
+            return fault
+        return None
 
 
 def preview(config: NightlyConfig, *, as_json: bool) -> int:

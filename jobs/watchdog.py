@@ -6,12 +6,13 @@ autoscaler for as many bundles that only on-demand nodes fit, and lets them go w
 """
 
 import logging
+import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Annotated, Final, Self
 
 import ray
 from pydantic import BaseModel, ConfigDict, Field
@@ -31,8 +32,9 @@ class Fallback(BaseModel):
 
     selector: dict[str, str] = Field(default_factory=lambda: {"market": "ondemand"}, min_length=1)
     """Labels that only on-demand node types have."""
-    bundle: dict[str, float] = Field(default_factory=lambda: {"GPU": 1.0}, min_length=1)
-    """What one worker takes; only what waits for its first resource counts."""
+    bundle: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=lambda: {"GPU": 1.0}, min_length=1)
+    """What one on-demand node has, or the part of it that counts: one bundle is one node. What asks for more of it does not
+    fit and is not counted; CPUs and memory that it does not name are taken to be enough."""
     most: int = Field(4, gt=0)
     patience_seconds: float = Field(180, gt=0)
     """Spot machines take one to three minutes to come; under that, on-demand ones would be asked for needlessly."""
@@ -42,7 +44,8 @@ class Fallback(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Supply:
-    """What the autoscaler says: bundles that wait for a node, nodes with the fallback's resource, on-demand ones of them."""
+    """What the autoscaler says. ``waiting``: fallback nodes that what waits would fill; ``nodes`` that a bundle fits on;
+    ``ondemand``: those of them with the labels."""
 
     waiting: int
     nodes: int
@@ -70,17 +73,42 @@ class Drought:
         return self.asked
 
 
+ORDINARY: Final = frozenset({"CPU", "GPU", "memory", "object_store_memory"})
+"""Resources that any worker has some of; others are of certain nodes, such as the head."""
+
+
 def supply_of(status: ClusterStatus, fallback: Fallback) -> Supply:
     """Counts what the autoscaler's status says."""
-    resource = next(iter(fallback.bundle))
-    waiting = sum(
-        counted.count
+    demands = [
+        counted
         for demand in status.resource_demands.ray_task_actor_demand
         for counted in demand.bundles_by_count
-        if counted.bundle.get(resource)
+        if fits(counted.bundle, fallback.bundle)
+    ]
+    nodes = [
+        node
+        for node in (*status.active_nodes, *status.idle_nodes)
+        if all(_total(node.resource_usage, name) >= least for name, least in fallback.bundle.items())
+    ]
+    return Supply(
+        nodes_for([(demand.bundle, demand.count) for demand in demands], fallback.bundle),
+        len(nodes),
+        sum(_fits(node.labels or {}, fallback.selector) for node in nodes),
     )
-    nodes = [node for node in (*status.active_nodes, *status.idle_nodes) if _total(node.resource_usage, resource)]
-    return Supply(waiting, len(nodes), sum(_fits(node.labels or {}, fallback.selector) for node in nodes))
+
+
+def fits(demand: Mapping[str, float], node: Mapping[str, float]) -> bool:
+    """Whether a node with ``node`` can take it; a night asks for GPUs to compress, and for CPUs alone to verify."""
+    asked = {name: amount for name, amount in demand.items() if amount}
+    return bool(asked) and all(
+        name in ORDINARY | node.keys() and amount <= node.get(name, amount) for name, amount in asked.items()
+    )
+
+
+def nodes_for(demands: Sequence[tuple[Mapping[str, float], int]], node: Mapping[str, float]) -> int:
+    """Nodes that hold all of them at a time, each demand so many times; one where they ask for nothing that it names."""
+    totals = (sum(demand.get(name, 0.0) * count for demand, count in demands) / has for name, has in node.items())
+    return max(1, *map(math.ceil, totals)) if demands else 0
 
 
 def _total(usage: object, resource: str) -> float:
@@ -128,7 +156,7 @@ class Watchdog:
         asked = self._drought.update(supply, time.monotonic())
         if asked != before:
             logger.info(
-                "%d bundles wait for a node, %d nodes: %d on-demand workers asked for", supply.waiting, supply.nodes, asked
+                "work for %d nodes waits, %d nodes: %d on-demand workers asked for", supply.waiting, supply.nodes, asked
             )
         if asked or before:
             self._ask(asked)

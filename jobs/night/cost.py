@@ -1,9 +1,10 @@
 """What a night costs: seconds of nodes by kind, times a table of prices; and what an archive saves a month."""
 
+import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
@@ -16,6 +17,9 @@ TB: Final = 1e12
 HEAD: Final = "head"
 WORKER: Final = "worker"
 SAMPLE_SECONDS: Final = 5.0
+
+
+logger = logging.getLogger(__name__)
 
 
 class Prices(BaseModel):
@@ -37,15 +41,18 @@ class Expected(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source_mb_per_second: float = Field(2.5, gt=0)
-    """Of one node: 8.3 MP/s on two CPU cores (`python -m benchmarks.codec_speed`), photographs of 0.3 bytes a pixel."""
+    source_mb_per_second: float = Field(1.1, gt=0)
+    """Of one node: a whole job of 3.7 MP/s on two CPU cores (`benchmarks/results/job_overhead.txt`), and photographs of 0.3
+    bytes a pixel, which is assumed."""
+    overhead_seconds: float = Field(120, ge=0)
+    """Of a night, however little there is to do: starting Ray and its workers, the sample of the old shards."""
     kind: str | None = None
     """The row of ``prices.nodes`` that such a node costs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one archive's night. ``amount`` is None where a price is missing; `unpriced` are the kinds without one."""
+    """Of one archive's night, or of a whole one. ``amount`` is None where a price is missing, that of the kinds `unpriced`."""
 
     node_seconds: Mapping[str, float]
     currency: str
@@ -77,6 +84,17 @@ def cost_of(
     )
 
 
+def total_cost(
+    costs: Sequence[Cost], prices: Prices, *, images: int, source_bytes: int, held: Sequence[tuple[int, int]]
+) -> Cost:
+    """Of all archives of a night, as `cost_of` of one."""
+    seconds: Counter[str] = Counter()
+    for cost in costs:
+        seconds.update(cost.node_seconds)
+    both = (sum(sources for sources, _ in held), sum(archives for _, archives in held)) if held else None
+    return cost_of(seconds, prices, images=images, source_bytes=source_bytes, held=both)
+
+
 def _rounded(amount: float | None) -> float | None:
     return None if amount is None else round(amount, 6)
 
@@ -84,12 +102,14 @@ def _rounded(amount: float | None) -> float | None:
 class NodeMeter:
     """Counts the seconds of every node that is up, by kind, in a thread, for the length of a ``with`` block.
 
-    Where Ray has not been started, this machine counts, as the head that it is.
+    Where Ray has not been started, this machine counts, as the head that it is. Where Ray does not say which nodes there are,
+    the next answer counts for the time until then.
     """
 
     def __init__(self, label: str, *, sample_seconds: float = SAMPLE_SECONDS) -> None:
         self._label, self._sample_seconds = label, sample_seconds
         self._seconds: dict[str, float] = {}
+        self._unanswered = 0
         self._last = time.monotonic()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -104,12 +124,13 @@ class NodeMeter:
         self._stopped.set()
         self._thread.join()
 
-    def take(self) -> dict[str, float]:
-        """Node-seconds by kind since the last call, or since the beginning."""
+    def take(self) -> tuple[dict[str, float], int]:
+        """Node-seconds by kind since the last call, or since the beginning; and how often Ray did not answer meanwhile."""
         with self._lock:
             self._sample()
             taken, self._seconds = self._seconds, {}
-        return taken
+            unanswered, self._unanswered = self._unanswered, 0
+        return taken, unanswered
 
     def _keep(self) -> None:
         while not self._stopped.wait(self._sample_seconds):
@@ -118,7 +139,13 @@ class NodeMeter:
 
     def _sample(self) -> None:
         now = time.monotonic()
-        for kind, count in _kinds(self._label).items():
+        try:
+            kinds = _kinds(self._label)
+        except (RuntimeError, ConnectionError, TimeoutError, ray.exceptions.RayError) as error:  # the next sample may do
+            self._unanswered += 1
+            logger.warning("the nodes could not be counted: %s", error)
+            return
+        for kind, count in kinds.items():
             self._seconds[kind] = self._seconds.get(kind, 0.0) + count * (now - self._last)
         self._last = now
 

@@ -1,14 +1,18 @@
 """``--dry-run``: what a night would do, how long it would take and what it would cost. Writes nothing and reads no image."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from cnnbatch.archive.layout import check_place
 from jobs.compress import CompressJob
-from jobs.night.cost import HEAD, cost_of
-from jobs.night.report import last_costs
+from jobs.night.cost import HEAD, Expected, cost_of
+from jobs.night.report import Spent, last_costs
 from jobs.night.settings import Entry, NightlyConfig
+
+NIGHTS: Final = 7
+LEAST_BYTES: Final = 100_000_000
+"""A night that compressed less tells the overhead, not the speed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,7 @@ class Forecast:
     vanished: int
     source_bytes: int
     node_hours: Mapping[str, float]
-    basis: Literal["the last night", "the configuration"]
+    basis: Literal["the last nights", "the configuration"]
     amount: float | None
     currency: str
 
@@ -36,7 +40,7 @@ class Forecast:
             f"{self.source} → {self.archive}\n"
             f"  {self.inputs:,} inputs: {self.unchanged:,} unchanged, {self.new:,} new, {self.changed:,} changed; "
             f"{self.vanished:,} only in the archive\n"
-            f"  {self.source_bytes / 1e6:,.1f} MB to read; about {hours} of nodes, {cost}, as {self.basis} says"
+            f"  {self.source_bytes / 1e6:,.1f} MB to read; about {hours} of nodes, {cost}, by {self.basis}"
         )
 
 
@@ -46,11 +50,8 @@ def forecast(config: NightlyConfig, entry: Entry) -> Forecast:
     check_place(job.archive)
     with job.scratch:
         todo = job.survey().source_bytes
-    last = last_costs(job.archive)
-    if last is not None:
-        seconds = {kind: spent * todo / last[1] for kind, spent in last[0].items()}
-    else:
-        seconds = {config.expected.kind or HEAD: todo / 1e6 / config.expected.source_mb_per_second}
+    past = last_costs(job.archive, nights=NIGHTS, least_bytes=LEAST_BYTES)
+    seconds = seconds_of(todo, past, config.expected)
     cost = cost_of(seconds, config.prices, images=0, source_bytes=0, held=None)
     report = job.report
     return Forecast(
@@ -63,7 +64,21 @@ def forecast(config: NightlyConfig, entry: Entry) -> Forecast:
         vanished=report.vanished,
         source_bytes=todo,
         node_hours={kind: round(spent / 3600, 4) for kind, spent in seconds.items()},
-        basis="the configuration" if last is None else "the last night",
+        basis="the last nights" if past else "the configuration",
         amount=cost.amount,
         currency=config.prices.currency,
     )
+
+
+def seconds_of(todo: int, past: Sequence[Spent], expected: Expected) -> dict[str, float]:
+    """Node-seconds by kind for ``todo`` bytes: an overhead that is there every night, and what beyond it ``past`` nights took a
+    byte. A kind that was not up every night has a share of both."""
+    if not past:
+        return {expected.kind or HEAD: expected.overhead_seconds + todo / 1e6 / expected.source_mb_per_second}
+    total = sum(spent.source_bytes for spent in past)
+    found = {}
+    for kind in sorted({kind for spent in past for kind in spent.node_seconds}):
+        taken = [spent.node_seconds.get(kind, 0.0) for spent in past]
+        overheads = [min(seconds, expected.overhead_seconds) for seconds in taken]
+        found[kind] = sum(overheads) / len(past) + (sum(taken) - sum(overheads)) * todo / total
+    return found

@@ -50,6 +50,8 @@ class ArchiveReport:
     failures: Sequence[Failure] = ()
     findings: Sequence[Finding] = ()
     cost: Cost | None = None
+    held: tuple[int, int] | None = None
+    """Bytes of all originals, and of the archive that holds them; None where that was not found out."""
 
     @property
     def exit_code(self) -> int:
@@ -67,6 +69,10 @@ class NightReport:
     """Of the sample of old shards that are verified."""
     archives: list[ArchiveReport] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    unwritten: list[str] = field(default_factory=list)
+    """Reports that could not be written, which is a fault of the night."""
+    cost: Cost | None = None
+    """Of all archives, from the leases to the last step; what idles after it, until the idle time-out, is not in it."""
     job: str = "nightly"
     version: str = VERSION
     host: str = field(default_factory=platform.node)
@@ -75,8 +81,9 @@ class NightReport:
 
     @property
     def exit_code(self) -> int:
-        """The code that all failed archives share, or 1 where they differ."""
-        codes = {archive.exit_code for archive in self.archives} - {0}
+        """The code that all failed archives share, or 1 where they differ or a report could not be written."""
+        codes = {archive.exit_code for archive in self.archives} | {int(bool(self.unwritten))}
+        codes.discard(0)
         return codes.pop() if len(codes) == 1 else int(bool(codes))
 
     @property
@@ -105,7 +112,12 @@ class NightReport:
         lines = [f"# Night {self.run_id}: {_cell(self.summary())}", ""]
         times = f"{self.started_at} to {self.finished_at or 'now'}"
         lines += [f"cnnbatch {self.version} on {self.host}, {times}, seed {self.seed}"]
-        lines += ["", *(f"**Warning:** {_cell(warning)}  " for warning in self.warnings)]
+        lines += ["", *(f"**Not written:** {_cell(fault)}  " for fault in self.unwritten)]
+        lines += [f"**Warning:** {_cell(warning)}  " for warning in self.warnings]
+        if self.cost is not None and len(self.archives) != 1:
+            lines += ["", f"All archives: {_cost_line(self.cost)}"]
+        if self.cost is not None:
+            lines += ["", "Not in a cost: nodes that idle after the last step, until the cluster's idle time-out."]
         for archive in self.archives:
             lines += [
                 "",
@@ -124,6 +136,8 @@ class NightReport:
         """One sentence."""
         bad = [archive for archive in self.archives if archive.exit_code]
         images = sum(archive.images for archive in self.archives)
+        if not bad and self.unwritten:
+            return f"{images:,} images into {_count(len(self.archives), 'archive')}, but {self.unwritten[0]}"
         if not bad:
             return f"{images:,} images into {_count(len(self.archives), 'archive')}, all well"
         first = next(step for step in bad[0].steps if step.exit_code)
@@ -146,14 +160,35 @@ def add_run(archive: ArchiveReport, report: RunReport) -> None:
     archive.failures = tuple(report.failures)
 
 
-def last_costs(store: Store) -> tuple[Mapping[str, float], int] | None:
-    """Node-seconds by kind and source bytes of the newest night in this archive that compressed something."""
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a past night took: node-seconds by kind, for so many bytes of originals."""
+
+    node_seconds: Mapping[str, float]
+    source_bytes: int
+
+
+def last_costs(store: Store, *, nights: int, least_bytes: int) -> list[Spent]:
+    """Of the newest ``nights`` that compressed ``least_bytes`` or more into this archive; a file that is no such report is
+    passed over."""
     names = sorted(info.key for info in store.list(RUNS) if info.key.startswith(f"{RUNS}/{PREFIX}"))
+    found: list[Spent] = []
     for name in reversed([name for name in names if name.endswith(".json")]):
-        found = json.loads(store.read(name))["archives"][0]
-        if found["source_bytes"] and found["cost"]:
-            return found["cost"]["node_seconds"], found["source_bytes"]
-    return None
+        spent = _spent(store.read(name))
+        if spent is not None and spent.source_bytes >= least_bytes:
+            found.append(spent)
+        if len(found) == nights:
+            break
+    return found
+
+
+def _spent(report: bytes) -> Spent | None:
+    try:
+        archive = json.loads(report)["archives"][0]
+        seconds = {str(kind): float(spent) for kind, spent in archive["cost"]["node_seconds"].items()}
+        return Spent(seconds, int(archive["source_bytes"]))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None
 
 
 def _step_table(archive: ArchiveReport) -> list[str]:
@@ -172,19 +207,22 @@ def _cost_lines(archive: ArchiveReport) -> list[str]:
     cost = archive.cost
     if cost is None:
         return []
-    nodes = ", ".join(f"{kind} {seconds / 3600:,.3f} h" for kind, seconds in cost.node_seconds.items())
-    lines = ["", f"Cost: {nodes}"]
-    if cost.amount is None:
-        lines[-1] += f"; no price for {', '.join(map(_cell, cost.unpriced))}"
-    else:
-        lines[-1] += f" = {cost.amount:,.2f} {cost.currency}"
-        if cost.per_million_images is not None:
-            lines[-1] += f", {cost.per_million_images:,.2f} a million images"
-        if cost.per_source_tb is not None:
-            lines[-1] += f", {cost.per_source_tb:,.2f} a terabyte of originals"
+    lines = ["", f"Cost: {_cost_line(cost)}"]
     if cost.saved_per_month is not None:
         lines += ["", f"The archive saves {cost.saved_per_month:,.2f} {cost.currency} a month once the originals are gone."]
     return lines
+
+
+def _cost_line(cost: Cost) -> str:
+    line = ", ".join(f"{_cell(kind)} {seconds / 3600:,.3f} h" for kind, seconds in cost.node_seconds.items())
+    if cost.amount is None:
+        return f"{line}; no price for {', '.join(map(_cell, cost.unpriced))}"
+    line += f" = {cost.amount:,.2f} {cost.currency}"
+    if cost.per_million_images is not None:
+        line += f", {cost.per_million_images:,.2f} a million images"
+    if cost.per_source_tb is not None:
+        line += f", {cost.per_source_tb:,.2f} a terabyte of originals"
+    return line
 
 
 def _list(title: str, rows: Sequence[str]) -> list[str]:

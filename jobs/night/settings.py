@@ -104,9 +104,9 @@ class NightlyConfig(BaseModel):
         shared = {name: getattr(self, name) for name in ("shards", "planning", "workers", "lease")}
         return CompressConfig(**own, **shared, storage=self.storage | entry.storage)
 
-    def verify_config(self, entry: Entry) -> VerifyConfig:
+    def verify_config(self, entry: Entry, *, level: str) -> VerifyConfig:
         """As `jobs.verify` would be called for this entry."""
-        values = {"archive": entry.archive, "workers": self.workers, "verification": {"level": self.verify.level}}
+        values = {"archive": entry.archive, "workers": self.workers, "verification": {"level": level}}
         return VerifyConfig.model_validate(values | {"storage": self.storage | entry.storage})
 
 

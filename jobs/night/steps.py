@@ -1,17 +1,18 @@
 """The night of one archive: lease → diff → compress → verify → compact → retention → report.
 
 A step that fails does not keep the later ones from their work, with two exceptions: without the lease nothing is done, and
-where verification found damage nothing is merged or deleted any more. What a killed night left undone the next one does:
-compression goes on from the log, and `RECORD` says up to which version of the log the shards have been verified.
+nothing is merged or deleted unless verification is done and found nothing. What a killed night left undone the next one does:
+compression goes on from the log, and `Record` says what has been verified and which shards are damaged.
 """
 
-import json
 import logging
 import random
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final
 
 from cnnbatch.archive import ArchiveLog, Lease, open_archive
@@ -26,13 +27,15 @@ from cnnbatch.storage.urls import parse_url
 from jobs.compress import CompressJob
 from jobs.metrics import show
 from jobs.night.cost import NodeMeter, cost_of
+from jobs.night.record import RECORD, Record, damaged_shards
 from jobs.night.report import PREFIX, ArchiveReport, Figures, NightReport, Outcome, Step, add_run
 from jobs.night.settings import Entry, NightlyConfig
 from jobs.verify import VerifyJob
 
-RECORD: Final = "_cnnbatch/nightly.json"
 CLOCK_SECONDS: Final = 600.0
 """How far the clocks may be apart before nothing is deleted by its age."""
+AHEAD_SECONDS: Final = 8 * 86400.0
+"""A night a week is usual; a clock that is further ahead may have jumped."""
 
 logger = logging.getLogger(__name__)
 
@@ -57,18 +60,36 @@ class ArchiveNight:
 
     def run(self, meter: NodeMeter) -> None:
         """Does the steps; raises nothing that is one archive's fault."""
+        self._show_newest()
         if self._step("diff", self._record_start):
             self.report.steps.pop()  # compress will say what the diff found
             self._compress_steps()
         else:
             self.report.steps.append(Step("compress", "skipped", message="the diff failed"))
+        self.show_steps()
         self._step("verify", self._verify)
-        damaged = self.report.steps[-1].exit_code == VerifyFailed.exit_code
+        self.show_steps()
+        verified = self.report.steps[-1]
         for name, action in (("compact", self._compact), ("retention", self._retain)):
-            self._step(name, self._leave_evidence if damaged else action)
+            self._step(name, partial(_leave_evidence, verified) if verified.outcome == "failed" else action)
+            self.show_steps()
         self._step("report", lambda: self._account(meter))
+        self.show_steps()
+
+    def show_steps(self) -> None:
+        """Sets the metric of every step that has been done or left out."""
         for step in self.report.steps:
             show("cnnbatch_step_outcome", step.exit_code, archive=self.report.archive, step=step.name)
+
+    def _show_newest(self) -> None:
+        """How old the archive is before this night; compression sets it again at each commit."""
+        try:
+            last = self._log().last_commit(besides=("compact-", "erase-"))
+        except (CnnbatchError, _LeftOut) as reason:  # a step will say so
+            logger.info("%s: no newest shard: %s", self.report.archive, reason)
+        else:
+            if last is not None:
+                show("cnnbatch_newest_shard_timestamp_seconds", last.timestamp(), archive=self.report.archive)
 
     def end(self) -> None:
         """Lets the lease go."""
@@ -120,11 +141,8 @@ class ArchiveNight:
         """The first night on an archive takes what is there already for verified: it is the old, of which a sample is."""
         if self.store.head(RECORD) is None:
             new = self.store.head(FORMAT_PATH) is None
-            self._put_record(-1 if new else self._log().snapshot().version)
+            Record(-1 if new else self._log().snapshot().version).write(self.store)
         return {}
-
-    def _put_record(self, version: int) -> None:
-        self.store.put(RECORD, json.dumps({"verified_log_version": version}).encode())
 
     def _compress_steps(self) -> None:
         self.job: CompressJob | None = None
@@ -135,11 +153,12 @@ class ArchiveNight:
             failed = self.report.steps.pop()
             logger.warning("%s: attempt %d of %d failed: %s", self.report.archive, number, most, failed.message)
             time.sleep(self.config.attempts.pause_seconds)
-        compress, report = self.report.steps.pop(), None if self.job is None else self.job.report
-        if report is None or not report.diff_seconds:
+        compress = self.report.steps.pop()
+        if self.job is None or not self.job.compared:
             self.report.steps.append(Step("diff", "failed", compress.seconds, compress.exit_code, compress.message))
             self.report.steps.append(Step("compress", "skipped", message="the diff failed"))
             return
+        report = self.job.report
         found = {name: getattr(report, name) for name in ("inputs", "unchanged", "new", "changed", "vanished", "erased")}
         self.report.steps.append(Step("diff", "done", report.diff_seconds, figures=found))
         self.report.steps.append(compress)
@@ -159,21 +178,31 @@ class ArchiveNight:
         return bool(self._trouble or superseded)
 
     def _verify(self) -> Figures:
-        log = self._log()
-        job = VerifyJob(self.config.verify_config(self.entry))
+        log, record = self._log(), Record.read(self.store)
+        level = self.config.verify.level
+        config = self.config.verify_config(self.entry, level="checksums" if record.damaged and level == "log" else level)
+        job = VerifyJob(config)
         now = job.archive.snapshot
-        before = log.snapshot_at(json.loads(self.store.read(RECORD))["verified_log_version"])
-        known = {shard.path for shard in before.shards} if before is not None else set()
-        new = [shard.path for shard in now.shards if shard.path not in known]
-        old = [shard.path for shard in now.shards if shard.path in known]
+        before = log.snapshot_at(record.verified_log_version)
+        known = set() if before is None else {shard.path for shard in before.shards}
+        damaged = [shard.path for shard in now.shards if shard.path in record.damaged]
+        new = [shard.path for shard in now.shards if shard.path not in known.union(damaged)]
+        old = [shard.path for shard in now.shards if shard.path in known.difference(damaged)]
         sample = random.Random(self.night.seed).sample(old, min(len(old), self.config.verify.sample_shards))
-        job.only = frozenset((*new, *sample))
+        job.only = frozenset((*new, *sample, *damaged))
+        figures: dict[str, int | float | str] = {"new_shards": len(new), "of_the_old_shards": len(sample)}
+        figures |= {"known_as_damaged": len(damaged)} if damaged else {}
         try:
             job.execute()
+        except VerifyFailed:
+            again = damaged_shards(job.findings, opened=job.only, live=[shard.path for shard in now.shards])
+            if again:  # told of; without findings the log is as unverified as before
+                replace(record, verified_log_version=now.version, damaged=again).write(self.store)
+            raise
         finally:
             self.report.findings = tuple(job.findings)
-        self._put_record(now.version)
-        return {"new_shards": len(new), "of_the_old_shards": len(sample), "level": self.config.verify.level}
+        replace(record, verified_log_version=now.version, damaged=()).write(self.store)
+        return figures | {"level": config.verification.level}
 
     def _compact(self) -> Figures:
         if not self.config.compact:
@@ -181,13 +210,10 @@ class ArchiveNight:
         result = compact(self._log(), run_id=f"compact-{self.night.run_id}")
         return {"merged": result.merged, "written": result.written, "left_damaged": len(result.damaged)}
 
-    def _leave_evidence(self) -> Figures:
-        raise _LeftOut("verification found damage: nothing is merged or deleted until somebody has looked")
-
     def _retain(self) -> Figures:
         log = self._log()
         grace = timedelta(hours=self.config.retention.grace_hours)
-        fault = clock_fault(self.store, *self._started)
+        fault = clock_fault(self.store, *self._started) or since_last_night(Record.read(self.store).wall_seconds, time.time())
         if fault is not None:
             raise _LeftOut(fault)
         swept = sweep(log, grace=grace)
@@ -195,24 +221,24 @@ class ArchiveNight:
         return {"files_swept": swept.files, "bytes_swept": swept.num_bytes, "reports_forgotten": reports}
 
     def _account(self, meter: NodeMeter) -> Figures:
-        held = None
         figures: dict[str, int | float | str] = {}
+        if self.store.head(RECORD) is not None:
+            replace(Record.read(self.store), wall_seconds=time.time()).write(self.store)
         if self.store.head(FORMAT_PATH) is not None:
             archive = open_archive(self.store.url, self.storage)
             info = archive.info()
-            held = info.source_bytes, info.archive_bytes
+            self.report.held = info.source_bytes, info.archive_bytes
             figures = {"images": info.num_images, "shards": info.num_shards, "archive_bytes": info.archive_bytes}
-            self._show_age()
-        report = self.report
+        report, (seconds, unanswered) = self.report, meter.take()
         prices = self.config.prices
-        report.cost = cost_of(meter.take(), prices, images=report.images, source_bytes=report.source_bytes, held=held)
-        return figures
+        report.cost = cost_of(seconds, prices, images=report.images, source_bytes=report.source_bytes, held=report.held)
+        return figures | ({"times_nodes_were_not_counted": unanswered} if unanswered else {})
 
-    def _show_age(self) -> None:
-        last = self._log().last_commit(besides=("compact-", "erase-"))
-        if last is not None:
-            age = max(0.0, (datetime.now(UTC) - last).total_seconds())
-            show("cnnbatch_newest_shard_age_seconds", age, archive=self.report.archive)
+
+def _leave_evidence(verified: Step) -> Figures:
+    if verified.exit_code == VerifyFailed.exit_code:
+        raise _LeftOut("verification found damage: nothing is merged or deleted until somebody has looked")
+    raise _LeftOut("verification did not come to its end: nothing is merged or deleted before it does")
 
 
 def clock_fault(store: Store, wall: float, monotonic: float) -> str | None:
@@ -228,6 +254,21 @@ def clock_fault(store: Store, wall: float, monotonic: float) -> str | None:
         apart = time.time() - beat.mtime.timestamp()
         if abs(apart) > CLOCK_SECONDS:
             return f"this clock and the store's are {apart:+,.0f} s apart: nothing is deleted by its age"
+    return None
+
+
+def since_last_night(last: float | None, now: float) -> str | None:
+    """Why ages cannot be trusted: this clock's distance from the end of the last night. A local disk's times are this clock's,
+    so that nothing else tells; the next night believes it."""
+    if last is None:
+        return None
+    if now < last - CLOCK_SECONDS:
+        return f"the clock is {last - now:,.0f} s before the end of the last night: nothing is deleted by its age this once"
+    if now > last + AHEAD_SECONDS:
+        days = (now - last) / 86400
+        return (
+            f"{days:,.0f} days have passed since the last night, if the clock is right: nothing is deleted by its age this once"
+        )
     return None
 
 

@@ -216,7 +216,19 @@ def test_the_submission_in_its_head_comment_is_one_the_job_understands() -> None
     assert ondemand
     assert not any(map(is_spot, ondemand))
     assert config.fallback.most <= sum(kind["max_workers"] for kind in ondemand)
-    assert config.prices.nodes.keys() == cluster["available_node_types"].keys()
+    assert config.prices.nodes.keys() >= cluster["available_node_types"].keys()
+    for kind in workers(cluster).values():
+        assert config.workers.cpus <= kind["resources"]["CPU"]
+        assert all(kind["resources"][name] >= most for name, most in config.fallback.bundle.items())
+
+
+@pytest.mark.parametrize("name", ["cluster.yaml", "docs/clusters.md"])
+def test_where_the_commands_are_shown_the_cluster_goes_down_after_a_submission_that_waits(name: str) -> None:
+    text = (ROOT / name).read_text().replace("\\\n", " ")
+    up, submit, down = (text.index(word) for word in ("ray up -y cluster.yaml", "ray job submit --address", "ray down -y"))
+    assert up < submit < down
+    assert "--no-wait" not in text[submit : text.index("\n", submit)]
+    assert "until" in text  # the head and the floor stay until then
 
 
 def test_every_worker_runs_the_drain_agent(prepared: Config) -> None:

@@ -6,16 +6,24 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ray.autoscaler.v2.schema import (
+    ClusterStatus,
+    NodeInfo,
+    NodeUsage,
+    RayTaskActorDemand,
+    ResourceDemandSummary,
+    ResourceRequestByCount,
+    ResourceUsage,
+)
 
 from cnnbatch.archive import ArchiveRow, open_archive
-from jobs.watchdog import Drought, Fallback, Supply
+from jobs.watchdog import Drought, Fallback, Supply, supply_of
 from tests.cluster_deploy.drought import FakeCluster
 from tests.stages.pictures import as_file, waves, write_files
 
@@ -44,6 +52,47 @@ def test_on_demand_workers_that_are_there_count_and_are_let_go_when_nothing_wait
     assert drought.update(Supply(1, 2, 2), 71) == 0  # patience begins anew
 
 
+def status(*demands: tuple[dict[str, float], int], nodes: Sequence[NodeInfo] = ()) -> ClusterStatus:
+    """What the autoscaler says: each demand so many times."""
+    waiting = RayTaskActorDemand([ResourceRequestByCount(bundle, count) for bundle, count in demands])
+    return ClusterStatus(active_nodes=list(nodes), resource_demands=ResourceDemandSummary(ray_task_actor_demand=[waiting]))
+
+
+def node(market: str, **resources: float) -> NodeInfo:
+    usage = NodeUsage([ResourceUsage(name, total, 0.0) for name, total in resources.items()], 0)
+    return NodeInfo("", "", "", "", resource_usage=usage, labels={"market": market})
+
+
+@pytest.mark.parametrize(
+    ("demand", "bundle", "needed"),
+    [
+        (({"GPU": 1}, 3), {"GPU": 1}, 3),
+        (({"CPU": 2}, 8), {"GPU": 1}, 1),  # a verification asks for CPUs only
+        (({"CPU": 2}, 8), {"GPU": 1, "CPU": 15}, 2),
+        (({"CPU": 16}, 1), {"GPU": 1, "CPU": 15}, 0),  # no such node could take it
+        (({"GPU": 0.5, "CPU": 1, "memory": 1e9}, 3), {"GPU": 1, "CPU": 15}, 2),
+        (({"GPU": 2}, 1), {"GPU": 1}, 0),
+        (({"CPU": 1, "node:__internal_head__": 0.001}, 1), {"GPU": 1}, 0),
+        (({}, 1), {"GPU": 1}, 0),
+    ],
+)
+def test_all_that_waits_and_would_fit_on_a_fallback_node_counts(
+    demand: tuple[dict[str, float], int], bundle: dict[str, float], needed: int
+) -> None:
+    assert supply_of(status(demand), Fallback(bundle=bundle)).waiting == needed
+
+
+def test_nodes_on_which_a_bundle_fits_count_and_the_on_demand_ones_of_them() -> None:
+    nodes = [node("spot", CPU=16, GPU=1), node("ondemand", CPU=16, GPU=1), node("ondemand", CPU=0), node("ondemand", CPU=16)]
+    assert supply_of(status(nodes=nodes), Fallback(bundle={"GPU": 1, "CPU": 15})) == Supply(0, 2, 1)
+
+
+def test_a_verification_that_waits_for_cpus_while_spot_is_dry_gets_an_on_demand_node() -> None:
+    drought, waiting = Drought(PATIENT), supply_of(status(({"CPU": 15}, 2)), PATIENT)
+    assert drought.update(waiting, 0) == 0
+    assert drought.update(waiting, 60) == 1
+
+
 @pytest.fixture
 def night(tmp_path: Path) -> Path:
     """A configuration of a night that needs a GPU for each of a few shards."""
@@ -63,8 +112,8 @@ def night(tmp_path: Path) -> Path:
     return file
 
 
-def start(cluster: FakeCluster, night: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "jobs.nightly", str(night), "--json"]
+def start(cluster: FakeCluster, night: Path, *settings: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "jobs.nightly", str(night), "--json", *settings]
     with (night.parent / "stderr").open("a") as stderr:
         return subprocess.Popen(command, env=cluster.environment(), stdout=subprocess.PIPE, stderr=stderr, text=True)
 
@@ -85,6 +134,11 @@ def finish(process: subprocess.Popen[str], night: Path) -> dict[str, Any]:
 
 def shards_written(night: Path) -> int:
     return len(list((night.parent / "archive").glob("_delta_log/*.json"))) - 1
+
+
+def shards_begun(night: Path) -> set[Path]:
+    """The marks of attempts that have not ended: `cnnbatch.stages.isolation`."""
+    return set((night.parent / "archive/_cnnbatch/runs").glob("*/attempts/*/*"))
 
 
 @pytest.fixture
@@ -113,13 +167,14 @@ def test_in_a_spot_drought_the_night_goes_on_with_on_demand_workers(dry: FakeClu
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_spot_node_that_is_taken_in_the_middle_of_a_shard_loses_nothing(wet: FakeCluster, night: Path) -> None:
-    process = start(wet, night)
+    process = start(wet, night, "workers.most=1")  # what is under way is on the one node there is
     wet.wait(lambda: shards_written(night) >= 1, "the first commit", WITHIN_S)
-    victim = next(node for node in wet.nodes() if (node.labels or {})["market"] == "spot")
+    [victim] = wet.nodes()
     assert victim.node_id is not None
     drain(wet, victim.node_id)
-    time.sleep(2)
+    under_way = shards_begun(night)
     wet.kill_node(victim.node_id)
+    assert under_way & shards_begun(night), "no shard was under way when the node was taken"
     report = finish(process, night)
     assert "spot" in report["archives"][0]["cost"]["node_seconds"]
 

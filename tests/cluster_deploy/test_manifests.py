@@ -135,6 +135,25 @@ def test_the_cluster_of_the_rayjob_is_spot_first_with_an_on_demand_floor(rayjob:
     assert int(drain) < grace < 120
 
 
+def test_every_kind_of_node_of_either_cluster_has_its_price_and_no_other_row_is_there(
+    rayjob: Manifest, config: NightlyConfig
+) -> None:
+    """KubeRay labels each node with its group's name, and the head's group is always called ``headgroup``."""
+    groups = {group["groupName"] for group in rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"]} | {"headgroup"}
+    types = yaml.safe_load((ROOT / "cluster.yaml").read_text())["available_node_types"].keys()
+    assert config.prices.label == "ray.io/node-group"
+    assert config.prices.nodes.keys() == groups | types
+
+
+def test_a_worker_and_a_fallback_bundle_fit_on_every_node_of_the_rayjob(rayjob: Manifest, config: NightlyConfig) -> None:
+    assert config.fallback is not None
+    for group in rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
+        [container] = group["template"]["spec"]["containers"]
+        has = {"CPU": float(container["resources"]["requests"]["cpu"]), "GPU": 1.0}
+        assert config.workers.cpus <= has["CPU"]
+        assert all(has[name] >= most for name, most in config.fallback.bundle.items())
+
+
 def test_every_image_is_pinned_and_of_the_tested_ray(rayjob: Manifest) -> None:
     ray = pinned("ray")
     assert rayjob["spec"]["rayClusterSpec"]["rayVersion"] == ray
@@ -151,7 +170,9 @@ def pinned(package: str) -> str:
 KUBECTL = """#!/bin/sh
 # Keeps RayJobs as files below $STATE: one that was asked for three times is done.
 echo "$@" >> "$STATE/calls"
+case "$*" in "get rayjobs "*) for old in "$STATE"/cnnbatch-nightly-*; do echo "rayjob.ray.io/${old##*/}"; done; exit;; esac
 case "$1" in
+  delete) rm "$STATE/${2#rayjob.ray.io/}" ;;
   create) name="$(sed -n '/^metadata/s/.*{name: \\([^,]*\\),.*/\\1/p' "$3")"; [ ! -e "$STATE/$name" ] && echo >"$STATE/$name";;
   get) file="$STATE/${2#rayjob/}"; [ -e "$file" ] || exit 1
        case "$*" in *jobDeploymentStatus*)
@@ -162,7 +183,7 @@ esac
 """
 
 
-@pytest.mark.parametrize(("end", "code"), [("Complete", 0), ("Failed", 1)])
+@pytest.mark.parametrize(("end", "code"), [("Complete", 0), ("Failed", 1), ("ValidationFailed", 1)])
 def test_the_cronjob_creates_one_rayjob_a_day_and_waits_for_its_end(
     cronjob: Manifest, tmp_path: Path, end: str, code: int
 ) -> None:
@@ -172,6 +193,8 @@ def test_the_cronjob_creates_one_rayjob_a_day_and_waits_for_its_end(
     kubectl.write_text(KUBECTL)
     kubectl.chmod(kubectl.stat().st_mode | stat.S_IXUSR)
     (tmp_path / "state").mkdir()
+    for day in range(1, 21):
+        (tmp_path / f"state/cnnbatch-nightly-202001{day:02}").touch()
     [script] = container["args"]
     script = script.replace("/tmp/", f"{tmp_path}/").replace("/config/", f"{DEPLOY}/").replace("sleep 30", "sleep 0.01")
     environment = {"PATH": f"{kubectl.parent}:/usr/bin:/bin", "STATE": str(tmp_path / "state"), "END": end}
@@ -185,6 +208,21 @@ def test_the_cronjob_creates_one_rayjob_a_day_and_waits_for_its_end(
     made = yaml.safe_load((tmp_path / "rayjob.yaml").read_text())
     assert re.fullmatch(r"cnnbatch-nightly-\d{8}", made["metadata"]["name"])
     assert made["spec"]["jobId"] == made["metadata"]["name"]
+    kept = sorted(path.name for path in (tmp_path / "state").glob("cnnbatch-nightly-*"))
+    assert kept == [*(f"cnnbatch-nightly-202001{day:02}" for day in range(8, 21)), made["metadata"]["name"]]
+
+
+def test_the_cronjobs_image_is_pinned_and_has_a_shell_and_it_may_do_what_it_does(cronjob: Manifest, rayjob: Manifest) -> None:
+    [container] = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert container["command"][0] == "/bin/sh"
+    assert not container["image"].startswith(("registry.k8s.io/kubectl", "rancher/kubectl"))  # distroless
+    assert re.fullmatch(r"[^\s:@]+:[^\s@]+@sha256:\S+", container["image"])
+    [role] = [one for one in documents("kuberay.yaml") if one["kind"] == "Role"]
+    [script] = container["args"]
+    used = set(re.findall(r"kubectl (\w+)", script)) | {"list"}  # `get` of a kind lists
+    assert used == set(role["rules"][0]["verbs"])
+    [label] = re.findall(r"rayjobs -l (\S+)", script)
+    assert label == "app=" + rayjob["metadata"]["labels"]["app"]
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
@@ -198,11 +236,25 @@ def test_systemd_understands_the_units(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_service_may_write_where_rays_token_and_local_archives_are() -> None:
+    lines = (DEPLOY / "cnnbatch-nightly.service").read_text().splitlines()
+    values = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    assert values["ProtectSystem"] == "strict"
+    assert values["Environment"] == f"HOME=/var/lib/{values['StateDirectory']}"
+    [place] = [number for number, line in enumerate(lines) if line.startswith("ReadWritePaths=")]
+    assert "FILL IN" in lines[place - 1]
+    assert lines[place].split("=")[1].startswith("-/")  # one that is not there is no error
+
+
+def cron_entries() -> list[str]:
+    lines = (DEPLOY / "crontab").read_text().splitlines()
+    return [line.lstrip("#") for line in lines if re.match(r"#?\d", line)]
+
+
 def test_the_commands_of_systemd_and_cron_are_nights() -> None:
     [start] = re.findall(r"^ExecStart=(.*)$", (DEPLOY / "cnnbatch-nightly.service").read_text(), re.MULTILINE)
     check_entrypoint(shlex.split(start))
-    lines = (DEPLOY / "crontab").read_text().splitlines()
-    entries = [line.lstrip("#") for line in lines if re.match(r"#?\d", line)]
+    entries = cron_entries()
     assert len(entries) == 2
     for entry in entries:
         *when, user, command = entry.split(maxsplit=6)
@@ -211,6 +263,29 @@ def test_the_commands_of_systemd_and_cron_are_nights() -> None:
         assert not re.search(r"(?<!\\)%", command)  # cron would make a line break of it
         words = shlex.split(command.split(">>")[0])
         check_entrypoint(words)
+
+
+@pytest.mark.parametrize("entry", cron_entries())
+def test_the_cron_line_hands_the_environment_file_on_and_ends_as_the_night_does(tmp_path: Path, entry: str) -> None:
+    command = entry.split(maxsplit=6)[6].replace("\\%", "%")  # as cron gives it to SHELL
+    for place in ("/opt/cnnbatch", "/etc/cnnbatch", "/var/log/cnnbatch"):
+        command = command.replace(place, str(tmp_path))
+    (tmp_path / "environment").write_text("AWS_PROFILE=nights\nNIGHTLY_WEBHOOK='https://host/a?b=c d'\n")
+    (tmp_path / "bin").mkdir()
+    for name in ("python", "ray"):
+        stand_in = tmp_path / "bin" / name
+        stand_in.write_text('#!/bin/sh\necho "$AWS_PROFILE|$NIGHTLY_WEBHOOK|$*"\nexit 4\n')
+        stand_in.chmod(0o755)
+    done = subprocess.run(["/bin/sh", "-c", command], env={"PATH": "/usr/bin:/bin"}, timeout=60, check=False)
+    assert done.returncode == 4
+    said = (tmp_path / "nightly.log").read_text()
+    assert said.startswith("nights|https://host/a?b=c d|")
+    assert "jobs.nightly" in said
+
+
+def test_both_schedulers_say_the_same_mode_of_the_environment_file() -> None:
+    for name in ("crontab", "cnnbatch-nightly.service"):
+        assert re.findall(r"mode (\d+), (\w+:\w+)", (DEPLOY / name).read_text()) == [("0640", "root:cnnbatch")]
 
 
 def test_the_dag_is_python_that_submits_a_night() -> None:

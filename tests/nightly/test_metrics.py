@@ -12,9 +12,15 @@ import ray
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from cnnbatch.stages.records import Tally
-from jobs import metrics
+from cnnbatch.errors import VerifyFailed
+from cnnbatch.stages.records import Finding, Tally
+from jobs import compress, metrics
+from jobs.night import steps
+from jobs.night.report import STEPS
+from jobs.verify import VerifyJob
 from jobs.watchdog import Fallback, Watchdog
+from tests.nightly.conftest import Nights
+from tests.stages.pictures import as_file, waves, write_files
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "docs/deploy/grafana.json"
@@ -47,7 +53,7 @@ def test_every_metric_reaches_prometheus_with_its_tags() -> None:
     tally = Tally({"cnn": 3, "failed": 1}, {"vanished": 1}, 1000, 250, 4_000_000, {"read": 1.5, "code": 2.5})
     for number in range(2):
         metrics.record_shard("compress", "s3://b/a", number, tally)
-    metrics.show("cnnbatch_newest_shard_age_seconds", 12.0, archive="s3://b/a")
+    metrics.show("cnnbatch_newest_shard_timestamp_seconds", 1.7e9, archive="s3://b/a")
     metrics.show("cnnbatch_step_outcome", 5.0, archive="s3://b/a", step="verify")
     metrics.show("cnnbatch_spot_drought", 2.0)
     deadline = time.monotonic() + EXPORTED_WITHIN_S
@@ -61,6 +67,62 @@ def test_every_metric_reaches_prometheus_with_its_tags() -> None:
     [images] = re.findall(r'^ray_cnnbatch_images_total\{([^}]*outcome="cnn"[^}]*)\} 6\.0$', page, re.MULTILINE)
     assert 'archive="s3://b/a"' in images
     assert 'job="compress"' in images
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_a_night_is_seen_step_by_step_while_it_goes_on(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    nights.source()
+    nights.configure(workers={"cpus": 1})
+    archive, began, seen = nights.folder / "archive", time.time(), []
+    execute = VerifyJob.execute
+
+    def watched(job: VerifyJob) -> None:
+        wanted = [
+            rf'cnnbatch_step_outcome{{[^}}]*archive="{archive}"[^}}]*step="compress"[^}}]*}} 0',
+            rf'cnnbatch_newest_shard_timestamp_seconds{{[^}}]*archive="{archive}"[^}}]*}} (\S+)',
+        ]
+        deadline = time.monotonic() + EXPORTED_WITHIN_S
+        while not all(found := [re.search(one, scrape()) for one in wanted]):
+            assert time.monotonic() < deadline, found
+            time.sleep(1)
+        seen.append(float(found[1][1]))
+        execute(job)
+
+    monkeypatch.setattr(VerifyJob, "execute", watched)
+    ended = nights.run()
+    assert ended.code == 0, ended.stderr
+    assert began <= seen[0] <= time.time()
+
+
+@pytest.mark.parametrize("code", [0, 5])
+def test_the_outcome_of_each_step_and_the_newest_shard_are_set_as_the_night_goes(
+    nights: Nights, inline: None, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    nights.source()
+    nights.configure()
+    assert nights.run().code == 0
+    write_files(nights.folder / "source", {"new.png": as_file(waves(24, 24, seed=9))})
+    shown: list[tuple[str, float, str]] = []
+
+    def show(name: str, value: float, **tags: str) -> None:
+        shown.append((name.removeprefix("cnnbatch_"), value, tags.get("step", "")))
+
+    def execute(job: VerifyJob) -> None:
+        before = list(shown)
+        assert ("step_outcome", 0, "compress") in before
+        times = [value for name, value, _ in before if name == "newest_shard_timestamp_seconds"]
+        assert (len(times), times[0] < times[-1]) == (2, True)  # of the last night, and of tonight's commit
+        if code:
+            job.findings.append(Finding("checksums", "damaged-row", "data/x", "k", "is damaged"))
+            raise VerifyFailed("1 findings")
+
+    monkeypatch.setattr(steps, "show", show)
+    monkeypatch.setattr(compress, "show", show)
+    monkeypatch.setattr(VerifyJob, "execute", execute)
+    assert nights.run().code == code
+    last = {step: value for name, value, step in shown if name == "step_outcome"}
+    assert last == dict.fromkeys(STEPS, 0) | {"verify": code}
 
 
 @pytest.mark.slow

@@ -211,6 +211,63 @@ def test_damage_that_verification_finds_keeps_everything_as_it_is(nights: Nights
     assert [finding["path"] for finding in ended.report["archives"][0]["findings"]] == [shard.path]
 
 
+def two_shards(nights: Nights) -> list[Path]:
+    """An archive of two shards, each of a night of its own."""
+    nights.configure(compact=False, verify={"sample_shards": 0})
+    for number in range(2):
+        nights.source(files={f"{number}.png": as_file(waves(24, 24, seed=number))})
+        assert nights.run().code == 0
+    paths = [nights.folder / "archive" / shard.path for shard in open_archive(str(nights.folder / "archive")).shards()]
+    assert len(paths) == 2
+    return paths
+
+
+def test_damage_in_an_old_shard_is_looked_at_every_night_until_it_is_mended(nights: Nights) -> None:
+    damaged, _ = two_shards(nights)
+    sound = damaged.read_bytes()
+    flip(damaged, len(sound) // 4)
+    orphan = write_files(nights.folder / "archive", {"data/orphan.parquet": b"x"}) / "data/orphan.parquet"
+    os.utime(orphan, (1, 1))
+    assert nights.run("verify.sample_shards=9").code == 5
+    nights.configure()
+    for settings in (("verify.sample_shards=0",), ("verify.level=log",)):
+        ended = nights.run(*settings)
+        assert (ended.code, outcomes_of(ended)["compact"], outcomes_of(ended)["retention"]) == (5, "skipped", "skipped")
+        assert steps_of(ended)["verify"]["exit_code"] == 5
+    assert orphan.exists()
+    damaged.write_bytes(sound)
+    ended = nights.run("verify.sample_shards=0")
+    assert (ended.code, steps_of(ended)["verify"]["figures"].get("known_as_damaged")) == (0, 1)
+    assert not orphan.exists()
+    assert "known_as_damaged" not in steps_of(nights.run())["verify"]["figures"]
+
+
+def test_a_damaged_codec_file_is_found_again_though_only_old_shards_need_it(nights: Nights) -> None:
+    two_shards(nights)
+    [codec] = (nights.folder / "archive/_cnnbatch/codecs").iterdir()
+    flip(codec, codec.stat().st_size // 2)
+    assert nights.run("verify.sample_shards=9").code == 5
+    assert nights.run("verify.sample_shards=0").code == 5
+
+
+def test_nothing_is_merged_or_deleted_before_verification_came_to_its_end(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_shards(nights)
+    orphan = write_files(nights.folder / "archive", {"data/orphan.parquet": b"x"}) / "data/orphan.parquet"
+    os.utime(orphan, (1, 1))
+    nights.configure()
+
+    def execute(self: VerifyJob) -> None:
+        raise OSError("no memory left")
+
+    monkeypatch.setattr(VerifyJob, "execute", execute)
+    ended = nights.run()
+    assert (ended.code, outcomes_of(ended)["compact"], outcomes_of(ended)["retention"]) == (1, "skipped", "skipped")
+    assert "did not come to its end" in steps_of(ended)["retention"]["message"]
+    assert orphan.exists()
+
+
 def test_small_shards_of_many_nights_are_merged_and_what_was_replaced_goes_after_its_grace(nights: Nights) -> None:
     nights.configure()
     for number in range(4):

@@ -1,5 +1,6 @@
 """Bad input of a night: one clear sentence, the right code, nothing half done, and never a secret repeated."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,11 +14,16 @@ import pytest
 from cnnbatch.archive import ArchiveLog, open_archive
 from cnnbatch.archive.lease import LEASE_PATH
 from cnnbatch.archive.maintenance import erase
+from cnnbatch.archive.orphans import holders
+from cnnbatch.errors import StorageError
 from cnnbatch.storage import open_store
+from cnnbatch.storage.local import LocalStore
 from jobs import engine, nightly
 from jobs.night import steps
+from tests.conftest import Bucket
 from tests.jobs.conftest import Jobs, files_below, run_inline
 from tests.nightly.conftest import FILES, Nights, outcomes_of, steps_of
+from tests.nights.aging import let_a_day_pass
 from tests.stages.pictures import as_file, waves, write_files
 
 pytestmark = pytest.mark.usefixtures("inline")
@@ -171,6 +177,142 @@ def test_when_the_clock_jumps_nothing_is_deleted_by_its_age(nights: Nights, monk
     assert (ended.code, outcomes_of(ended)["retention"]) == (0, "skipped")
     assert "the clock jumped by" in steps_of(ended)["retention"]["message"]
     assert orphan.exists()
+
+
+@pytest.mark.parametrize(("apart", "words"), [(-86400, "before the end of"), (9 * 86400, "9 days have passed")])
+def test_when_the_clock_jumped_between_two_nights_nothing_is_deleted_by_its_age_once(
+    nights: Nights, apart: int, words: str
+) -> None:
+    nights.source()
+    nights.configure()
+    assert nights.run().code == 0
+    orphan = write_files(nights.folder / "archive", {"data/orphan.parquet": b"x"}) / "data/orphan.parquet"
+    os.utime(orphan, (1, 1))
+    file = nights.folder / "archive/_cnnbatch/nightly.json"
+    record = json.loads(file.read_text())
+    assert record["wall_seconds"] == pytest.approx(time.time(), abs=60)
+    file.write_text(json.dumps(record | {"wall_seconds": record["wall_seconds"] - apart}))
+    ended = nights.run()
+    assert (ended.code, outcomes_of(ended)["retention"]) == (0, "skipped")
+    assert words in steps_of(ended)["retention"]["message"]
+    assert orphan.exists()
+    assert outcomes_of(nights.run())["retention"] == "done"  # it is believed from then on
+    assert not orphan.exists()
+
+
+def test_a_record_that_is_no_record_is_a_sentence(nights: Nights) -> None:
+    nights.source()
+    nights.configure()
+    assert nights.run().code == 0
+    (nights.folder / "archive/_cnnbatch/nightly.json").write_text("[]")
+    ended = nights.run()
+    assert (ended.code, outcomes_of(ended)["retention"]) == (1, "skipped")
+    assert "nightly.json" in steps_of(ended)["verify"]["message"]
+
+
+@pytest.mark.parametrize("error", [StorageError("the store is full"), OSError(28, "No space left on device")])
+def test_a_report_that_cannot_be_written_makes_the_exit_code_1(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    nights.source()
+    nights.configure({}, {}, reports=str(nights.folder / "reports"))
+    put = LocalStore.put
+
+    def refuse(self: LocalStore, key: str, data: bytes) -> None:
+        if self.url.endswith("reports"):
+            raise error
+        put(self, key, data)
+
+    monkeypatch.setattr(LocalStore, "put", refuse)
+    ended = nights.run()
+    assert ended.code == ended.report["exit_code"] == 1
+    [fault] = ended.report["unwritten"]
+    assert f"{nights.folder / 'reports'}: {error}" in fault
+    assert nights.reports()[0]["exit_code"] == 1  # the others say so
+    assert [archive["exit_code"] for archive in ended.report["archives"]] == [0, 0]
+    page = nights.folder.glob("archive1/_cnnbatch/runs/nightly-*.md")
+    assert "**Not written:**" in next(page).read_text()
+
+
+def test_a_cluster_that_cannot_be_reached_fails_the_steps_that_need_it_and_no_more(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nights.source()
+    nights.configure()
+    assert nights.run().code == 0
+
+    calls = []
+
+    def connect() -> None:
+        calls.append(1)
+        raise Exception("no answer from ray://nowhere")  # Ray raises no other kind when a node does not come up
+
+    monkeypatch.setattr(engine, "connect", connect)
+    ended = nights.run("verify.sample_shards=0", "attempts.most=3")
+    assert (ended.code, set(outcomes_of(ended).values()), len(calls)) == (0, {"done"}, 3)
+    assert ["no answer from ray://nowhere" in warning for warning in ended.report["warnings"]] == [True]
+    assert outcomes_of(nights.run())["verify"] == "failed"
+
+
+@pytest.fixture
+def s3_nights(nights: Nights, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nights]:
+    """Source and archive in one bucket, credentials in the environment."""
+    for name, value in bucket.server.environment().items():
+        monkeypatch.setenv(name, value)
+    store = open_store(f"{bucket.url}/source", bucket.config)
+    for key, data in FILES.items():
+        store.put(key, data)
+    nights.configure({"source": f"{bucket.url}/source", "archive": f"{bucket.url}/archive"})
+    yield nights
+    for prefix in ("source", "archive"):
+        store = open_store(f"{bucket.url}/{prefix}", bucket.config)
+        for info in list(store.list()):
+            store.delete(info.key)
+
+
+def test_a_night_works_on_a_bucket(s3_nights: Nights, bucket: Bucket) -> None:
+    for verified in (1, 0):
+        ended = s3_nights.run()
+        assert (ended.code, set(outcomes_of(ended).values())) == (0, {"done"}), steps_of(ended)
+        assert steps_of(ended)["verify"]["figures"]["new_shards"] == verified
+    assert set(open_archive(f"{bucket.url}/archive", bucket.config).keys()) == FILES.keys()
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_wrong_or_missing_keys_of_a_bucket_are_a_sentence_and_code_1(
+    s3_nights: Nights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: bool
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    if missing:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+            monkeypatch.setenv(name, str(tmp_path / "nowhere"))
+    ended = s3_nights.run()
+    assert ended.code == 1
+    step = steps_of(ended)["lease"]
+    assert (step["outcome"], list(outcomes_of(ended))) == ("failed", ["lease"])
+    assert "s3://" in step["message"]
+    assert "\n" not in step["message"]
+    assert SECRET not in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_bytes_of_an_erased_image_are_gone_after_the_grace(nights: Nights) -> None:
+    nights.source()
+    nights.configure()
+    assert nights.run().code == 0
+    archive, keys = nights.folder / "archive", frozenset({"a/0.png"})
+    erase(ArchiveLog.open(str(archive)), keys, run_id="erase-by-hand")
+    store = open_store(str(archive))
+    assert nights.run().code == 0
+    assert len(list(holders(store, keys))) == 1  # within the grace a reader may still use it
+    let_a_day_pass(archive)
+    let_a_day_pass(archive)
+    assert nights.run().code == 0
+    assert list(holders(store, keys)) == []
+    assert nights.rows().keys() == FILES.keys() - keys
 
 
 def test_when_the_store_has_another_clock_nothing_is_deleted_by_its_age(tmp_path: Path) -> None:

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from cnnbatch.stages.records import Failure
+from cnnbatch.storage import open_store
 from cnnbatch.storage.local import LocalStore
-from jobs import engine
-from jobs.night import webhook
+from jobs import engine, nightly
+from jobs.night import forecast, webhook
 from jobs.night.cost import Expected, NodeMeter, Prices, cost_of, kind_of
-from jobs.night.report import ArchiveReport, NightReport, Step
+from jobs.night.report import ArchiveReport, NightReport, Spent, Step, last_costs
 from jobs.night.settings import load
 from tests.jobs.conftest import Jobs, files_below, run_inline
 from tests.nightly.conftest import FILES, Nights, steps_of
@@ -29,7 +31,7 @@ def test_a_dry_run_prints_counts_bytes_hours_and_cost_and_reads_no_image(
     nights: Nights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nights.source()
-    nights.configure({}, prices={"nodes": {"head": 3600.0}}, expected={"source_mb_per_second": 1.0})
+    nights.configure({}, prices={"nodes": {"head": 3600.0}}, expected={"source_mb_per_second": 1.0, "overhead_seconds": 60})
     before = files_below(nights.folder)
 
     def get(self: LocalStore, *arguments: Any, **keywords: Any) -> bytes:
@@ -43,20 +45,42 @@ def test_a_dry_run_prints_counts_bytes_hours_and_cost_and_reads_no_image(
     size = sum(map(len, FILES.values()))
     assert (found["inputs"], found["new"], found["source_bytes"]) == (7, 7, size)
     assert found["basis"] == "the configuration"
-    assert found["node_hours"] == {"head": round(size / 1e6 / 3600, 4)}
-    assert found["amount"] == pytest.approx(size / 1e6, rel=1e-4)
+    assert found["node_hours"] == {"head": round((60 + size / 1e6) / 3600, 4)}
+    assert found["amount"] == pytest.approx(60 + size / 1e6, rel=1e-4)
 
 
-def test_after_a_night_the_dry_run_estimates_from_it(nights: Nights) -> None:
+def test_after_a_night_the_dry_run_estimates_from_it(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
     nights.source()
-    nights.configure({}, prices={"nodes": {"head": 3600.0}})
+    nights.configure({}, prices={"nodes": {"head": 3600.0}}, expected={"overhead_seconds": 0})
     cost = nights.run().report["archives"][0]["cost"]
     new = {"new.png": as_file(waves(64, 64, seed=9))}
     write_files(nights.folder / "source", new)
+    [tiny] = nights.run("--dry-run").report
+    assert (tiny["new"], tiny["unchanged"], tiny["basis"]) == (1, 7, "the configuration")
+    monkeypatch.setattr(forecast, "LEAST_BYTES", 1)
     [found] = nights.run("--dry-run").report
-    assert (found["new"], found["unchanged"], found["basis"]) == (1, 7, "the last night")
+    assert found["basis"] == "the last nights"
     share = len(new["new.png"]) / sum(map(len, FILES.values()))
     assert found["amount"] == pytest.approx(cost["node_seconds"]["head"] * share, rel=1e-3)
+
+
+def test_the_overhead_of_a_night_does_not_grow_with_its_bytes() -> None:
+    expected = Expected(overhead_seconds=100, source_mb_per_second=1)
+    past = [Spent({"head": 300, "spot": 1100}, 10**9), Spent({"head": 50}, 10**9)]
+    assert forecast.seconds_of(0, past, expected) == {"head": 75, "spot": 50}
+    assert forecast.seconds_of(2 * 10**9, past, expected) == {"head": 75 + 200, "spot": 50 + 1000}
+    assert forecast.seconds_of(3_000_000, [], expected) == {"head": 103}
+
+
+def test_the_last_nights_that_are_large_enough_count_and_what_is_no_report_is_passed_over(tmp_path: Path) -> None:
+    def report(size: int) -> bytes:
+        return json.dumps({"archives": [{"source_bytes": size, "cost": {"node_seconds": {"head": size / 10}}}]}).encode()
+
+    foreign = [b"{}", b"[]", b"no json", b'{"archives": []}', b'{"archives": [{"source_bytes": 9, "cost": null}]}']
+    contents = [report(500), report(600), report(3), report(700), *foreign]
+    write_files(tmp_path, {f"_cnnbatch/runs/nightly-{number}.json": data for number, data in enumerate(contents)})
+    found = last_costs(open_store(str(tmp_path)), nights=2, least_bytes=10)
+    assert found == [Spent({"head": 70}, 700), Spent({"head": 60}, 600)]
 
 
 def test_a_dry_run_of_one_bad_archive_does_not_hide_the_others(nights: Nights) -> None:
@@ -93,10 +117,49 @@ def test_a_node_is_known_by_its_label_or_by_being_the_head() -> None:
 
 def test_this_machine_counts_while_no_cluster_is_there() -> None:
     with NodeMeter("x", sample_seconds=0.01) as meter:
-        assert meter.take().keys() <= {"head"}
+        assert meter.take()[0].keys() <= {"head"}
         threading.Event().wait(0.05)
-        seconds = meter.take()
+        seconds, unanswered = meter.take()
     assert 0.05 <= seconds["head"] < 5
+    assert not unanswered
+
+
+def test_where_ray_does_not_say_its_nodes_the_next_answer_counts_for_the_time_until_then(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def silent() -> list[dict[str, Any]]:
+        raise ray.exceptions.RaySystemError("the GCS is away")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "nodes", silent)
+    with NodeMeter("x", sample_seconds=0.01) as meter:
+        threading.Event().wait(0.05)
+        seconds, unanswered = meter.take()
+        assert (seconds, unanswered > 1, meter._thread.is_alive()) == ({}, True, True)
+        monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Labels": {"x": "spot"}, "Resources": {}}])
+        assert meter.take()[0]["spot"] >= 0.05
+    assert "the GCS is away" in caplog.text
+
+
+def test_a_night_says_how_often_its_nodes_were_not_counted(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    nights.source()
+    nights.configure()
+    monkeypatch.setattr(NodeMeter, "take", lambda self: ({"head": 1.0}, 3))
+    assert steps_of(nights.run())["report"]["figures"]["times_nodes_were_not_counted"] == 3
+
+
+def test_a_night_over_several_archives_has_its_own_cost(nights: Nights) -> None:
+    nights.source()
+    nights.configure({}, {}, prices={"nodes": {"head": 3600.0}, "source_gb_month": 1e9, "archive_gb_month": 0.0})
+    ended = nights.run()
+    costs, whole = [archive["cost"] for archive in ended.report["archives"]], ended.report["cost"]
+    assert whole["amount"] == pytest.approx(sum(cost["amount"] for cost in costs), abs=0.2)
+    assert whole["saved_per_month"] == pytest.approx(2 * sum(map(len, FILES.values())))
+    assert whole["per_million_images"] == pytest.approx(whole["amount"] / (2 * len(FILES)) * 1e6, rel=1e-3)
+    assert nights.reports()[0]["cost"] == whole
+    [page] = (nights.folder / "archive/_cnnbatch/runs").glob("nightly-*.md")
+    assert "idle after the last step" in page.read_text()
+    assert "All archives: head" in nights.jobs._call(nightly.main, [nights.file]).stdout
 
 
 def test_the_report_has_the_cost_and_what_is_saved(nights: Nights) -> None:

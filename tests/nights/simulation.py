@@ -2,12 +2,14 @@
 
     python -m tests.nights [--nights 50] [--seed 0] [--ray-every 10]
 
-Each night's run is a process of its own and is killed (SIGKILL) at a random moment, more often than not; then it is started
-again until it ends. After each night the archive is audited from real bytes: every key once, its sha256 the one of the
-original, every bitstream decoded with the codec file out of the archive to the PSNR that its row says.
+Each night is `jobs.nightly` in a process of its own, and is killed (SIGKILL) at a random moment, more often than not; then it
+is started again until it ends. After each night the archive is audited from real bytes: every key once, its sha256 the one of
+the original, every bitstream decoded with the codec file out of the archive to the PSNR that its row says; and of the files
+that nothing needs only those of this night are left. Between nights every time in the archive becomes a day older.
 """
 
 import hashlib
+import json
 import multiprocessing
 import os
 import random
@@ -22,37 +24,47 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cnnbatch import cli
+import yaml
+
 from cnnbatch.archive import ArchiveRow, open_archive
 from cnnbatch.archive.reader import Archive
+from cnnbatch.archive.shards import read_summary
 from cnnbatch.codec import Codec
 from cnnbatch.images import decode, restore_jpeg
 from cnnbatch.metrics import psnr_db
-from jobs import compress, engine
+from jobs import engine, nightly
 from jobs.command import run_command
+from jobs.night.report import STEPS
 from tests.codec.models import tiny_codec_file
 from tests.jobs.conftest import run_inline
+from tests.nights.aging import let_a_day_pass
 from tests.stages.pictures import as_file, cmyk_jpeg, waves
 
 ROOT = Path(__file__).parents[2]
-DAY = 86_400
 FIRST_IMAGES = 40
 PSNR_TOLERANCE_DB = 0.05
-LEASE = ("lease.lapse_seconds=1", "lease.heartbeat_seconds=0.2", "lease.poll_seconds=0.1", "lease.wait_seconds=60")
-SETTINGS = ("shards.images=64", "shards.source_bytes=40000", "shards.commit_every=1", "--json", *LEASE)
+GRACE_HOURS = 20
+LEASE = {"lapse_seconds": 1, "heartbeat_seconds": 0.2, "poll_seconds": 0.1, "wait_seconds": 60}
+SETTINGS = {
+    "shards": {"images": 64, "source_bytes": 40000, "commit_every": 1},
+    "lease": LEASE,
+    "attempts": {"most": 4, "pause_seconds": 1},  # of Ray on a busy machine
+    "verify": {"sample_shards": 2},
+    "retention": {"grace_hours": GRACE_HOURS},
+}
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.nights.simulation"])
 
 
-def run_here(command: str, argv: list[str]) -> None:
-    """In a child: the command without Ray, its exit code the process's."""
+def run_here(config: str) -> None:
+    """In a child: the night without Ray, its exit code the process's."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
     engine.connect = lambda: None
     engine.size_pool = lambda workers: engine.Pool(2, 2, 2, 0, 0, ())
     engine.run = run_inline
-    os._exit(run_command(compress.main, argv) if command == "compress" else cli.main(argv))
+    os._exit(run_command(nightly.main, [config]))
 
 
 @dataclass
@@ -111,22 +123,31 @@ class Nights:
         """One night, audited. ``upgrade``: the archive moves to the second codec while a reader goes on."""
         seen = Seen(number, mirrored=number % 3 == 0, on_ray=on_ray)
         self._day(seen)
-        words = [str(self.source), str(self.archive), "--codec", str(self.codecs[1 if upgrade else self.codec]), *SETTINGS]
-        words += ["--mirror-deletes"] if seen.mirrored else []
-        words += ["--recompress"] if upgrade else []
+        live = set() if not self.archive.exists() else {shard.path for shard in open_archive(str(self.archive)).shards()}
+        began = time.time()
+        config = self._configure(number, upgrade=upgrade)
         with self._reader() if upgrade else no_reader():
-            seen.kills += self._until_done("compress", words, on_ray=on_ray)
+            seen.kills += self._until_done(config, on_ray=on_ray)
         self.codec = max(self.codec, int(upgrade))
-        if number % 2:
-            seen.kills += self._until_done("cnnbatch", ["compact", str(self.archive)])
-        if number % 4 == 3 or upgrade:
-            seen.kills += self._until_done("cnnbatch", ["doctor", str(self.archive), "--sweep", "--grace", "0", "--force"])
-            self._check_swept()
+        self._check_report(number)
+        self._check_swept(live, began)
         if seen.mirrored:
             self.before.clear()
         self._audit(seen, upgraded=self.codec == 1)
-        self._let_a_day_pass()
+        let_a_day_pass(self.archive)
         return seen
+
+    def _configure(self, number: int, *, upgrade: bool) -> Path:
+        entry = {
+            "source": str(self.source),
+            "archive": str(self.archive),
+            "codec": str(self.codecs[1 if upgrade else self.codec]),
+            "mirror_deletes": number % 3 == 0,
+            "recompress": upgrade,
+        }
+        file = self.folder / "nightly.yaml"
+        file.write_text(yaml.safe_dump({"archives": [entry], "compact": bool(number % 2), **SETTINGS}))
+        return file
 
     def _day(self, seen: Seen) -> None:
         """What happens to the source before the night."""
@@ -160,20 +181,20 @@ class Nights:
         moment = 1_700_000_000 + number  # no two versions of a file at the same time
         os.utime(path, (moment, moment))
 
-    def _until_done(self, command: str, argv: list[str], *, on_ray: bool = False) -> int:
-        """Runs it, and again after each kill. Returns how often it was killed.
+    def _until_done(self, config: Path, *, on_ray: bool) -> int:
+        """Runs the night, and again after each kill. Returns how often it was killed.
 
         Raises AssertionError if it ends by itself with another code than 0.
         """
         for kills in range(4):
             started = time.monotonic()
             patience = None if kills == 3 or self.random.random() < 0.3 else self.random.uniform(0, 1.2 * self.seconds)
-            ended = _ray_process(argv, patience) if on_ray else _process(command, argv, patience)
+            ended = _ray_process(config, patience) if on_ray else _process(config, patience)
             if ended == 0:
-                if command == "compress" and not on_ray:
+                if not on_ray:
                     self.seconds = time.monotonic() - started
                 return kills
-            assert ended == -signal.SIGKILL, f"{command} {argv} ended with {ended}: see {self.folder}"
+            assert ended == -signal.SIGKILL, f"the night ended with {ended}: {self._last_report()}"
         raise AssertionError("unreachable")
 
     @contextmanager
@@ -206,15 +227,28 @@ class Nights:
         if faults:
             raise faults[0]
 
-    def _check_swept(self) -> None:
-        archive = open_archive(str(self.archive))
-        data = {path.relative_to(self.archive).as_posix() for path in (self.archive / "data").iterdir()}
-        assert data == {shard.path for shard in archive.shards()}, "a sweep left or took data files"
-        named = {row["codec_id"] for row in archive.columns(["codec_id"])} - {None}
-        assert {path.stem for path in (self.archive / "_cnnbatch/codecs").iterdir()} == named
-        assert not [path for path in (self.archive / "_cnnbatch/runs").rglob("*/*") if path.is_file()], (
-            "a killed run left files"
-        )
+    def _last_report(self) -> str:
+        return max((self.archive / "_cnnbatch/runs").glob("nightly-*.md")).read_text()
+
+    def _check_report(self, number: int) -> None:
+        """The newest: every step done, and compaction as it was asked for."""
+        [archive] = json.loads(max((self.archive / "_cnnbatch/runs").glob("nightly-*.json")).read_text())["archives"]
+        expected = dict.fromkeys(STEPS, "done") | ({} if number % 2 else {"compact": "skipped"})
+        assert {step["name"]: step["outcome"] for step in archive["steps"]} == expected, archive
+
+    def _check_swept(self, live_before: set[str], began: float) -> None:
+        """What is not live is of this night; the grace of all that is older is over."""
+        archive, limit = open_archive(str(self.archive)), began - GRACE_HOURS * 3600
+        data = list((self.archive / "data").iterdir())
+        left = {path.relative_to(self.archive).as_posix() for path in data if path.stat().st_mtime < began}
+        live = {shard.path for shard in archive.shards()}
+        assert left <= live | live_before, "a sweep left data files"
+        named = {codec_id for info in archive.store.list("data") for codec_id in read_summary(archive.store, info.key).codecs}
+        kept = list((self.archive / "_cnnbatch/codecs").iterdir())
+        assert {path.stem for path in kept} >= {row["codec_id"] for row in archive.columns(["codec_id"])} - {None}
+        assert {path.stem for path in kept if path.stat().st_mtime < limit} <= named, "a sweep left codec files"
+        runs = [path for path in (self.archive / "_cnnbatch/runs").rglob("*/*") if path.is_file()]
+        assert not [path for path in runs if path.stat().st_mtime < limit], "a killed run left files"
 
     def _audit(self, seen: Seen, *, upgraded: bool) -> None:
         archive = open_archive(str(self.archive))
@@ -233,11 +267,6 @@ class Nights:
         seen.files = sum(path.is_file() for path in (self.archive / "data").iterdir())
         seen.log_files = sum(1 for _ in (self.archive / "_delta_log").iterdir())
         seen.codecs = sum(1 for _ in (self.archive / "_cnnbatch/codecs").iterdir())
-
-    def _let_a_day_pass(self) -> None:
-        for path in (self.archive / "_delta_log").iterdir():
-            status = path.stat()
-            os.utime(path, (status.st_atime - DAY, status.st_mtime - DAY))
 
 
 def check_row(archive: Archive, row: ArchiveRow, data: bytes, codecs: dict[str, Codec]) -> None:
@@ -260,8 +289,8 @@ def no_reader() -> Iterator[None]:
     yield
 
 
-def _process(command: str, argv: list[str], patience: float | None) -> int | None:
-    process = PROCESSES.Process(target=run_here, args=(command, argv))
+def _process(config: Path, patience: float | None) -> int | None:
+    process = PROCESSES.Process(target=run_here, args=(str(config),))
     process.start()
     process.join(patience)
     if process.exitcode is None:
@@ -270,11 +299,11 @@ def _process(command: str, argv: list[str], patience: float | None) -> int | Non
     return process.exitcode
 
 
-def _ray_process(argv: list[str], patience: float | None) -> int:
+def _ray_process(config: Path, patience: float | None) -> int:
     """A real driver with its own Ray; killed alone, its Ray notices."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
     with subprocess.Popen(
-        [sys.executable, "-m", "jobs.compress", *argv, "workers.cpus=1"],
+        [sys.executable, "-m", "jobs.nightly", str(config), "workers.cpus=1"],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     ) as process:  # fmt: skip
         try:

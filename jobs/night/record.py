@@ -1,0 +1,47 @@
+"""What a night leaves in an archive for the next one: what has been verified, what is damaged, what time it was."""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from typing import Final, Self
+
+from cnnbatch.errors import ArchiveError
+from cnnbatch.stages.records import Finding
+from cnnbatch.storage import Store
+
+RECORD: Final = "_cnnbatch/nightly.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """``verified_log_version``: all shards that are live in it were looked at when they were new.
+
+    ``damaged`` are paths of shards to look at again, until they are sound or not live any more.
+    """
+
+    verified_log_version: int
+    damaged: tuple[str, ...] = ()
+    wall_seconds: float | None = None
+    """This machine's clock at the end of the last night; None: no night has ended."""
+
+    @classmethod
+    def read(cls, store: Store) -> Self:
+        """Raises FileNotFoundError, and ArchiveError where it is not one."""
+        try:
+            found = json.loads(store.read(RECORD))
+            wall = found.get("wall_seconds")
+            damaged = tuple(str(path) for path in found.get("damaged", ()))
+            return cls(int(found["verified_log_version"]), damaged, None if wall is None else float(wall))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ArchiveError(f"{RECORD} of {store.url} is not readable, remove it: {error!r}") from error
+
+    def write(self, store: Store) -> None:
+        """Takes the place of the one before."""
+        store.put(RECORD, json.dumps(asdict(self)).encode())
+
+
+def damaged_shards(findings: Sequence[Finding], *, opened: Collection[str], live: Collection[str]) -> tuple[str, ...]:
+    """Shards that show these findings again when they are looked at: those named, and all of the ``opened`` ones where a
+    finding is about something else, such as a codec file or a key that is live twice."""
+    named = {finding.path for finding in findings}
+    return tuple(sorted(named.intersection(live).union(() if named <= set(live) else opened)))
