@@ -40,7 +40,8 @@ class RunReport:
     """What a run was asked, what it found and did.
 
     ``inputs`` = ``unchanged`` + ``erased`` + ``tally.total`` when it is complete. Of the ``vanished``, whose originals are
-    gone from the source, ``outdated`` have rows that ``--recompress`` would have taken.
+    gone from the source, ``outdated`` have rows that ``--recompress`` would have taken. ``superseded``: another run's rows of
+    these images were first.
     """
 
     job: str
