@@ -27,7 +27,7 @@ from cnnbatch.stages.commit import Committer
 from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
 from cnnbatch.stages.difference import Difference, Recoding, archived_rows, compare, compare_some, removals
 from cnnbatch.stages.estimate import Estimate, estimate
-from cnnbatch.stages.isolation import GuardedCompressor
+from cnnbatch.stages.guarded import GuardedCompressor
 from cnnbatch.stages.listing import Scan, without_erased
 from cnnbatch.stages.plan import Plan, plan_shards, shard_limits
 from cnnbatch.stages.records import CompressResult, CompressTask, Failure, Tally

@@ -10,7 +10,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +23,7 @@ from cnnbatch.bitstream import QUALITY_STEPS
 from cnnbatch.codec import DEFAULT_QUALITY, MAX_QUALITY, Codec
 from cnnbatch.errors import Undecodable, Unreadable
 from cnnbatch.images import DecodedImage, decode, probe, transcode_jpeg
+from cnnbatch.stages.isolation import Keyed, unwatched
 from cnnbatch.stages.quality import Coded, QualityPolicy, code
 from cnnbatch.stages.records import CompressResult, CompressTask, Failure, Tally
 from cnnbatch.storage import ObjectInfo, Store
@@ -54,6 +55,8 @@ class CompressionSettings(BaseModel):
     """Bytes in flight between the store and the decoder."""
     fetch_concurrency: int = Field(32, gt=0)
     decode_threads: int = Field(4, gt=0)
+    decode_pixels: int = Field(64 << 20, gt=0)
+    """Pixels, by their headers, of the pictures that are decoded ahead of the codec; a larger one is decoded alone."""
     batch_pixels: int = Field(8 << 20, gt=0)
     """Pixels coded in one call, and decoded ahead of it."""
 
@@ -107,7 +110,7 @@ class ShardCompressor:
     def __init__(self, source: Store, archive: Store, codec: Codec, settings: CompressionSettings, *, run_id: str) -> None:
         self.source, self.archive, self.codec, self.settings, self.run_id = source, archive, codec, settings, run_id
         self.coding = threading.Lock()
-        self.watch: Callable[[ObjectInfo], AbstractContextManager[None]] = unwatched
+        self.watch: Callable[[Keyed], AbstractContextManager[None]] = unwatched
         self.footer = {
             "cnnbatch.version": VERSION,
             "cnnbatch.codec_id": codec.id,
@@ -191,13 +194,20 @@ class ShardCompressor:
             concurrency=s.fetch_concurrency,
         )
         ahead: deque[Future[_Source]] = deque()
+        claims: deque[int] = deque()  # of each picture ahead, by its header: what a decode takes is known before it begins
         with ThreadPoolExecutor(s.decode_threads, thread_name_prefix="decode") as pool:
             for info, body in fetched:
                 if isinstance(body, Unreadable):
                     failures.append(Failure.of(info.key, "read", body))
                     continue
+                claim = self._claimed_pixels(body)
+                while ahead and sum(claims) + claim > s.decode_pixels:
+                    claims.popleft()
+                    yield ahead.popleft().result()
+                claims.append(claim)
                 ahead.append(pool.submit(self._decode_watched, info, body))
                 while len(ahead) > s.decode_threads or _pixels_ready(ahead) > s.batch_pixels:
+                    claims.popleft()
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
@@ -209,6 +219,17 @@ class ShardCompressor:
                 failures.append(Failure.of(info.key, "read", error))
             else:
                 yield info
+
+    def _claimed_pixels(self, data: bytes) -> int:
+        """What decoding will allocate, in pixels; none for what is stored as it is."""
+        if self.settings.lossless:
+            return 0
+        try:
+            header = probe(data)
+        except Undecodable:
+            return 0
+        claim = header.width * header.height
+        return claim if claim <= self.settings.max_pixels else 0
 
     def _decode_watched(self, info: ObjectInfo, data: bytes) -> _Source:
         with self.watch(info):
@@ -296,11 +317,6 @@ class ShardCompressor:
             "payload_sha256": hashlib.sha256(payload).digest(),
             "payload": payload,
         }
-
-
-def unwatched(info: ObjectInfo) -> AbstractContextManager[None]:
-    """No limit on the time that an input takes."""
-    return nullcontext()
 
 
 def _pixels_ready(ahead: Iterable[Future[_Source]]) -> int:

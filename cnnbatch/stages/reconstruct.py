@@ -5,9 +5,9 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,7 @@ from cnnbatch.errors import BitstreamError, DamagedRow, ImageError, StorageError
 from cnnbatch.images import FORMATS as IMAGE_FORMATS
 from cnnbatch.images import DecodedImage, encode, restore_jpeg
 from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.isolation import KILLS_WORKER, Keyed, unwatched
 from cnnbatch.stages.records import Failure, ShardResult, ShardTask, Tally
 from cnnbatch.storage import Store
 
@@ -48,27 +49,61 @@ class ShardReconstructor:
 
     def __init__(self, archive: Store, destination: Store, codecs: CodecShelf, settings: ReconstructionSettings) -> None:
         self.archive, self.destination, self.codecs, self.settings = archive, destination, codecs, settings
+        self.watch: Callable[[Keyed], AbstractContextManager[None]] = unwatched
 
     def __call__(self, task: ShardTask) -> ShardResult:
         """Every row of ``task`` is written, was there already, or is a failure."""
         failures: list[Failure] = []
+        with ThreadPoolExecutor(self.settings.write_threads, thread_name_prefix="write") as pool:
+            return self._finish(task, self._outputs(task, pool, failures), failures)
+
+    def one_by_one(self, task: ShardTask, restore: Callable[[ArchiveRow], bytes | None]) -> ShardResult:
+        """The same with each file made by ``restore``: None where that killed its process. One row in memory at a time."""
+        failures: list[Failure] = []
+        outputs = ((row, self._restored(row, restore)) for row in self._rows(task, failures))
+        return self._finish(task, outputs, failures)
+
+    def file_of(self, row: ArchiveRow) -> bytes:
+        """The file of one row alone. Raises BitstreamError, ImageError."""
+        pixels = None
+        if row.codec_id is not None:
+            [image] = reconstruct_each(self.codecs[row.codec_id], [row])
+            if isinstance(image, BitstreamError):
+                raise image
+            pixels = image
+        return restore_file(row, pixels, format=self.settings.format)
+
+    def _outputs(
+        self, task: ShardTask, pool: ThreadPoolExecutor, failures: list[Failure]
+    ) -> Iterator[tuple[ArchiveRow, int | Failure]]:
+        for batch in self._batches(self._rows(task, failures)):
+            decoded = self._decode(batch, failures)
+            sizes = pool.map(self._write, [row for row, _ in decoded], [image for _, image in decoded])
+            yield from zip([row for row, _ in decoded], sizes, strict=True)
+
+    def _restored(self, row: ArchiveRow, restore: Callable[[ArchiveRow], bytes | None]) -> int | Failure:
+        try:
+            data = restore(row)
+        except (BitstreamError, ImageError) as error:
+            return Failure.of(row.key, "decode", error)
+        return Failure(row.key, "decode", "kills-worker", KILLS_WORKER) if data is None else self._put(row, data)
+
+    def _finish(
+        self, task: ShardTask, outputs: Iterable[tuple[ArchiveRow, int | Failure]], failures: list[Failure]
+    ) -> ShardResult:
+        """Counts the files, given with their sizes in bytes; marks the shard where none failed."""
         counts: Counter[str] = Counter()
         written: dict[str, int] = {}
-        source_bytes = payload_bytes = pixels = 0
+        payload_bytes = pixels = 0
         started = time.monotonic()
-        with ThreadPoolExecutor(self.settings.write_threads, thread_name_prefix="write") as pool:
-            for batch in self._batches(self._rows(task, failures)):
-                decoded = self._decode(batch, failures)
-                outputs = pool.map(self._write, [row for row, _ in decoded], [image for _, image in decoded])
-                for row, size in zip([row for row, _ in decoded], outputs, strict=True):
-                    if isinstance(size, Failure):
-                        failures.append(size)
-                        continue
-                    counts["written"] += 1
-                    written[output_key(row, self.settings.format)] = size
-                    source_bytes += size
-                    payload_bytes += len(row.payload)
-                    pixels += _pixels(row)
+        for row, size in outputs:
+            if isinstance(size, Failure):
+                failures.append(size)
+                continue
+            counts["written"] += 1
+            written[output_key(row, self.settings.format)] = size
+            payload_bytes += len(row.payload)
+            pixels += _pixels(row)
         if failures:
             counts["failed"] = len(failures)
         else:
@@ -76,7 +111,7 @@ class ShardReconstructor:
         tally = Tally(
             images=dict(counts),
             reasons=dict(Counter(f.error for f in failures)),
-            source_bytes=source_bytes,
+            source_bytes=sum(written.values()),
             payload_bytes=payload_bytes,
             pixels=pixels,
             seconds={"reconstruct": time.monotonic() - started},
@@ -111,7 +146,10 @@ class ShardReconstructor:
             if row.codec_id is not None:
                 by_codec.setdefault(row.codec_id, []).append(row)
         for codec_id, rows in by_codec.items():
-            for row, image in zip(rows, reconstruct_each(self.codecs[codec_id], rows), strict=True):
+            codec = self.codecs[codec_id]
+            with self.watch(rows[0]):
+                images = reconstruct_each(codec, rows)
+            for row, image in zip(rows, images, strict=True):
                 if isinstance(image, BitstreamError):
                     failures.append(Failure.of(row.key, "decode", image))
                 else:
@@ -119,11 +157,18 @@ class ShardReconstructor:
         return decoded
 
     def _write(self, row: ArchiveRow, pixels: Pixels | None) -> int | Failure:
-        """Writes one file; returns its size."""
+        """Makes and writes one file; returns its size."""
         try:
-            data = restore_file(row, pixels, format=self.settings.format)
+            with self.watch(row):
+                data = restore_file(row, pixels, format=self.settings.format)
+        except ImageError as error:
+            return Failure.of(row.key, "write", error)
+        return self._put(row, data)
+
+    def _put(self, row: ArchiveRow, data: bytes) -> int | Failure:
+        try:
             self.destination.put(output_key(row, self.settings.format), data)
-        except (ImageError, UsageError) as error:
+        except UsageError as error:
             return Failure.of(row.key, "write", error)
         except StorageError as error:
             if getattr(error.__cause__, "errno", None) not in _OF_THE_KEY:
@@ -241,5 +286,7 @@ def clear_marks(destination: Store) -> None:
     for info in list(destination.list(MARKS)):
         destination.delete(info.key)
     if destination.url.startswith("/"):
-        with suppress(OSError):  # another job has put marks of its own there
-            Path(destination.url, MARKS).rmdir()
+        folder = Path(destination.url, MARKS)
+        for empty in (*sorted(folder.rglob("*"), reverse=True), folder):
+            with suppress(OSError):  # another job has put marks of its own there
+                empty.rmdir()
