@@ -11,7 +11,7 @@ import json
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -186,7 +186,7 @@ def read_shard(
     store: Store,
     path: str,
     *,
-    keys: Collection[str] | None = None,
+    keys: Container[str] | None = None,
     num_bytes: int | None = None,
     check: Check = check_row,
 ) -> Iterator[ArchiveRow | DamagedRow]:
@@ -214,7 +214,7 @@ def read_shard(
 
 
 def _read_group(
-    store: Store, file: Any, group: int, small: pa.Table, *, where: str, keys: Collection[str] | None, check: Check
+    store: Store, file: Any, group: int, small: pa.Table, *, where: str, keys: Container[str] | None, check: Check
 ) -> Iterator[ArchiveRow | DamagedRow]:
     names = _decode_keys(small)
     wanted = [index for index, key in enumerate(names) if keys is None or key in keys]
