@@ -21,7 +21,7 @@ from cnnbatch.archive.erased import read_erased
 from cnnbatch.archive.leftovers import RUNS, clear_run_folder
 from cnnbatch.codec import Codec, shipped_codec
 from cnnbatch.codec.process import dedicate_process
-from cnnbatch.errors import CnnbatchError, CodecFileError, TooManyFailures, UsageError
+from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.commit import Committer
 from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
@@ -248,11 +248,11 @@ class CompressJob:
 
 
 def read_codec(path: str) -> bytes:
-    """A codec file; raises CodecFileError where it cannot be read."""
+    """A codec file; raises UsageError where it cannot be read."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise CodecFileError(f"cannot read the codec file {path}: {error.strerror}") from error
+        raise UsageError(f"cannot read the codec file {path}: {error.strerror}") from error
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any, Final
 
-import numba
 import numpy as np
 
 CRC32C: Final = 0x82F63B78
@@ -21,7 +20,7 @@ CRC64NVME: Final = 0x9A6C9329AC4BC9B5
 def crc(data: bytes, *, polynomial: int, bits: int) -> int:
     """A reflected CRC that begins with ones and ends inverted, as both of ours do."""
     ones = (1 << bits) - 1
-    return int(_run(np.frombuffer(data, np.uint8), _table(polynomial), np.uint64(ones))) ^ ones
+    return int(_compiled()(np.frombuffer(data, np.uint8), _table(polynomial), np.uint64(ones))) ^ ones
 
 
 @cache
@@ -34,7 +33,14 @@ def _table(polynomial: int) -> "np.ndarray[Any, np.dtype[np.uint64]]":
     return np.array(entries, np.uint64)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@cache
+def _compiled() -> Callable[[Any, Any, Any], Any]:
+    import numba  # takes longer than most commands, which need none of this
+
+    compiled: Callable[[Any, Any, Any], Any] = numba.njit(cache=True, nogil=True)(_run)
+    return compiled
+
+
 def _run(data: Any, table: Any, value: Any) -> Any:
     for byte in data:
         value = table[(value ^ np.uint64(byte)) & np.uint64(0xFF)] ^ (value >> np.uint64(8))
