@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol
 
 from cnnbatch.errors import CnnbatchError
@@ -49,6 +50,18 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_report_file(parser: argparse.ArgumentParser) -> None:
+    """The option of jobs that only read the archive, which need not be able to keep their report."""
+    parser.add_argument("--report", metavar="FILE", type=_file_to_write, help="also write the run report to this file, as JSON")
+
+
+def _file_to_write(path: str) -> Path:
+    file = Path(path)
+    if file.is_dir() or not os.access(file.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{path} cannot be written")
+    return file
+
+
 class Job(Protocol):
     """What `run_job` runs."""
 
@@ -57,8 +70,8 @@ class Job(Protocol):
     def execute(self) -> None: ...
 
 
-def run_job(job: Job, describe: Callable[[RunReport], str], *, as_json: bool) -> None:
-    """Runs a job and prints its report, also when it ended with an error that the report tells of."""
+def run_job(job: Job, describe: Callable[[RunReport], str], *, as_json: bool, file: Path | None = None) -> None:
+    """Runs a job and prints its report, and writes it to ``file``, also when it ended with an error that it tells of."""
     result = sys.stdout
     with redirect_stdout(sys.stderr):  # Ray prints what befalls its nodes on stdout, which has the result and nothing else
         try:
@@ -66,6 +79,8 @@ def run_job(job: Job, describe: Callable[[RunReport], str], *, as_json: bool) ->
         finally:
             if job.report.finished_at is not None:
                 print(job.report.to_json() if as_json else describe(job.report), file=result)
+                if file is not None:
+                    file.write_text(job.report.to_json(), encoding="utf-8")
 
 
 def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:

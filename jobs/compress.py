@@ -8,7 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,13 +21,13 @@ from cnnbatch.archive.erased import read_erased
 from cnnbatch.archive.leftovers import RUNS, clear_run_folder
 from cnnbatch.codec import Codec, shipped_codec
 from cnnbatch.codec.process import dedicate_process
-from cnnbatch.errors import CnnbatchError, CodecFileError, TooManyFailures, UsageError
+from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.commit import Committer
 from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
-from cnnbatch.stages.difference import Difference, Recoding, archived_rows, compare, removals
+from cnnbatch.stages.difference import Difference, Recoding, archived_rows, compare, compare_some, removals
 from cnnbatch.stages.estimate import Estimate, estimate
-from cnnbatch.stages.isolation import GuardedCompressor
+from cnnbatch.stages.guarded import GuardedCompressor
 from cnnbatch.stages.listing import Scan, without_erased
 from cnnbatch.stages.plan import Plan, plan_shards, shard_limits
 from cnnbatch.stages.records import CompressResult, CompressTask, Failure, Tally
@@ -133,10 +133,10 @@ class CompressJob:
             self.report.commits, self.report.superseded = committer.commits, len(committer.superseded)
             self.report.blocked = len(committer.blocked)
             progress.finish()
-        self._check_complete()
+        self._check_complete(self._left_by_others(log, committer.superseded))
 
     def _commit_all(self, committer: Committer, difference: Difference, progress: Progress) -> None:
-        """What is done is committed, also when too much else failed."""
+        """What is done is committed, also when the rest failed or somebody interrupts."""
         try:
             for result, held in self._results(difference, committer.base):
                 committer.add(result, held)
@@ -144,8 +144,9 @@ class CompressJob:
                 progress.add(result.tally)
                 record_shard("compress", self.archive.url, result.number, result.tally)
                 self._count(result)
-        except TooManyFailures:
-            committer.flush()
+        except (CnnbatchError, KeyboardInterrupt):
+            with suppress(CnnbatchError):  # the store may be what is in trouble; the first error is the one to tell
+                committer.flush()
             raise
         committer.flush()
         self._show_newest(committer)
@@ -155,14 +156,25 @@ class CompressJob:
             self.report.commits = committer.commits
             show("cnnbatch_newest_shard_timestamp_seconds", time.time(), archive=self.archive.url)
 
+    def _left_by_others(self, log: ArchiveLog, superseded: Sequence[str]) -> int:
+        """Of the keys that another run wrote meanwhile: how many are still not as this run wants them."""
+        if not superseded:
+            return 0
+        scan, shards = Scan(self.source, exclude=self.config.exclude), log.snapshot().shards
+        found = compare_some(self.scratch, frozenset(superseded), scan, self.archive, shards, self._recoding)
+        return found.images + (found.vanished if self.config.mirror_deletes else 0)
+
+    @property
+    def _recoding(self) -> Recoding | None:
+        return Recoding(self.codec.id, self.config.compression) if self.config.recompress else None
+
     def _difference(self, shards: Sequence[LiveShard]) -> Difference:
         """The source against the archive, its counts noted in the report."""
-        config, report, scan = self.config, self.report, Scan(self.source, exclude=self.config.exclude)
-        recoding = Recoding(self.codec.id, config.compression) if config.recompress else None
+        report, scan = self.report, Scan(self.source, exclude=self.config.exclude)
         difference = compare(
             self.scratch,
             self._inputs(scan),
-            archived_rows(self.archive, shards, recoding),
+            archived_rows(self.archive, shards, self._recoding),
             num_shards=len(shards),
             hides=scan.hides if self.retried is None else None,
         )
@@ -228,7 +240,7 @@ class CompressJob:
                 committer.remove(keys)
                 self.report.removed += len(keys)
 
-    def _check_complete(self) -> None:
+    def _check_complete(self, left_by_others: int) -> None:
         report = self.report
         if not report.complete:
             done = report.unchanged + report.erased + report.tally.total
@@ -238,16 +250,19 @@ class CompressJob:
                 f"{report.blocked} images keep their old rows: other rows of their shards cannot be read, "
                 f"python -m jobs.verify {self.archive.url} names them"
             )
-        if report.superseded:
-            raise CnnbatchError(f"another run wrote {report.superseded} of these images meanwhile: run the same command again")
+        if left_by_others:
+            raise CnnbatchError(
+                f"another run wrote {report.superseded} of these images meanwhile, {left_by_others} of them otherwise: "
+                "run the same command again"
+            )
 
 
 def read_codec(path: str) -> bytes:
-    """A codec file; raises CodecFileError where it cannot be read."""
+    """A codec file; raises UsageError where it cannot be read."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise CodecFileError(f"cannot read the codec file {path}: {error.strerror}") from error
+        raise UsageError(f"cannot read the codec file {path}: {error.strerror}") from error
 
 
 def _parser() -> argparse.ArgumentParser:

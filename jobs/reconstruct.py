@@ -6,19 +6,21 @@ read the log → one task a shard → reconstruct actors → report
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from cnnbatch.archive import open_archive
 from cnnbatch.codec.process import dedicate_process
 from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
 from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.guarded import GuardedReconstructor
 from cnnbatch.stages.reconstruct import FORMATS, ReconstructionSettings, ShardReconstructor, clear_marks, plan_tasks, remaining
-from cnnbatch.stages.records import ShardResult, Tally
+from cnnbatch.stages.records import ShardResult, ShardTask, Tally
 from cnnbatch.storage import StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import parse_url
 from jobs import engine
-from jobs.command import add_common, run_command, run_job
+from jobs.command import add_common, add_report_file, run_command, run_job
 from jobs.metrics import record_shard
 from jobs.progress import Progress
 from jobs.report import RunReport, new_run_id, shown
@@ -54,7 +56,7 @@ class ReconstructJob:
         self.archive = open_archive(config.archive, self.storage)
         self.destination = open_store(config.destination, self.storage)
         self.destination.check_writable()
-        self.report = RunReport("reconstruct", new_run_id(), shown(config, self.storage))
+        self.report = RunReport("reconstruct", new_run_id("reconstruct-"), shown(config, self.storage))
 
     def execute(self) -> None:
         """Raises TooManyFailures, and CnnbatchError where some images failed or the run must be repeated."""
@@ -66,6 +68,8 @@ class ReconstructJob:
         except CnnbatchError as error:
             self.report.finish(error.exit_code, str(error))
             raise
+        finally:
+            self.report.leave(self.archive.store)
 
     def _run(self) -> None:
         config, report = self.config, self.report
@@ -79,7 +83,8 @@ class ReconstructJob:
         engine.connect()
         pool = engine.size_pool(config.workers)
         progress = Progress(sum(task.num_images for task in left), 0)
-        build = Build(self.archive.store, self.destination, config.reconstruction, max(1, int(pool.cpus)))
+        make = Build(self.archive.store, self.destination, config.reconstruction, max(1, int(pool.cpus)))
+        build: Callable[[], engine.Worker[ShardTask, ShardResult]] = partial(GuardedReconstructor, make, run_id=report.run_id)
         try:
             for result in engine.run(left, build, pool):
                 progress.add(result.tally)
@@ -113,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("destination", metavar="DESTINATION", help="folder or URL to write the images to")
     parser.add_argument("--keys", metavar="GLOB", help="only these keys; * crosses /")
     parser.add_argument("--format", choices=FORMATS, help="default: original")
+    add_report_file(parser)
     add_common(parser)
     return parser
 
@@ -123,7 +129,7 @@ def main(argv: Sequence[str]) -> int:
     flags = {"archive": args.archive, "destination": args.destination, "keys": args.keys}
     flags["reconstruction.format"] = args.format
     job = ReconstructJob(resolve(ReconstructConfig, file=args.config, flags=flags, words=args.settings))
-    run_job(job, describe, as_json=args.json)
+    run_job(job, describe, as_json=args.json, file=args.report)
     return 0
 
 

@@ -1,6 +1,7 @@
 """The run report: the JSON that a run leaves in its archive, and what ``--json`` prints."""
 
 import json
+import logging
 import platform
 import secrets
 from collections.abc import Mapping, Sequence
@@ -11,16 +12,18 @@ from typing import Any
 from pydantic import BaseModel
 
 from cnnbatch.archive.leftovers import RUNS
-from cnnbatch.errors import UsageError
+from cnnbatch.errors import StorageError, UsageError
 from cnnbatch.stages.records import Failure, Finding, Tally
 from cnnbatch.storage import StorageConfig, Store
 from cnnbatch.storage.urls import parse_url
 from cnnbatch.version import VERSION
 
+logger = logging.getLogger(__name__)
 
-def new_run_id() -> str:
-    """Sortable by the second, unique by chance."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+def new_run_id(prefix: str = "") -> str:
+    """Sortable by the second, unique by chance; ``prefix`` tells the runs apart that only read the archive."""
+    return f"{prefix}{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
 def shown(config: BaseModel, storage: StorageConfig) -> dict[str, Any]:
@@ -40,7 +43,8 @@ class RunReport:
     """What a run was asked, what it found and did.
 
     ``inputs`` = ``unchanged`` + ``erased`` + ``tally.total`` when it is complete. Of the ``vanished``, whose originals are
-    gone from the source, ``outdated`` have rows that ``--recompress`` would have taken.
+    gone from the source, ``outdated`` have rows that ``--recompress`` would have taken. ``superseded``: another run's rows of
+    these images were first.
     """
 
     job: str
@@ -86,6 +90,15 @@ class RunReport:
     def write(self, archive: Store) -> None:
         """Puts the report into the archive."""
         archive.put(f"{RUNS}/{self.run_id}.json", self.to_json().encode())
+
+    def leave(self, archive: Store) -> bool:
+        """Puts it there if the archive can be written, which a job that only reads does not need; tells whether it could."""
+        try:
+            self.write(archive)
+        except StorageError as error:
+            logger.info("no report is left in the archive: %s", error)
+            return False
+        return True
 
 
 def failed_keys(archive: Store, run_id: str) -> frozenset[str]:

@@ -1,26 +1,31 @@
-"""Verifies ARCHIVE at four levels: log, checksums, decode, source; changes nothing.
+"""Verifies ARCHIVE at four levels: log, checksums, decode, source; changes nothing, and leaves a run report.
 
 read the log → compare with the objects → one task a shard → verify actors → keys, codec files, source → findings
 """
 
 import argparse
 import logging
+import shutil
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from cnnbatch.archive import open_archive
+from cnnbatch.archive.leftovers import clear_run_folder
 from cnnbatch.archive.snapshot import LiveShard
 from cnnbatch.codec.process import dedicate_process
 from cnnbatch.errors import CnnbatchError, UsageError, VerifyFailed
 from cnnbatch.stages import verify_plan
+from cnnbatch.stages.attempts import local_marks
 from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.guarded import GuardedVerifier
 from cnnbatch.stages.listing import Listing, list_source
-from cnnbatch.stages.records import Finding, Tally
+from cnnbatch.stages.records import Finding, Tally, VerifyResult, VerifyTask
 from cnnbatch.stages.verify import LEVELS, ShardVerifier, VerifySettings
 from cnnbatch.storage import StorageConfig, Store, open_store
 from jobs import engine
-from jobs.command import add_common, run_command, run_job
+from jobs.command import add_common, add_report_file, run_command, run_job
 from jobs.metrics import record_shard
 from jobs.progress import Progress
 from jobs.report import RunReport, new_run_id, shown
@@ -64,11 +69,17 @@ class VerifyJob:
         self.source = None if config.source is None else open_store(config.source, self.storage)
         if self.source is not None:
             self.source.check()
-        self.report = RunReport("verify", new_run_id(), shown(config, self.storage))
+        self.report = RunReport("verify", new_run_id("verify-"), shown(config, self.storage))
         self.findings: list[Finding] = []
+        self.marks: Store | None = None
 
     def execute(self) -> None:
-        """Raises VerifyFailed if something is wrong, and CnnbatchError where a store is in trouble."""
+        """Raises VerifyFailed if something is wrong, and CnnbatchError where a store is in trouble.
+
+        The report is left in the archive where that can be written; nothing else in it changes.
+        """
+        store, run_id = self.archive.store, self.report.run_id
+        self.marks = store if self.report.leave(store) else None
         try:
             self._run()
             self._check_findings()
@@ -76,6 +87,11 @@ class VerifyJob:
         except CnnbatchError as error:
             self.report.finish(error.exit_code, str(error))
             raise
+        finally:
+            if self.marks is None:
+                shutil.rmtree(local_marks(run_id).url, ignore_errors=True)
+            elif self.report.leave(store):
+                clear_run_folder(store, run_id)
 
     def _run(self) -> None:
         snapshot, store = self.archive.snapshot, self.archive.store
@@ -114,7 +130,10 @@ class VerifyJob:
         if not self.settings.reaches("decode"):
             workers = workers.model_copy(update={"gpus": 0.0})
         pool = engine.size_pool(workers)
-        build = Build(self.archive.store, self.source, self.settings, max(1, int(pool.cpus)))
+        make = Build(self.archive.store, self.source, self.settings, max(1, int(pool.cpus)))
+        build: Callable[[], engine.Worker[VerifyTask, VerifyResult]] = partial(
+            GuardedVerifier, make, run_id=self.report.run_id, marks=self.marks
+        )
         tasks = list(verify_plan.plan_tasks(self.archive.store, shards, listing))
         self.report.shards = len(tasks)
         progress = Progress(sum(shard.num_rows for shard in shards), 0)
@@ -149,7 +168,7 @@ class VerifyJob:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m jobs.verify", description="Verify that an archive is what it says.")
-    parser.add_argument("archive", metavar="ARCHIVE", help="folder or URL of the archive; nothing in it is changed")
+    parser.add_argument("archive", metavar="ARCHIVE", help="folder or URL of the archive; only the run report is added to it")
     parser.add_argument(
         "--level",
         choices=LEVELS,
@@ -158,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--source", metavar="SOURCE", help="the originals; with --level decode only their PSNR is compared")
     parser.add_argument("--exclude", action="append", metavar="GLOB", help="keys of SOURCE that the archive need not have")
+    add_report_file(parser)
     add_common(parser)
     return parser
 
@@ -168,7 +188,7 @@ def main(argv: Sequence[str]) -> int:
     level = args.level or ("source" if args.source else None)
     flags = {"archive": args.archive, "source": args.source, "exclude": args.exclude, "verification.level": level}
     job = VerifyJob(resolve(VerifyConfig, file=args.config, flags=flags, words=args.settings))
-    run_job(job, describe, as_json=args.json)
+    run_job(job, describe, as_json=args.json, file=args.report)
     return 0
 
 

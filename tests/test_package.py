@@ -42,7 +42,13 @@ def test_the_wheel_carries_its_codec_file_and_compresses(installed: Path) -> Non
     assert _python(installed, "-c", code).split() == [str(installed / "cnnbatch/__init__.py"), "(40,", "70,", "3)"]
 
 
-MODULES = ["jobs.classify", "jobs.compress", "jobs.nightly", "jobs.reconstruct", "jobs.train", "cnnbatch.cli"]
+JOBS = ("classify", "compress", "drain", "evaluate", "nightly", "reconstruct", "train", "verify")
+MODULES = [*(f"jobs.{name}" for name in JOBS), "cnnbatch.cli"]
+
+
+def test_every_job_is_among_them() -> None:
+    with_main = {path.stem for path in (ROOT / "jobs").glob("*.py") if "\ndef main(argv" in path.read_text()}
+    assert with_main == set(JOBS)
 
 
 @pytest.mark.parametrize("module", MODULES)

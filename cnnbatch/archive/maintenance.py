@@ -3,32 +3,40 @@
 Both go through `ArchiveLog.commit`, so they may run beside writers and readers; after a kill the same call finishes the work.
 """
 
-import heapq
 import logging
-from collections.abc import Collection, Iterator, Sequence
+import math
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, pairwise
 from typing import Final
 
 from cnnbatch.archive.erased import add_erased
 from cnnbatch.archive.log import ArchiveLog
 from cnnbatch.archive.parquet import damage_as_archive_error, map_parallel, read_columns
 from cnnbatch.archive.schema import BLOBS, ArchiveRow
-from cnnbatch.archive.shards import ShardInfo, read_shard, rewrite_without, write_shard
+from cnnbatch.archive.shards import ShardInfo, read_footer, read_shard, read_twice_if_damaged, rewrite_without, write_shard
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, Snapshot
 from cnnbatch.errors import ArchiveError, DamagedRow, StorageError
 from cnnbatch.storage import Store
-from cnnbatch.version import VERSION
 
 TARGET_BYTES: Final = 128 << 20
 MERGE_BYTES: Final = 2 << 30
-"""Shards merged in one commit: of each at most a row group (16 MiB) is in memory, and of the result one shard."""
-
 MERGE_SHARDS: Final = 100
+"""Merged in one commit; more of both where shards overlap, as what replaces them must not."""
+
+RANGE_BYTES: Final = 512 << 20
+"""Rows in memory while shards are merged, beside one row group (16 MiB) and one shard of the result."""
+
+RANGE_SAMPLES: Final = 256  # keys of each shard that a large merge is cut by
 ROW_OVERHEAD_BYTES: Final = 200  # a row's small columns
 ATTEMPTS: Final = 20
 
-_LINEAGE: Final = {"cnnbatch.version": VERSION, "cnnbatch.job": "compact"}
+_LINEAGE: Final = ("cnnbatch.version", "cnnbatch.codec_id", "cnnbatch.settings")
+"""What a footer says of how rows were coded: shards that differ in it are not merged, so that ``--recompress`` can tell."""
+
+Lineage = tuple[tuple[str, str], ...]
 
 logger = logging.getLogger(__name__)
 
@@ -101,11 +109,13 @@ class _DamagedShard(Exception):
 def compact(log: ArchiveLog, *, run_id: str, target_bytes: int = TARGET_BYTES) -> Compaction:
     """Merge the shards under half of ``target_bytes`` into key-sorted ones near it, a group of them in each commit.
 
-    A shard that another writer replaced meanwhile takes its merge out of the commit; nothing is lost, and the next call
-    takes it up again. Large shards stay: rewriting an archive for a handful of new images would cost more than it saves.
+    What is written is disjoint, however many shards overlap. A shard that another writer replaced meanwhile takes its merge
+    out of the commit; nothing is lost, and the next call takes it up again. Large shards stay: rewriting an archive for a
+    handful of new images would cost more than it saves.
     """
-    groups = _groups(log.snapshot(), target_bytes)
-    parts = [_compact_group(log, run_id, sequence, group, target_bytes) for sequence, group in enumerate(groups)]
+    small = [shard for shard in log.snapshot().shards if shard.num_bytes < target_bytes / 2]
+    groups = [(lineage, group) for lineage, shards in _by_lineage(log.store, small).items() for group in _groups(shards)]
+    parts = [_compact_group(log, run_id, i, group, target_bytes, lineage) for i, (lineage, group) in enumerate(groups)]
     return Compaction(
         merged=sum(part.merged for part in parts),
         written=sum(part.written for part in parts),
@@ -114,26 +124,43 @@ def compact(log: ArchiveLog, *, run_id: str, target_bytes: int = TARGET_BYTES) -
     )
 
 
-def _groups(snapshot: Snapshot, target_bytes: int) -> list[list[LiveShard]]:
-    """Small shards by their first key, as many as one commit may merge."""
+def _by_lineage(store: Store, shards: Sequence[LiveShard]) -> dict[Lineage, list[LiveShard]]:
+    """Shards that were coded alike, by their first key; one whose footer cannot be read is left to be found by the merge."""
+    found: dict[Lineage, list[LiveShard]] = {}
+    for shard, lineage in zip(shards, map_parallel(partial(_lineage_of, store), shards, threads=DEFAULT_THREADS), strict=True):
+        found.setdefault(lineage, []).append(shard)
+    return found
+
+
+def _lineage_of(store: Store, shard: LiveShard) -> Lineage:
+    try:
+        footer = read_footer(store, shard.path, num_bytes=shard.num_bytes)
+    except ArchiveError:
+        return ()
+    return tuple((name, footer[name]) for name in _LINEAGE if name in footer)
+
+
+def _groups(shards: Iterable[LiveShard]) -> list[list[LiveShard]]:
+    """Shards, by their first key, that one commit merges: many, and all those that overlap."""
     groups: list[list[LiveShard]] = [[]]
-    size = 0
-    for shard in snapshot.shards:
-        if shard.num_bytes >= target_bytes / 2:
-            continue
-        if size + shard.num_bytes > MERGE_BYTES or len(groups[-1]) == MERGE_SHARDS:
+    size, last = 0, ""
+    for shard in shards:
+        enough = size + shard.num_bytes > MERGE_BYTES or len(groups[-1]) >= MERGE_SHARDS
+        if enough and shard.min_key > last:
             groups.append([])
             size = 0
         groups[-1].append(shard)
-        size += shard.num_bytes
+        size, last = size + shard.num_bytes, max(last, shard.max_key)
     return [group for group in groups if len(group) > 1]
 
 
-def _compact_group(log: ArchiveLog, run_id: str, sequence: int, group: list[LiveShard], target_bytes: int) -> Compaction:
+def _compact_group(
+    log: ArchiveLog, run_id: str, sequence: int, group: list[LiveShard], target_bytes: int, lineage: Lineage
+) -> Compaction:
     damaged: list[str] = []
     while len(group) > 1:
         try:
-            adds = list(_merge(log.store, group, target_bytes))
+            adds = list(_merge(log.store, group, target_bytes, {**dict(lineage), "cnnbatch.job": "compact"}))
         except _DamagedShard as fault:
             logger.warning("%s is left as it is: %s", fault.path, fault.__cause__)
             damaged.append(fault.path)
@@ -144,28 +171,80 @@ def _compact_group(log: ArchiveLog, run_id: str, sequence: int, group: list[Live
     return Compaction(damaged=tuple(damaged))
 
 
-def _merge(store: Store, group: Sequence[LiveShard], target_bytes: int) -> Iterator[ShardInfo]:
+def _merge(store: Store, group: Sequence[LiveShard], target_bytes: int, footer: Mapping[str, str]) -> Iterator[ShardInfo]:
     """Write the rows of all of them again, by key, cut into shards of about equal size; each names those it carries on."""
     total = sum(shard.num_bytes for shard in group)
     pieces = max(1, round(total / target_bytes))
     rows: list[ArchiveRow] = []
     origins: set[str] = set()
     size = written = 0
-    for _, path, row in heapq.merge(*(_sound_rows(store, shard) for shard in group), key=lambda item: item[0]):
+    for path, row in _by_key(store, group):
         if size >= total / pieces and written < pieces - 1:
-            yield write_shard(store, rows, footer=_LINEAGE, replaces=sorted(origins))
+            yield write_shard(store, rows, footer=footer, replaces=sorted(origins))
             rows, origins, size, written = [], set(), 0, written + 1
         rows.append(row)
         origins.add(path)
         size += len(row.payload) + sum(len(getattr(row, name) or b"") for name in BLOBS) + ROW_OVERHEAD_BYTES
-    yield write_shard(store, rows, footer=_LINEAGE, replaces=sorted(origins))
+    yield write_shard(store, rows, footer=footer, replaces=sorted(origins))
 
 
-def _sound_rows(store: Store, shard: LiveShard) -> Iterator[tuple[str, str, ArchiveRow]]:
+def _by_key(store: Store, group: Sequence[LiveShard]) -> Iterator[tuple[str, ArchiveRow]]:
+    """Each row with the path of its shard, in the order of keys: a range of keys is read from shard after shard, and sorted."""
+    bounds = [None, *_bounds(store, group), None]
+    for first, end in pairwise(bounds):
+        near = [s for s in group if (first is None or s.max_key >= first) and (end is None or s.min_key < end)]
+        found = [(shard.path, row) for shard in near for row in _sound_rows(store, shard, first, end)]
+        yield from sorted(found, key=lambda item: item[1].key)
+
+
+def _bounds(store: Store, group: Sequence[LiveShard]) -> list[str]:
+    """Keys that cut these shards into ranges of about `RANGE_BYTES`: quantiles by bytes, of some keys of each."""
+    total = sum(shard.num_bytes for shard in group)
+    count = math.ceil(total / RANGE_BYTES)
+    if count == 1:
+        return []
+    samples: list[tuple[str, float]] = []
+    for shard, keys in zip(group, map_parallel(partial(_sample, store), group, threads=DEFAULT_THREADS), strict=True):
+        samples += [(key, shard.num_bytes / len(keys)) for key in keys]
+    samples.sort()
+    passed = list(accumulate(weight for _, weight in samples))
+    cuts = {samples[bisect_left(passed, total * part / count)][0] for part in range(1, count)}
+    return sorted(cuts)
+
+
+def _sample(store: Store, shard: LiveShard) -> list[str]:
     try:
-        for row in read_shard(store, shard.path, num_bytes=shard.num_bytes):
-            if isinstance(row, DamagedRow):
-                raise row
-            yield row.key, shard.path, row
+        column = read_columns(store, shard.path, ["key"], num_bytes=shard.num_bytes).column("key")
+        with damage_as_archive_error(store, shard.path):
+            keys: list[str] = column.to_pylist()
     except ArchiveError as error:
         raise _DamagedShard(shard.path) from error
+    return keys[:: max(1, len(keys) // RANGE_SAMPLES)]
+
+
+def _sound_rows(store: Store, shard: LiveShard, first: str | None, end: str | None) -> Iterator[ArchiveRow]:
+    """A shard's rows from ``first`` up to and without ``end``; payloads are read of the row groups that have one."""
+    wanted = None if first is None and end is None else _KeyRange(first, end)
+
+    def read() -> Iterator[ArchiveRow | DamagedRow]:
+        return read_shard(store, shard.path, keys=wanted, num_bytes=shard.num_bytes)
+
+    try:
+        for row in read_twice_if_damaged(read, where=f"{shard.path} in {store.url}"):
+            if isinstance(row, DamagedRow):
+                raise row
+            yield row
+    except ArchiveError as error:
+        raise _DamagedShard(shard.path) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _KeyRange:
+    """The keys from ``first`` up to and without ``end``; None: no bound."""
+
+    first: str | None
+    end: str | None
+
+    def __contains__(self, key: object) -> bool:
+        key = str(key)
+        return (self.first is None or key >= self.first) and (self.end is None or key < self.end)

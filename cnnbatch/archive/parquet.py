@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -68,12 +69,16 @@ def open_parquet(
         if info is None:
             raise ArchiveError(f"{path} is missing from {store.url}")
         num_bytes = info.size
+    with again_if_damaged(partial(_open, store, path, num_bytes, check_pages)) as file:
+        yield file
+
+
+def _open(store: Store, path: str, num_bytes: int, check_pages: bool) -> pq.ParquetFile:
     source = pa.PythonFile(_RangedFile(store, path, num_bytes), mode="r")
     with damage_as_archive_error(store, path):
         file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=check_pages)
         _check_metadata(file.metadata)
-    with file:
-        yield file
+        return file
 
 
 @contextmanager
@@ -109,8 +114,22 @@ def read_group(file: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa.T
     return table
 
 
+def again_if_damaged(read: Callable[[], R]) -> R:
+    """What ``read()`` gives; if it meets damage, once more: a bit that flipped on the way comes right the second time."""
+    try:
+        return read()
+    except ArchiveError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise
+        return read()
+
+
 def read_columns(store: Store, path: str, columns: Sequence[str], *, num_bytes: int | None = None) -> pa.Table:
     """Read only these columns of one shard, with page CRCs checked."""
+    return again_if_damaged(lambda: _read_columns(store, path, columns, num_bytes))
+
+
+def _read_columns(store: Store, path: str, columns: Sequence[str], num_bytes: int | None) -> pa.Table:
     with open_parquet(store, path, num_bytes=num_bytes) as file, damage_as_archive_error(store, path):
         table = conform(file.read(columns=list(columns), use_threads=False))
         if table.num_rows != file.metadata.num_rows:

@@ -11,14 +11,14 @@ import json
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cnnbatch.archive.parquet import damage_as_archive_error, open_parquet, read_group
+from cnnbatch.archive.parquet import again_if_damaged, damage_as_archive_error, open_parquet, read_group
 from cnnbatch.archive.schema import (
     BLOBS,
     COLUMNS,
@@ -30,7 +30,7 @@ from cnnbatch.archive.schema import (
     rows_to_table,
     table_to_rows,
 )
-from cnnbatch.errors import ArchiveError, DamagedRow
+from cnnbatch.errors import ArchiveError, DamagedRow, StorageError
 from cnnbatch.storage import Store
 
 ROW_GROUP_BYTES = 16 << 20
@@ -210,7 +210,7 @@ def read_shard(
     store: Store,
     path: str,
     *,
-    keys: Collection[str] | None = None,
+    keys: Container[str] | None = None,
     num_bytes: int | None = None,
     check: Check = check_row,
 ) -> Iterator[ArchiveRow | DamagedRow]:
@@ -238,7 +238,7 @@ def read_shard(
 
 
 def _read_group(
-    store: Store, file: Any, group: int, small: pa.Table, *, where: str, keys: Collection[str] | None, check: Check
+    store: Store, file: Any, group: int, small: pa.Table, *, where: str, keys: Container[str] | None, check: Check
 ) -> Iterator[ArchiveRow | DamagedRow]:
     names = _decode_keys(small)
     wanted = [index for index, key in enumerate(names) if keys is None or key in keys]
@@ -263,24 +263,63 @@ def _decode_keys(table: pa.Table) -> list[str]:
 def rewrite_without(store: Store, path: str, keys: Collection[str], *, num_bytes: int | None = None) -> ShardInfo | None:
     """Copy a shard without some of its keys, for the commit that replaces it; ``None`` when no row is left.
 
-    The rows are copied as they are, so nothing is encoded again. One whose payload fails its checksum is copied too, byte
-    for byte: readers and `jobs.verify` go on reporting it, and the rows beside it are not held up by it. The result's
-    ``replaces`` names ``path``.
+    The rows are copied as they are, so nothing is encoded again. One whose payload fails its checksum, read twice, is copied
+    too, byte for byte: readers and `jobs.verify` go on reporting it, and the rows beside it are not held up by it. The
+    result's ``replaces`` names ``path``.
 
     Raises:
         DamagedRow: a row that would be carried on cannot be read at all; nothing is written.
+        StorageError: a damaged row was read twice, and each time with other bytes.
     """
+
+    def read() -> Iterator[ArchiveRow | DamagedRow]:
+        rows = read_shard(store, path, num_bytes=num_bytes, check=check_columns)
+        return (row for row in rows if row.key not in keys)
+
     kept: list[ArchiveRow] = []
-    for row in read_shard(store, path, num_bytes=num_bytes, check=check_columns):
+    for row in read_twice_if_damaged(read, where=f"{path} in {store.url}"):
         if isinstance(row, DamagedRow):
             raise row
-        if row.key not in keys:
-            kept.append(row)
+        kept.append(row)
     if not kept:
         return None
     for row in kept:
-        if hashlib.sha256(row.payload).digest() != row.payload_sha256:
+        if not _is_sound(row):
             logger.warning("%r in %s is damaged, and carried on as it is", row.key, path)
     footer = read_footer(store, path, num_bytes=num_bytes)
     footer.pop(SUMMARY_KEY, None)
     return _write(store, kept, footer, (path,))
+
+
+def read_twice_if_damaged(
+    read: Callable[[], Iterable[ArchiveRow | DamagedRow]], *, where: str
+) -> list[ArchiveRow | DamagedRow]:
+    """The rows of ``read()``; where one is damaged, it is called again, and of each row the sound reading counts.
+
+    Before what was read replaces what is stored: a bit that flipped on the way must not become the only copy. What is
+    damaged in both readings comes back damaged.
+
+    Raises:
+        StorageError: the two readings of a row differ and neither is sound: the way to the store is at fault, not the row.
+    """
+    first = again_if_damaged(lambda: list(read()))
+    if all(map(_is_sound, first)):
+        return first
+    logger.warning("%s has damaged rows: read again", where)
+    readings: dict[str | None, list[ArchiveRow | DamagedRow]] = {}
+    for row in (*first, *again_if_damaged(lambda: list(read()))):
+        readings.setdefault(row.key, []).append(row)
+    return [_agreed(found, where) for key, found in readings.items() if key is not None or len(found) > 1]
+
+
+def _agreed(readings: Sequence[ArchiveRow | DamagedRow], where: str) -> ArchiveRow | DamagedRow:
+    sound = next(filter(_is_sound, readings), None)
+    if sound is not None:
+        return sound
+    if len(readings) < 2 or (readings[0] != readings[1] and not all(isinstance(row, DamagedRow) for row in readings)):
+        raise StorageError(f"{where}: {readings[0].key!r} was read twice with other bytes each time, and neither is sound")
+    return readings[0]
+
+
+def _is_sound(row: ArchiveRow | DamagedRow) -> bool:
+    return not isinstance(row, DamagedRow) and hashlib.sha256(row.payload).digest() == row.payload_sha256

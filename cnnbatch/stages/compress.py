@@ -10,7 +10,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +22,8 @@ from cnnbatch.archive.shards import write_shard
 from cnnbatch.bitstream import QUALITY_STEPS
 from cnnbatch.codec import DEFAULT_QUALITY, MAX_QUALITY, Codec
 from cnnbatch.errors import Undecodable, Unreadable
-from cnnbatch.images import DecodedImage, decode, probe, transcode_jpeg
+from cnnbatch.images import DecodedImage, decode, png, probe, transcode_jpeg
+from cnnbatch.stages.isolation import Keyed, unwatched
 from cnnbatch.stages.quality import Coded, QualityPolicy, code
 from cnnbatch.stages.records import CompressResult, CompressTask, Failure, Tally
 from cnnbatch.storage import ObjectInfo, Store
@@ -69,6 +70,8 @@ class CompressionSettings(BaseModel):
     """Bytes in flight between the store and the decoder."""
     fetch_concurrency: int = Field(32, gt=0)
     decode_threads: int = Field(4, gt=0)
+    decode_pixels: int = Field(64 << 20, gt=0)
+    """Pixels, by their headers, of the pictures that are decoded ahead of the codec; a larger one is decoded alone."""
     batch_pixels: int = Field(8 << 20, gt=0)
     """Pixels coded in one call, and decoded ahead of it."""
 
@@ -122,7 +125,7 @@ class ShardCompressor:
     def __init__(self, source: Store, archive: Store, codec: Codec, settings: CompressionSettings, *, run_id: str) -> None:
         self.source, self.archive, self.codec, self.settings, self.run_id = source, archive, codec, settings, run_id
         self.coding = threading.Lock()
-        self.watch: Callable[[ObjectInfo], AbstractContextManager[None]] = unwatched
+        self.watch: Callable[[Keyed], AbstractContextManager[None]] = unwatched
         self.footer = {
             "cnnbatch.version": VERSION,
             "cnnbatch.codec_id": codec.id,
@@ -206,10 +209,17 @@ class ShardCompressor:
             concurrency=s.fetch_concurrency,
         )
         ahead: deque[Future[_Decoded]] = deque()
+        claims: deque[int] = deque()  # of what is ahead, by the headers: what a decode takes is known before it begins
         with ThreadPoolExecutor(s.decode_threads, thread_name_prefix="decode") as pool:
             for together in _tiny_together(fetched, failures):
+                claim = sum(self._claimed_pixels(data) for _, data in together)
+                while ahead and sum(claims) + claim > s.decode_pixels:
+                    claims.popleft()
+                    yield from self._decoded(ahead.popleft())
+                claims.append(claim)
                 ahead.append(pool.submit(self._decode_together, together))
                 while len(ahead) > s.decode_threads or _pixels_ready(ahead) > s.batch_pixels:
+                    claims.popleft()
                     yield from self._decoded(ahead.popleft())
             while ahead:
                 yield from self._decoded(ahead.popleft())
@@ -238,6 +248,17 @@ class ShardCompressor:
         yield from sources
         for info, data in left:
             yield self._decode_watched(info, data)
+
+    def _claimed_pixels(self, data: bytes) -> int:
+        """What decoding will allocate, in pixels; none for what is stored as it is, nor for tiny PNGs, which hold few."""
+        if self.settings.lossless or (len(data) <= TINY_BYTES and data.startswith(png.SIGNATURE)):
+            return 0
+        try:
+            header = probe(data)
+        except Undecodable:
+            return 0
+        claim = header.width * header.height
+        return claim if claim <= self.settings.max_pixels else 0
 
     def _decode_watched(self, info: ObjectInfo, data: bytes) -> _Source:
         with self.watch(info):
@@ -326,11 +347,6 @@ class ShardCompressor:
             "payload_sha256": hashlib.sha256(payload).digest(),
             "payload": payload,
         }
-
-
-def unwatched(info: ObjectInfo) -> AbstractContextManager[None]:
-    """No limit on the time that an input takes."""
-    return nullcontext()
 
 
 def _tiny_together(

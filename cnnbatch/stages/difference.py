@@ -3,7 +3,8 @@
 Both sides are spilled by key and compared range by range.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -17,7 +18,7 @@ from cnnbatch.archive.parquet import map_parallel
 from cnnbatch.archive.shards import read_footer
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, read_rows
 from cnnbatch.stages.compress import CompressionSettings
-from cnnbatch.stages.listing import LISTING_SCHEMA
+from cnnbatch.stages.listing import LISTING_SCHEMA, Scan
 from cnnbatch.stages.spill import Pile, Scratch, Spill, in_order, ranges
 from cnnbatch.storage import Store
 from cnnbatch.version import VERSION
@@ -166,6 +167,20 @@ def compare(
         if is_hidden is not None:
             _note_gone(found, one, other, is_hidden)
     return found
+
+
+def compare_some(
+    scratch: Scratch, keys: Collection[str], scan: Scan, store: Store, shards: Sequence[LiveShard], recoding: Recoding | None
+) -> Difference:
+    """As `compare`, of these keys alone: the source is listed again, and of ``shards`` those are read that may hold one."""
+    ordered, wanted = sorted(keys), pa.array(keys, type=pa.string())
+    near = [shard for shard in shards if bisect_left(ordered, shard.min_key) < bisect_right(ordered, shard.max_key)]
+
+    def among(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        return (table.filter(pc.is_in(table.column("key"), value_set=wanted)) for table in tables)
+
+    rows = archived_rows(store, near, recoding)
+    return compare(scratch, among(scan), among(rows), num_shards=len(near), hides=scan.hides)
 
 
 def removals(gone: Spill, shards: Sequence[LiveShard]) -> Iterator[dict[str, str]]:

@@ -5,9 +5,9 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,7 @@ from cnnbatch.errors import BitstreamError, DamagedRow, ImageError, StorageError
 from cnnbatch.images import FORMATS as IMAGE_FORMATS
 from cnnbatch.images import DecodedImage, encode, restore_jpeg
 from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.isolation import KILLS_WORKER, Keyed, unwatched
 from cnnbatch.stages.records import Failure, ShardResult, ShardTask, Tally
 from cnnbatch.storage import Store
 
@@ -56,27 +57,63 @@ class ShardReconstructor:
 
     def __init__(self, archive: Store, destination: Store, codecs: CodecShelf, settings: ReconstructionSettings) -> None:
         self.archive, self.destination, self.codecs, self.settings = archive, destination, codecs, settings
+        self.watch: Callable[[Keyed], AbstractContextManager[None]] = unwatched
 
     def __call__(self, task: ShardTask) -> ShardResult:
         """Every row of ``task`` is written, was there already, or is a failure."""
         failures: list[Failure] = []
+        with ThreadPoolExecutor(self.settings.write_threads, thread_name_prefix="write") as pool:
+            return self._finish(task, self._outputs(task, pool, failures), failures)
+
+    def one_by_one(self, task: ShardTask, restore: Callable[[ArchiveRow], bytes | None]) -> ShardResult:
+        """The same with each file made by ``restore``: None where that killed its process. One row in memory at a time."""
+        failures: list[Failure] = []
+        outputs = ((row, self._restored(row, restore)) for row in self._rows(task, failures))
+        return self._finish(task, outputs, failures)
+
+    def file_of(self, row: ArchiveRow) -> bytes:
+        """The file of one row alone. Raises BitstreamError, ImageError."""
+        pixels = None
+        if row.codec_id is not None:
+            [image] = reconstruct_each(self.codecs[row.codec_id], [row])
+            if isinstance(image, BitstreamError):
+                raise image
+            pixels = image
+        return restore_file(row, pixels, format=self.settings.format)
+
+    def _outputs(
+        self, task: ShardTask, pool: ThreadPoolExecutor, failures: list[Failure]
+    ) -> Iterator[tuple[ArchiveRow, int | Failure]]:
+        for batch in self._batches(self._rows(task, failures)):
+            decoded = self._decode(batch, failures)
+            sizes = chain.from_iterable(pool.map(self._write, _small_together(decoded)))
+            yield from zip([row for row, _ in decoded], sizes, strict=True)
+
+    def _restored(self, row: ArchiveRow, restore: Callable[[ArchiveRow], bytes | None]) -> int | Failure:
+        try:
+            data = restore(row)
+        except (BitstreamError, ImageError) as error:
+            return Failure.of(row.key, "decode", error)
+        killed = Failure(row.key, "decode", "kills-worker", KILLS_WORKER)
+        [size] = self._put([row], [killed if data is None else data])
+        return size
+
+    def _finish(
+        self, task: ShardTask, outputs: Iterable[tuple[ArchiveRow, int | Failure]], failures: list[Failure]
+    ) -> ShardResult:
+        """Counts the files, given with their sizes in bytes; marks the shard where none failed."""
         counts: Counter[str] = Counter()
         written: dict[str, int] = {}
-        source_bytes = payload_bytes = pixels = 0
+        payload_bytes = pixels = 0
         started = time.monotonic()
-        with ThreadPoolExecutor(self.settings.write_threads, thread_name_prefix="write") as pool:
-            for batch in self._batches(self._rows(task, failures)):
-                decoded = self._decode(batch, failures)
-                outputs = chain.from_iterable(pool.map(self._write, _small_together(decoded)))
-                for (row, _), size in zip(decoded, outputs, strict=True):
-                    if isinstance(size, Failure):
-                        failures.append(size)
-                        continue
-                    counts["written"] += 1
-                    written[output_key(row, self.settings.format)] = size
-                    source_bytes += size
-                    payload_bytes += len(row.payload)
-                    pixels += _pixels(row)
+        for row, size in outputs:
+            if isinstance(size, Failure):
+                failures.append(size)
+                continue
+            counts["written"] += 1
+            written[output_key(row, self.settings.format)] = size
+            payload_bytes += len(row.payload)
+            pixels += _pixels(row)
         if failures:
             counts["failed"] = len(failures)
         else:
@@ -84,7 +121,7 @@ class ShardReconstructor:
         tally = Tally(
             images=dict(counts),
             reasons=dict(Counter(f.error for f in failures)),
-            source_bytes=source_bytes,
+            source_bytes=sum(written.values()),
             payload_bytes=payload_bytes,
             pixels=pixels,
             seconds={"reconstruct": time.monotonic() - started},
@@ -119,7 +156,10 @@ class ShardReconstructor:
             if row.codec_id is not None:
                 by_codec.setdefault(row.codec_id, []).append(row)
         for codec_id, rows in by_codec.items():
-            for row, image in zip(rows, reconstruct_each(self.codecs[codec_id], rows), strict=True):
+            codec = self.codecs[codec_id]
+            with self.watch(rows[0]):
+                images = reconstruct_each(codec, rows)
+            for row, image in zip(rows, images, strict=True):
                 if isinstance(image, BitstreamError):
                     failures.append(Failure.of(row.key, "decode", image))
                 else:
@@ -127,16 +167,24 @@ class ShardReconstructor:
         return decoded
 
     def _write(self, images: Sequence[_Image]) -> list[int | Failure]:
-        """Writes one file for each; returns their sizes."""
-        format_ = self.settings.format
-        files = [_restored(row, pixels, format_) for row, pixels in images]
-        items = [
-            (output_key(row, format_), data) for (row, _), data in zip(images, files, strict=True) if isinstance(data, bytes)
-        ]
+        """Makes and writes one file for each; returns their sizes."""
+        return self._put([row for row, _ in images], [self._file(row, pixels) for row, pixels in images])
+
+    def _file(self, row: ArchiveRow, pixels: Pixels | None) -> bytes | Failure:
+        try:
+            with self.watch(row):
+                return restore_file(row, pixels, format=self.settings.format)
+        except ImageError as error:
+            return Failure.of(row.key, "write", error)
+
+    def _put(self, rows: Sequence[ArchiveRow], files: Sequence[bytes | Failure]) -> list[int | Failure]:
+        """Writes what is no failure."""
+        names = [output_key(row, self.settings.format) for row in rows]
+        items = [(name, data) for name, data in zip(names, files, strict=True) if isinstance(data, bytes)]
         refusals = iter(self.destination.put_many(items))
         return [
             data if isinstance(data, Failure) else _written(row, data, next(refusals))
-            for (row, _), data in zip(images, files, strict=True)
+            for row, data in zip(rows, files, strict=True)
         ]
 
 
@@ -152,13 +200,6 @@ def _small_together(images: Iterable[_Image]) -> Iterator[list[_Image]]:
             part, size = [], 0
     if part:
         yield part
-
-
-def _restored(row: ArchiveRow, pixels: Pixels | None, format: str) -> bytes | Failure:
-    try:
-        return restore_file(row, pixels, format=format)
-    except ImageError as error:
-        return Failure.of(row.key, "write", error)
 
 
 def _written(row: ArchiveRow, data: bytes, refusal: UsageError | StorageError | None) -> int | Failure:
@@ -279,5 +320,7 @@ def clear_marks(destination: Store) -> None:
     for info in list(destination.list(MARKS)):
         destination.delete(info.key)
     if destination.url.startswith("/"):
-        with suppress(OSError):  # another job has put marks of its own there
-            Path(destination.url, MARKS).rmdir()
+        folder = Path(destination.url, MARKS)
+        for empty in (*sorted(folder.rglob("*"), reverse=True), folder):
+            with suppress(OSError):  # another job has put marks of its own there
+                empty.rmdir()

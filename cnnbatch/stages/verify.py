@@ -3,14 +3,16 @@
     level       kinds found at it, beside those of the levels before
     log         missing-shard  wrong-size
     checksums   damaged-shard  damaged-row  wrong-rows  duplicate-key  damaged-codec
-    decode      undecodable  unusable-codec  wrong-psnr (where an unchanged original is at hand)
+    decode      undecodable  kills-worker  unusable-codec  wrong-psnr (where an unchanged original is at hand)
     source      source-changed  unreadable-source  wrong-metadata  not-archived
 
 Only the machine's fault ends a verification.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final, Literal
@@ -27,6 +29,7 @@ from cnnbatch.images import DecodedImage, decode
 from cnnbatch.images.alpha import decode_alpha
 from cnnbatch.metrics import psnr_db
 from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.isolation import KILLS_WORKER, Keyed, unwatched
 from cnnbatch.stages.reconstruct import reconstruct_each, restore_file
 from cnnbatch.stages.records import MAX_MESSAGE, Finding, Tally, VerifyResult, VerifyTask
 from cnnbatch.storage import ObjectInfo, Store
@@ -82,6 +85,21 @@ class _Found:
         self.source_bytes += sum(row.source_size for row in batch)
         self.payload_bytes += sum(len(row.payload) for row in batch)
 
+    def of_one_row(self) -> bytes:
+        findings = [(finding.level, finding.kind, finding.message) for finding in self.findings]
+        return json.dumps([findings, self.unchecked, self.pixels]).encode()
+
+    def take(self, seen: bytes, key: str) -> None:
+        """Adds what another process found in one row (`of_one_row`)."""
+        findings, unchecked, pixels = json.loads(seen)
+        for level, kind, message in findings:
+            self.add(level, kind, message, key)
+        self.unchecked += unchecked
+        self.pixels += pixels
+
+    def result(self, task: VerifyTask) -> VerifyResult:
+        return VerifyResult(task.number, self.tally(task.shard.num_rows), self.capped(), frozenset(self.codec_ids))
+
     def tally(self, num_rows: int) -> Tally:
         damaged = [finding.key for finding in self.findings if finding.kind == "damaged-row"]
         faulty = len(self.keys - {None}) + damaged.count(None)
@@ -108,6 +126,7 @@ class ShardVerifier:
 
     def __init__(self, archive: Store, codecs: CodecShelf, settings: VerifySettings, source: Store | None = None) -> None:
         self.archive, self.codecs, self.settings, self.source = archive, codecs, settings, source
+        self.watch: Callable[[Keyed], AbstractContextManager[None]] = unwatched
 
     def __call__(self, task: VerifyTask) -> VerifyResult:
         """Every row of ``task`` is sound, faulty, unchecked (its codec file is), or lost."""
@@ -115,11 +134,35 @@ class ShardVerifier:
         originals = {info.key: info for info in task.inputs}
         for batch in self._batches(self._rows(task.shard, found)):
             found.count(batch)
-            if self.settings.reaches("decode"):
-                decoded = self._decode(batch, found)
-                found.pixels += sum(_pixels(row) for row in batch if row.key in decoded)
-                self._compare([row for row in batch if row.key in decoded], decoded, originals, found)
-        return VerifyResult(task.number, found.tally(task.shard.num_rows), found.capped(), frozenset(found.codec_ids))
+            self._look(batch, originals, found)
+        return found.result(task)
+
+    def one_by_one(self, task: VerifyTask, look: Callable[[ArchiveRow, ObjectInfo | None], bytes | None]) -> VerifyResult:
+        """The same, where `look_at` runs elsewhere: ``look`` gives what it gave, None where it killed its process."""
+        found = _Found(task.shard.path)
+        originals = {info.key: info for info in task.inputs}
+        for row in self._rows(task.shard, found):
+            found.count([row])
+            if not self.settings.reaches("decode"):
+                continue
+            seen = look(row, originals.get(row.key))
+            if seen is None:
+                found.add("decode", "kills-worker", KILLS_WORKER, row.key)
+            else:
+                found.take(seen, row.key)
+        return found.result(task)
+
+    def look_at(self, row: ArchiveRow, original: ObjectInfo | None) -> bytes:
+        """What is found in one row alone, for `one_by_one`."""
+        found = _Found("")
+        self._look([row], {} if original is None else {row.key: original}, found)
+        return found.of_one_row()
+
+    def _look(self, batch: Sequence[ArchiveRow], originals: dict[str, ObjectInfo], found: _Found) -> None:
+        if self.settings.reaches("decode"):
+            decoded = self._decode(batch, found)
+            found.pixels += sum(_pixels(row) for row in batch if row.key in decoded)
+            self._compare([row for row in batch if row.key in decoded], decoded, originals, found)
 
     def _rows(self, shard: LiveShard, found: _Found) -> Iterator[ArchiveRow]:
         """The intact rows. The digest in the file's name adds what no other checksum covers: footer and index."""
@@ -170,17 +213,20 @@ class ShardVerifier:
         for row in batch:
             if row.outcome == "store":
                 try:
-                    restore_file(row, None, format="original")
+                    with self.watch(row):
+                        restore_file(row, None, format="original")
                     decoded[row.key] = None
                 except ImageError as error:
                     found.add("decode", "undecodable", error, row.key)
         for codec_id in sorted({row.codec_id for row in batch if row.codec_id}):
             rows = [row for row in batch if row.codec_id == codec_id]
             try:
-                images = reconstruct_each(self.codecs[codec_id], rows)
+                codec = self.codecs[codec_id]
             except CodecFileError:  # the driver says so, once for all shards
                 found.unchecked += len(rows)
                 continue
+            with self.watch(rows[0]):
+                images = reconstruct_each(codec, rows)
             for row, image in zip(rows, images, strict=True):
                 fault = image if isinstance(image, BitstreamError) else _fault_of(row, image)
                 if fault is None and not isinstance(image, BitstreamError):
@@ -217,7 +263,8 @@ class ShardVerifier:
             self._add_of_source(found, "source-changed", message, row.key)
         elif pixels is not None:
             try:
-                original = decode(data, max_pixels=self.settings.max_pixels)
+                with self.watch(row):
+                    original = decode(data, max_pixels=self.settings.max_pixels)
             except Undecodable as error:
                 self._add_of_source(found, "unreadable-source", f"cannot be decoded any more: {error}", row.key)
                 return

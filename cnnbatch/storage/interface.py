@@ -66,7 +66,7 @@ class Store(Protocol):
         """Describe one object, or return ``None`` where there is none."""
 
     def get(self, info: ObjectInfo) -> bytes:
-        """Read a listed object and check its length, that it did not change since, and its MD5 where the ETag is one.
+        """Read a listed object and check its length, that it did not change since, and its MD5 or the store's checksum.
 
         Raises:
             Unreadable: the object's own fault, with the reason ``vanished``, ``forbidden``, ``changed``, ``checksum``,

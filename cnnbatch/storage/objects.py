@@ -1,7 +1,6 @@
 """A bucket as a store: obstore for speed, botocore for the listing and for keys that obstore cannot name."""
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,14 +17,13 @@ from cnnbatch.storage.config import StorageConfig
 from cnnbatch.storage.interface import ObjectInfo, Refusal
 from cnnbatch.storage.keys import require_safe_key
 from cnnbatch.storage.many import Outcome, put_each, read_many
-from cnnbatch.storage.s3_listing import S3Client, plain_etag, quote_etag
+from cnnbatch.storage.s3_listing import MD5, S3Client, plain_etag, quote_etag
 from cnnbatch.storage.trouble import CLIENT_ERRORS, code_of, raise_own_fault, storage_error
 from cnnbatch.storage.urls import parse_url
 
 CHUNK_BYTES = 8 << 20  # of a multipart upload: 10,000 parts at most, so up to 80 GB
 UPLOADS_AT_ONCE = 4
 PROBE_LIMIT_S = 10
-_MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 class ObjectStore:
@@ -44,7 +42,7 @@ class ObjectStore:
         self._bucket_url = f"{location.scheme}://{location.host}"
         self._prefix = "".join(f"{part}/" for part in location.parts)
         self._at = f" at {config.endpoint}" if config.endpoint else ""
-        self._etags_are_md5 = self._is_s3
+        self._has_other_etags = False  # under SSE-KMS an ETag only looks like an MD5; each object's answer tells
 
     def __reduce__(self) -> tuple[type["ObjectStore"], tuple[str, StorageConfig]]:
         return type(self), (self.url, self._config)
@@ -171,13 +169,21 @@ class ObjectStore:
 
     def _get_checked(self, info: ObjectInfo) -> bytes:
         for _ in range(2):  # a bit flipped on the way comes right the second time
-            data = self._get(info)
-            if len(data) == info.size and self._is_md5_right(info.etag, data):
+            if self._needs_checksum(info):
+                data = self._s3.get_checked(self._prefix + info.key, info.etag)
+            else:
+                data = self._get(info)
+                data = data if self._is_md5_right(info.etag, data) else None
+            if data is not None and len(data) == info.size:
                 return data
-        if len(data) == info.size and not self._s3.has_md5_etag(self._prefix + info.key):
-            self._etags_are_md5 = False  # under SSE-KMS; length and IfMatch are what is left to check
-            return data
-        raise Unreadable("checksum", f"{info.key}: the bytes do not match the store's length and MD5, read twice")
+        if not self._needs_checksum(info) and self._is_s3 and not self._s3.has_md5_etag(self._prefix + info.key):
+            self._has_other_etags = True
+            return self._get_checked(info)
+        raise Unreadable("checksum", f"{info.key}: the bytes do not match the store's length and checksum, read twice")
+
+    def _needs_checksum(self, info: ObjectInfo) -> bool:
+        """Whether its ETag is no MD5, or may be none: then the store's own checksum is asked for, through botocore."""
+        return self._is_s3 and info.etag is not None and (self._has_other_etags or not MD5.fullmatch(info.etag))
 
     def _get(self, info: ObjectInfo) -> bytes:
         key = self._prefix + info.key
@@ -190,7 +196,7 @@ class ObjectStore:
         return bytes(result.bytes())
 
     def _is_md5_right(self, etag: str | None, data: bytes) -> bool:
-        if not (self._etags_are_md5 and etag and _MD5.fullmatch(etag)):
+        if not (self._is_s3 and etag and MD5.fullmatch(etag)):
             return True
         return hashlib.md5(data, usedforsecurity=False).hexdigest() == etag
 

@@ -5,11 +5,13 @@ botocore can, but builds a nested dict of strings for each key. A ``before-parse
 this, replaces its parser on listing pages.
 """
 
+import hashlib
 import itertools
 import logging
 import random
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from datetime import datetime
 from functools import cache
@@ -19,13 +21,15 @@ from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
 import botocore.session
-from botocore.exceptions import BotoCoreError, ClientError, ReadTimeoutError
+from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError, ReadTimeoutError
 
+from cnnbatch.storage.checksums import agree
 from cnnbatch.storage.config import MAX_BACKOFF_S, SLOWEST_BODY, StorageConfig
 from cnnbatch.storage.interface import ObjectInfo
 from cnnbatch.storage.trouble import TRANSIENT, code_of
 
 Result = TypeVar("Result")
+MD5 = re.compile(r"[0-9a-f]{32}")
 NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 
 _CREATING = Lock()  # clients are safe to share between threads, creating them is not
@@ -78,8 +82,24 @@ class S3Client:
 
     def has_md5_etag(self, key: str) -> bool:
         """Tell whether the object's ETag can be an MD5: under SSE-KMS and SSE-C it only looks like one."""
-        head = self._retried(lambda: self._client.head_object(Bucket=self._bucket, Key=key))
-        return "SSECustomerAlgorithm" not in head and not head.get("ServerSideEncryption", "").startswith("aws:kms")
+        return _may_be_md5(self._retried(lambda: self._client.head_object(Bucket=self._bucket, Key=key)))
+
+    def get_checked(self, key: str, etag: str | None) -> bytes | None:
+        """Read one whole object as `get` does, and compare it with its MD5 or the checksum that the store keeps, where it has
+        one; None where it does not agree."""
+        condition = {"IfMatch": quote_etag(etag)} if etag else {}
+
+        def read() -> tuple[bytes, dict[str, Any]]:
+            answer = self._client.get_object(Bucket=self._bucket, Key=key, ChecksumMode="ENABLED", **condition)
+            return bytes(answer["Body"].read()), answer
+
+        try:
+            data, answer = self._retried(read)
+        except FlexibleChecksumError:
+            return None
+        if etag and MD5.fullmatch(etag) and _may_be_md5(answer):
+            return data if hashlib.md5(data, usedforsecurity=False).hexdigest() == etag else None
+        return data if agree(data, answer) else None
 
     def _retried(self, call: Callable[[], Result]) -> Result:
         """What obstore does inside: backoff with jitter, limited in number and in time."""
@@ -109,6 +129,10 @@ class S3Client:
             return future.result(self._slowest_s)
         except TimeoutError:
             raise ReadTimeoutError(endpoint_url=self._client.meta.endpoint_url) from None
+
+
+def _may_be_md5(answer: Mapping[str, Any]) -> bool:
+    return "SSECustomerAlgorithm" not in answer and not answer.get("ServerSideEncryption", "").startswith("aws:kms")
 
 
 def quote_etag(etag: str) -> str:

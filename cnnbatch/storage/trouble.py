@@ -4,7 +4,14 @@ import re
 from collections.abc import Iterator
 from typing import NoReturn
 
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError, ReadTimeoutError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    ReadTimeoutError,
+)
 from botocore.exceptions import ConnectionError as BotocoreConnectionError
 from obstore.exceptions import BaseError
 
@@ -82,6 +89,8 @@ def _candidates(error: Exception) -> Iterator[str]:
     if isinstance(error, ClientError):
         yield str(error.response.get("Error", {}).get("Code"))
         yield str(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
+    elif isinstance(error, IncompleteReadError):
+        yield "Truncated"
     elif isinstance(error, NoCredentialsError):
         yield "NoCredentials"
     elif isinstance(error, HTTPClientError | BotocoreConnectionError):

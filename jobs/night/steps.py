@@ -8,6 +8,7 @@ compression goes on from the log, and `Record` says what has been verified and w
 import logging
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -278,8 +279,11 @@ def forget_reports(store: Store, *, keep: int, grace: timedelta) -> int:
     limit = datetime.now(UTC) - grace
     gone = [info.key for info in names if info.key.count("/") > 2 and info.mtime is not None and info.mtime < limit]
     reports = [info.key for info in names if info.key.count("/") == 2]
-    nightly = [name for name in reports if name.startswith(f"{RUNS}/{PREFIX}")]
-    gone += sorted(nightly)[: -2 * keep] + sorted(set(reports) - set(nightly))[:-keep]
+    by_kind: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(reports):  # ids end in their time, behind what tells the kinds apart: nothing, nightly-, verify- …
+        by_kind[name.removeprefix(f"{RUNS}/").partition("20")[0]].append(name)
+    for kind, of_kind in by_kind.items():
+        gone += of_kind[: -keep * (2 if kind == PREFIX else 1)]  # a night has a page as well
     for name in gone:
         store.delete(name)
     return len(gone)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cnnbatch.archive import ArchiveLog, maintenance, open_archive, rewrite_without, write_shard
+from cnnbatch.archive import ArchiveLog, maintenance, open_archive, read_footer, rewrite_without, write_shard
 from cnnbatch.archive import log as log_module
 from cnnbatch.archive.doctor import examine
 from cnnbatch.archive.erased import ERASED, add_erased, read_erased
@@ -151,8 +151,45 @@ def test_large_shards_stay_as_they_are(log: ArchiveLog) -> None:
     assert large.path in {shard.path for shard in log.snapshot().shards}
 
 
+def test_more_overlapping_shards_than_one_group_become_disjoint_ones(log: ArchiveLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in more ranges than one, each of which has to fit into memory."""
+    for night in range(12):
+        rows = [stored(f"{number:02}-{night:02}", os.urandom(5_000)) for number in range(10)]
+        log.commit(f"night-{night}", 0, [write_shard(log.store, rows, footer=LINEAGE)])
+    before = rows_of(log)
+    monkeypatch.setattr(maintenance, "MERGE_SHARDS", 4)
+    monkeypatch.setattr(maintenance, "RANGE_BYTES", 80_000)
+    most, sort = [0], sorted
+
+    def watched(found: Any, **options: Any) -> Any:
+        most[0] = max(most[0], len(found))
+        return sort(found, **options)
+
+    monkeypatch.setattr(maintenance, "sorted", watched, raising=False)
+    result = compact(log, run_id="compact", target_bytes=150_000)
+    assert (result.merged, result.written) == (12, 5)
+    assert not ranges_overlap(log)
+    assert rows_of(log) == before
+    assert most[0] < 30  # of 120 rows
+    assert compact(log, run_id="again", target_bytes=150_000) == maintenance.Compaction()
+
+
+def test_what_agrees_in_the_footers_is_kept_and_shards_coded_otherwise_are_not_merged(log: ArchiveLog) -> None:
+    one = LINEAGE | {"cnnbatch.codec_id": "c", "cnnbatch.settings": '{"quality": 32}', "cnnbatch.run_id": "a"}
+    other = one | {"cnnbatch.settings": '{"quality": 40}'}
+    for number, footer in enumerate([one, other, one | {"cnnbatch.run_id": "b"}, other]):
+        log.commit(f"run-{number}", 0, [write_shard(log.store, [stored(f"key-{number}")], footer=footer)])
+    result = compact(log, run_id="compact")
+    assert (result.merged, result.written) == (4, 2)
+    footers = [read_footer(log.store, shard.path) for shard in log.snapshot().shards]
+    assert [footer["cnnbatch.settings"] for footer in footers] == [one["cnnbatch.settings"], other["cnnbatch.settings"]]
+    assert {(footer["cnnbatch.codec_id"], footer["cnnbatch.version"]) for footer in footers} == {("c", "0.1.0")}
+    assert not any("cnnbatch.run_id" in footer for footer in footers)
+
+
 def test_a_writer_in_between_loses_nothing_and_only_his_group_waits(log: ArchiveLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    nights(log, 4)
+    for number in range(4):  # two groups of two, that do not overlap
+        log.commit(f"night-{number}", 0, [shard_of(log, *(f"{number}-{part:02}" for part in range(4)), text="payload of ")])
     monkeypatch.setattr(maintenance, "MERGE_SHARDS", 2)
     commit = ArchiveLog.commit
     victim = log.snapshot().shards[0].path

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from random import Random
 
@@ -15,7 +16,7 @@ from cnnbatch.archive import ArchiveRow, read_footer, read_shard, read_summary, 
 from cnnbatch.archive.parquet import read_columns
 from cnnbatch.archive.schema import SMALL_COLUMNS
 from cnnbatch.archive.shards import ROW_GROUP_ROWS, TINY_ROW_BYTES, ShardInfo
-from cnnbatch.errors import ArchiveError, DamagedRow
+from cnnbatch.errors import ArchiveError, DamagedRow, StorageError
 from cnnbatch.storage import Store, open_store
 from tests.archive.rows import CODEC_ID, LINEAGE, archive_rows, coded, keys_of, sha256, stored
 
@@ -190,6 +191,63 @@ def test_rows_that_cannot_be_read_are_never_left_behind(store: Store) -> None:
     with pytest.raises(DamagedRow, match="cannot be named"):
         rewrite_without(store, shard.path, {"b"})
     assert len(list(store.list("data"))) == 1
+
+
+class Flipping:
+    """``store`` whose n-th ranged read, and those ``more`` after it, come with one bit flipped at a share of their length."""
+
+    def __init__(self, store: Store, nth: int, *, at: float, more: int = 0) -> None:
+        self._store, self._at, self._reads = store, at, iter(range(10**9))
+        self._flipped = range(nth, nth + more + 1)
+        self.hits = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        data = bytearray(self._store.read_range(key, start, length))
+        if next(self._reads) in self._flipped and length:
+            data[int(self._at * (length - 1))] ^= 1 << self.hits
+            self.hits += 1
+        return bytes(data)
+
+
+@pytest.mark.parametrize("at", [0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0])
+def test_a_bit_that_flips_on_the_way_never_becomes_what_is_stored(store: Store, at: float) -> None:
+    rows = [stored(key, f"the payload of {key}".encode() * 20) for key in "abcdef"]
+    shard = write_shard(store, rows, footer=LINEAGE)
+    for nth in count():
+        flipping = Flipping(store, nth, at=at)
+        rest = rewrite_without(flipping, shard.path, {"b"}, num_bytes=shard.num_bytes)  # type: ignore[arg-type]
+        if not flipping.hits:
+            break
+        assert rest is not None
+        assert list(read_shard(store, rest.path)) == [rows[0], *rows[2:]]
+    assert nth >= 3
+
+
+def test_a_row_that_reads_otherwise_each_time_is_the_stores_fault(store: Store) -> None:
+    shard = write_shard(store, [stored("a", b"payload of a" * 500), stored("b")], footer=LINEAGE)
+    [(start, length)] = payload_reads(store, shard)
+    flipping = Flipping(store, 0, at=0.5, more=10**6)
+    plain = store.read_range
+    flipping.read_range = lambda key, at, size: (  # type: ignore[method-assign]
+        Flipping.read_range(flipping, key, at, size) if (at, size) == (start, length) else plain(key, at, size)
+    )
+    with pytest.raises(StorageError, match="'a' was read twice with other bytes each time"):
+        rewrite_without(flipping, shard.path, {"b"}, num_bytes=shard.num_bytes)  # type: ignore[arg-type]
+    assert [info.key for info in store.list("data")] == [shard.path]
+
+
+def payload_reads(store: Store, shard: ShardInfo) -> list[tuple[int, int]]:
+    """Of the reads that a rewriting makes, those that cross the payload."""
+    seen: list[tuple[int, int]] = []
+    watching = Flipping(store, -1, at=0)
+    plain = store.read_range
+    watching.read_range = lambda key, at, size: (seen.append((at, size)), plain(key, at, size))[1]  # type: ignore[method-assign]
+    list(read_shard(watching, shard.path, num_bytes=shard.num_bytes))  # type: ignore[arg-type]
+    where = position_of(store, shard, b"payload of a")
+    return [(at, size) for at, size in dict.fromkeys(seen) if at <= where + 3000 < at + size and size < shard.num_bytes]
 
 
 def test_columns_are_read_without_the_payload(store: Store) -> None:

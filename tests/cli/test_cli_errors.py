@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import cnnbatch
-from cnnbatch import cli, commands
+from cnnbatch import cli, commands, upkeep
 from cnnbatch.stages import reconstruct
 from tests.cli.conftest import Run
 
@@ -110,7 +110,9 @@ def test_a_bug_is_not_hidden(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_subcommand_is_in_the_help_with_its_options(run: Run) -> None:
     overview = run("--help").out
-    for name in commands.COMMANDS:
+    names = [*commands.COMMANDS, *upkeep.COMMANDS]
+    assert {"doctor", "erase", "compact"} < set(names)
+    for name in names:
         assert f"\n    {name} " in overview
         result = run(name, "--help")
         assert (result.code, result.err) == (0, "")

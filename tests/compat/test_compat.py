@@ -4,10 +4,6 @@
 """
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,11 +16,10 @@ from cnnbatch.archive.layout import read_format
 from cnnbatch.archive.single import parse_cnb
 from cnnbatch.codec import Codec
 from cnnbatch.storage import open_store
+from tests.compat.elsewhere import read_elsewhere
 from tests.compat.reading import Symbols
 
-ROOT = Path(__file__).parents[2]
 V1 = Path(__file__).parent / "v1"
-NO_NETWORK = ("unshare", "--user", "--map-root-user", "--net")
 LIMIT_BYTES = 160_000
 ROUNDING = 1
 """Levels of 255 by which another machine's pixels may differ."""
@@ -36,28 +31,10 @@ def expected() -> dict[str, dict[str, Any]]:
     return found
 
 
-@cache
-def without_network() -> tuple[str, ...]:
-    """A prefix that takes the network away from a command, where this machine permits it."""
-    permitted = (
-        shutil.which("unshare") and not subprocess.run([*NO_NETWORK, "true"], capture_output=True, check=False).returncode
-    )
-    return NO_NETWORK if permitted else ()
-
-
 @pytest.fixture(scope="module")
 def read_in_a_copy(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a process found that has a copy of the archive, and nothing else."""
-    folder = tmp_path_factory.mktemp("elsewhere")
-    shutil.copytree(V1 / "archive", folder / "copy")
-    command = [*without_network(), sys.executable, "-m", "tests.compat.reading", folder / "copy", folder / "out.json"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RAY_"))}
-    ended = subprocess.run(
-        command, cwd=ROOT, env=environment | {"HOME": str(folder)}, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
-    with np.load(folder / "out.npz") as pixels:
-        return json.loads((folder / "out.json").read_text()), dict(pixels)
+    return read_elsewhere(V1 / "archive", tmp_path_factory.mktemp("elsewhere"))
 
 
 def test_the_copy_verifies_without_a_finding(read_in_a_copy: tuple[dict[str, Any], dict[str, Any]]) -> None:

@@ -1,11 +1,16 @@
 """A store in trouble: the job goes on, or ends in one sentence and in time; the same command then finishes the work."""
 
 import re
+from itertools import count
+from pathlib import Path
 
 import pytest
 
+from cnnbatch.archive import open_archive
+from cnnbatch.errors import DamagedRow
 from tests.faults.conftest import IMPATIENT, PICTURES, Place
 from tests.faults.proxy import Rule
+from tests.stages.pictures import as_file, waves
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -102,7 +107,26 @@ def test_a_source_that_changes_and_vanishes_in_the_middle(place: Place) -> None:
     place.settle()
 
 
-def test_what_a_storm_interrupted_is_given_back_by_the_next_run(place: Place, tmp_path: object) -> None:
+@pytest.mark.slow
+def test_a_bit_that_flips_while_a_changed_image_leaves_its_shard_damages_no_neighbour(place: Place) -> None:
+    """Each read of the archive in turn: the old shard is written again without the changed image, and then swept."""
+    place.compress()
+    for after in count():
+        place.source.put("0/picture.png", as_file(waves(48, 64 + after, seed=9)))
+        place.proxy.faults.clear()
+        place.break_with(Rule("flipped", methods="GET", path="/archive/data/", after=after, times=1))
+        ended = place.compress()
+        assert ended.code == 0, ended.stderr
+        if not place.proxy.faults:
+            break
+        rows = list(open_archive(place.archive.url, place.bucket.config).rows())
+        assert not [row for row in rows if isinstance(row, DamagedRow)]
+        assert len(rows) == len(PICTURES)
+    assert after >= 3
+    place.check_complete()
+
+
+def test_what_a_storm_interrupted_is_given_back_by_the_next_run(place: Place, tmp_path: Path) -> None:
     place.break_with()
     assert place.compress().code == 0
     words = (f"{place.bucket.url}/archive", str(tmp_path), f"storage.endpoint={place.proxy.endpoint}", *place.settings[:4])
@@ -111,6 +135,9 @@ def test_what_a_storm_interrupted_is_given_back_by_the_next_run(place: Place, tm
     assert ended.code == 1
     assert "error: " in ended.stderr
     place.break_with(Rule("flipped", methods="GET", path="/data/", once_each=True), Rule("503 SlowDown", times=2))
-    place.jobs.reconstruct(*words)
+    ended = place.jobs.reconstruct(*words)
+    assert ended.code == 0, ended.stderr
+    assert {fault for fault, _, _ in place.proxy.faults} == {"flipped", "503 SlowDown"}
+    assert len(list(tmp_path.rglob("picture.png"))) == len(PICTURES)
     place.break_with()
     assert place.jobs.reconstruct(*words).code == 0

@@ -79,6 +79,11 @@ def load_codec(data: bytes) -> None:
 def with_right_checksum(data: bytes, rng: random.Random) -> bytes:
     """The intact file with one of its settings or the bytes of one of its arrays changed."""
     [intact] = codec_files()
+    return changed_inside(intact, data, rng)
+
+
+def changed_inside(intact: bytes, data: bytes, rng: random.Random) -> bytes:
+    """A codec file with one of its settings or the bytes of one of its arrays changed, and its checksum right."""
     metadata = json.loads(intact[8 : 8 + int.from_bytes(intact[:8], "little")])["__metadata__"]
     arrays = load(intact)
     if rng.randrange(2):

@@ -23,7 +23,7 @@ from pathlib import Path
 from tests.fuzz.child import MEMORY_MIB, SECONDS, save
 from tests.fuzz.state import State
 
-TARGETS = ("bitstream", "entropy", "codec_file", "log", "parquet", "images", "cnb", "planted")
+TARGETS = ("bitstream", "entropy", "codec_file", "dense", "dense_file", "log", "parquet", "images", "cnb", "planted")
 WALL_SECONDS = 30.0
 """An input that neither ends nor uses a processor for so long is a hang as well."""
 

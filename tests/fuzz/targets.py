@@ -5,6 +5,7 @@ import os
 
 from tests.fuzz.archives import CNB, LOG, PARQUET
 from tests.fuzz.codecs import BITSTREAM, CODEC_FILE
+from tests.fuzz.dense import DENSE, DENSE_FILE
 from tests.fuzz.entropy import ENTROPY
 from tests.fuzz.pictures import IMAGES
 from tests.fuzz.target import Target, unrepaired
@@ -27,4 +28,6 @@ def planted(data: bytes) -> None:
 
 
 PLANTED = Target("planted", lambda: [b"sound", b"raise", b"die", b"hang", b"grow"], planted, unrepaired)
-TARGETS = {target.name: target for target in (BITSTREAM, ENTROPY, CODEC_FILE, LOG, PARQUET, IMAGES, CNB, PLANTED)}
+TARGETS = {
+    target.name: target for target in (BITSTREAM, ENTROPY, CODEC_FILE, DENSE, DENSE_FILE, LOG, PARQUET, IMAGES, CNB, PLANTED)
+}

@@ -69,9 +69,9 @@ def check_refused(ended: Ended, code: int, *words: str) -> None:
         ("source archive --config latin.yaml", 2, "latin.yaml"),
         ("source archive --config list.yaml", 2, "list.yaml"),
         ("source archive --config unknown.yaml", 2, "colour"),
-        ("source archive --codec nowhere", 1, "nowhere"),
+        ("source archive --codec nowhere", 2, "nowhere"),
         ("source archive --codec no-codec", 1, "codec"),
-        ("source archive --codec source", 1, "source"),
+        ("source archive --codec source", 2, "source"),
         ("nowhere archive", 1, "nowhere"),
         ("file archive", 1, "file"),
         ("source file", 1, "file"),
@@ -136,11 +136,16 @@ def test_a_missing_bucket_and_wrong_credentials_are_sentences(
     check_refused(jobs.compress("s3://no-such-bucket-here/x", "archive"), 1, "no-such-bucket-here", "does not exist")
     check_refused(jobs.compress("source", "s3://no-such-bucket-here/x"), 1, "no-such-bucket-here", "does not exist")
     check_refused(jobs.reconstruct("s3://no-such-bucket-here/x", "back"), 1, "no-such-bucket-here")
+    check_refused(jobs.verify("s3://no-such-bucket-here/x"), 1, "no-such-bucket-here")
+    assert jobs.compress("source", "full").code == 0
+    check_refused(jobs.reconstruct("full", "s3://no-such-bucket-here/x"), 1, "no-such-bucket-here", "does not exist")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY[::-1])
     for ended in (
         jobs.compress(bucket.url, "archive"),
         jobs.compress("source", bucket.url),
         jobs.reconstruct(bucket.url, "back"),
+        jobs.reconstruct("full", bucket.url),
+        jobs.verify(bucket.url),
     ):
         check_refused(ended, 1, "credentials")
         assert SECRET_KEY[::-1] not in ended.stderr

@@ -2,15 +2,21 @@
 
 import json
 import os
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cnnbatch.archive import ArchiveRow, Lease, open_archive
+from cnnbatch.archive import ArchiveLog, ArchiveRow, Lease, open_archive
+from cnnbatch.errors import CodecFileError, StorageError
 from cnnbatch.storage import open_store
+from jobs import compress, engine
+from jobs.settings import CompressConfig
 from tests.archive.counting import CountingRelay
 from tests.conftest import Bucket
-from tests.jobs.conftest import Ended, Jobs, files_below
+from tests.jobs.conftest import Ended, Jobs, files_below, run_inline
 from tests.seaweedfs import SECRET_KEY
 from tests.stages.pictures import as_file, touch_later, waves, write_files
 
@@ -183,6 +189,64 @@ def test_a_run_that_passes_the_threshold_midway_commits_what_it_has(jobs: Jobs, 
     ended = jobs.compress(source, archive, *settings)
     assert ended.code == 3
     assert len(rows_of(archive)) >= 128
+
+
+@pytest.mark.parametrize("fault", [StorageError("no answer"), CodecFileError("damaged"), KeyboardInterrupt()], ids=repr)
+def test_shards_that_are_done_are_committed_whatever_ends_the_run(
+    jobs: Jobs, source: Path, archive: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException
+) -> None:
+    def breaks_off(*args: Any) -> Iterator[Any]:
+        yield from islice(run_inline(*args), 2)
+        raise fault
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "run", breaks_off)
+        ended = jobs.compress(source, archive, "shards.images=2")
+    assert ended.code == 1
+    assert str(fault) in ended.stderr
+    assert len(rows_of(archive)) == 4
+    again = jobs.compress(source, archive, "--json")
+    assert (again.code, again.report["unchanged"]) == (0, 4)
+
+
+def test_what_ended_the_run_is_told_although_the_last_commit_fails_too(
+    jobs: Jobs, source: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks_off(*args: Any) -> Iterator[Any]:
+        yield from islice(run_inline(*args), 2)
+        raise StorageError("the first fault")
+
+    def refuses(*_: object, **__: object) -> None:
+        raise StorageError("the second fault")
+
+    monkeypatch.setattr(engine, "run", breaks_off)
+    monkeypatch.setattr(ArchiveLog, "commit", refuses)
+    assert jobs.compress(source, archive, "shards.images=2").stderr.rstrip().endswith("error: the first fault")
+
+
+@pytest.mark.parametrize(("changes", "code"), [(False, 0), (True, 1)])
+def test_of_two_runs_at_once_the_slower_ends_well_if_the_other_brought_the_same(
+    jobs: Jobs, source: Path, archive: Path, monkeypatch: pytest.MonkeyPatch, changes: bool, code: int
+) -> None:
+    """No lease holds them apart here."""
+
+    def other_is_first(*args: Any) -> Iterator[Any]:
+        monkeypatch.setattr(engine, "run", run_inline)
+        other = compress.CompressJob(CompressConfig(source=str(source), archive=str(archive)))
+        other.execute(held=Lease(other.archive, run_id="other"))
+        results = list(run_inline(*args))
+        if changes:
+            touch_later(source / "a/0.png")
+        yield from results
+
+    monkeypatch.setattr(engine, "run", other_is_first)
+    ended = jobs.compress(source, archive, "--json")
+    assert ended.code == code, ended.stderr
+    assert ended.report["superseded"] == len(FILES)
+    assert ("another run wrote 7 of these images meanwhile, 1 of them otherwise" in ended.stderr) is changes
+    assert sorted(rows_of(archive)) == sorted(FILES)
+    again = jobs.compress(source, archive, "--json")
+    assert (again.code, again.report["unchanged"]) == (0, len(FILES) - changes)
 
 
 def test_a_second_run_waits_for_the_lease_and_gives_up_with_code_4(jobs: Jobs, source: Path, archive: Path) -> None:

@@ -158,7 +158,7 @@ def test_pictures_below_the_window_of_ms_ssim_have_none_and_change_no_mean(jobs:
         ("source --codecs webp qualities.webp=[50,101]", 2, "0…100 in steps of 1, not 101"),
         ("source --codecs png qualities.png=[1]", 2, "lossless"),
         ("source --codecs webp qualities.jxl=[50]", 2, "qualities.jxl"),
-        ("source --codec nowhere.safetensors", 1, "nowhere.safetensors"),
+        ("source --codec nowhere.safetensors", 2, "nowhere.safetensors"),
         ("source --codec letters/a.txt", 1, "codec"),
         ("source --published nowhere", 2, "nowhere"),
         ("source --target-psnr 34 --target-ms-ssim 0.9", 2, "exclude each other"),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cnnbatch.archive import Archive, ArchiveLog, ArchiveRow, open_archive
+from cnnbatch.archive.maintenance import compact
 from cnnbatch.archive.orphans import sweep
 from cnnbatch.codec import Codec
 from cnnbatch.errors import ArchiveError
@@ -180,3 +181,13 @@ def test_a_codec_file_that_a_run_is_about_to_use_is_not_swept_and_rows_without_t
     ended = jobs.compress(source, archive, "--codec", codecs[0], "shards.commit_every=9")
     assert (ended.code, "new rows need it" in ended.stderr) == (ArchiveError.exit_code, True)
     assert "new.png" not in codecs_of(archive)
+
+
+def test_a_compacted_archive_still_knows_how_it_was_coded(jobs: Jobs, source: Path, archive: Path, codecs: list[Path]) -> None:
+    """Its stored rows and searched qualities say nothing by themselves: the footers do."""
+    words = (source, archive, "--codec", codecs[1], "--recompress", "--target-psnr", "20", *SMALL_SHARDS)
+    assert jobs.compress(*words).report["changed"] == len(FILES)
+    log = ArchiveLog.open(str(archive))
+    assert compact(log, run_id="compact").merged > 1
+    again = jobs.compress(*words)
+    assert (again.code, again.report["changed"], again.report["unchanged"]) == (0, 0, len(FILES))

@@ -13,9 +13,11 @@ from cnnbatch.archive.layout import codec_path
 from cnnbatch.codec import shipped_codec
 from cnnbatch.codec.file import parse_codec
 from cnnbatch.errors import CnnbatchError, CodecFileError, StorageError
+from cnnbatch.stages import guarded as guarded_workers
 from cnnbatch.stages import isolation
+from cnnbatch.stages.attempts import Attempts
 from cnnbatch.stages.compress import CompressionSettings
-from cnnbatch.stages.isolation import Attempts, GuardedCompressor
+from cnnbatch.stages.guarded import GuardedCompressor
 from cnnbatch.stages.records import CompressTask
 from cnnbatch.storage import open_store
 from jobs import compress
@@ -82,7 +84,7 @@ def guarded(tmp_path: Path, build: type[FragileBuild] = FragileBuild, *, seconds
 
 
 def task_of(compressor: GuardedCompressor) -> CompressTask:
-    return CompressTask(0, tuple(sorted(compressor.compressor.source.list(), key=lambda info: info.key)))
+    return CompressTask(0, tuple(sorted(compressor.worker.source.list(), key=lambda info: info.key)))
 
 
 def test_an_input_that_takes_too_much_memory_is_stored(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +105,7 @@ def test_a_shard_without_memory_in_its_worker_is_coded_one_by_one(
         raise MemoryError
 
     compressor = guarded(tmp_path, seconds=100)
-    monkeypatch.setattr(compressor.compressor, "_decode", no_memory)
+    monkeypatch.setattr(compressor.worker, "_decode", no_memory)
     assert compressor(task_of(compressor)).tally.images == {"cnn": 3}
 
 
@@ -122,7 +124,7 @@ def test_an_attempt_that_ends_with_an_error_does_not_count(
 
 def test_a_shard_that_never_ends_ends_the_job(pictures: Path, tmp_path: Path) -> None:
     compressor = guarded(tmp_path)
-    for _ in range(isolation.MAX_ATTEMPTS):
+    for _ in range(guarded_workers.MAX_ATTEMPTS):
         compressor.attempts.begin(0)
     with pytest.raises(CnnbatchError, match=r"shard 0 \('0.png' … '2.png'\) was begun 20 times without an end"):
         compressor(task_of(compressor))

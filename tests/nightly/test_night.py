@@ -304,6 +304,7 @@ def test_old_reports_and_marks_of_killed_runs_are_forgotten(nights: Nights) -> N
     assert left == [f"nightly-{run_id}" for run_id in sorted(ids)[1:]]  # two, and that of the night that forgot the others
     assert len(list(runs.glob("*.md"))) == len(left)
     assert len(list(runs.glob("2*.json"))) == 2
+    assert len(list(runs.glob("verify-*.json"))) == 2
 
 
 def test_trouble_with_a_store_is_waited_out(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:

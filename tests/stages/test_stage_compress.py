@@ -3,6 +3,8 @@
 import hashlib
 import pickle
 import struct
+import threading
+import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,7 +16,7 @@ from pydantic import ValidationError
 
 from cnnbatch.archive import ArchiveRow, read_footer, read_shard
 from cnnbatch.codec import Codec
-from cnnbatch.images import restore_jpeg
+from cnnbatch.images import DecodedImage, decode, probe, restore_jpeg
 from cnnbatch.metrics import psnr_db
 from cnnbatch.stages import compress
 from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
@@ -234,6 +236,30 @@ def test_files_of_few_bytes_are_decoded_together_until_they_have_many_pixels(
     assert list(rows) == sorted(files)
     assert [key for key, row in rows.items() if row.outcome == "store"] == ["00.png", "05.png", "10.png", "15.png"]
     assert {row.height for row in rows.values() if row.outcome == "cnn"} == {16, 200}
+
+
+@pytest.mark.parametrize(("sides", "most"), [([50] * 12, 7_500), ([50, 50, 150, 50, 150, 150, 50], 22_500)])
+def test_pictures_decoded_at_once_stay_within_their_pixels_and_a_larger_one_is_alone(
+    tmp_path: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch, sides: list[int], most: int
+) -> None:
+    files = {f"{i}.png": as_file(waves(side, side, seed=i)) for i, side in enumerate(sides)}
+    bench = Bench(tmp_path, codec, files, decode_pixels=8_000, decode_threads=4)
+    lock, decoding, peak = threading.Lock(), [0], [0]
+
+    def slow_decode(data: bytes, *, max_pixels: int) -> DecodedImage:
+        header = probe(data)
+        with lock:
+            decoding[0] += header.width * header.height
+            peak[0] = max(peak[0], decoding[0])
+        time.sleep(0.05)
+        with lock:
+            decoding[0] -= header.width * header.height
+        return decode(data, max_pixels=max_pixels)
+
+    monkeypatch.setattr(compress, "decode", slow_decode)
+    monkeypatch.setattr(compress, "TINY_BYTES", 0)
+    assert sorted(bench.rows()) == sorted(files)
+    assert peak[0] == most
 
 
 def test_a_result_is_small_and_the_shard_says_where_it_comes_from(tmp_path: Path, codec: Codec) -> None:

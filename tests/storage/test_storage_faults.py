@@ -89,6 +89,49 @@ def test_an_etag_that_only_looks_like_an_md5_is_not_taken_for_one(s3: FaultyS3) 
     assert store.get(info) == store.get(info) == b"x"
 
 
+@pytest.mark.parametrize("encryption", ["", "aws:kms"])
+@pytest.mark.parametrize("name", ["crc32", "crc32c", "crc64nvme", "sha1", "sha256"])
+def test_where_the_etag_is_no_md5_the_stores_checksum_is_checked(s3: FaultyS3, name: str, encryption: str) -> None:
+    info = replace(s3.add("a", b"123456789"), etag="0" * 32 if encryption else "0" * 32 + "-2")
+    s3.headers = {f"x-amz-checksum-{name}": CHECKSUMS[name], "x-amz-checksum-type": "FULL_OBJECT"}
+    s3.headers |= {"x-amz-server-side-encryption": encryption} if encryption else {}
+    store = open_store("s3://bucket", s3.config)
+    assert store.get(info) == b"123456789"
+    s3.faults["a"] = "flipped"
+    with pytest.raises(Unreadable, match="checksum"):
+        store.get(info)
+    s3.times["a"] = 1  # it passes
+    assert store.get(info) == b"123456789"
+
+
+CHECKSUMS = {
+    "crc32": "y/Q5Jg==",
+    "crc32c": "4waSgw==",
+    "crc64nvme": "rosUhgp5mIg=",
+    "sha1": "98O8HYCOBHMq32eZZczDTKeuNEE=",
+    "sha256": "FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU=",
+}
+"""Of the bytes ``123456789``, for which each algorithm's definition gives them."""
+
+
+def test_a_checksum_over_parts_says_nothing_of_the_whole(s3: FaultyS3) -> None:
+    info = replace(s3.add("a", b"x"), etag="0" * 32 + "-2")
+    s3.headers = {"x-amz-checksum-sha256": "AAAA-2", "x-amz-checksum-type": "COMPOSITE"}
+    assert open_store("s3://bucket", s3.config).get(info) == b"x"
+
+
+def test_one_object_without_an_md5_does_not_excuse_the_others(s3: FaultyS3) -> None:
+    other, plain = replace(s3.add("other", b"x"), etag="0" * 32), s3.add("plain", b"y" * 100)
+    s3.headers["x-amz-server-side-encryption"] = "aws:kms"
+    store = open_store("s3://bucket", s3.config)
+    assert store.get(other) == b"x"
+    s3.headers.clear()
+    assert store.get(plain) == b"y" * 100
+    s3.faults["plain"] = "flipped"
+    with pytest.raises(Unreadable, match="checksum"):
+        store.get(plain)
+
+
 def check_error(url: str, config: StorageConfig) -> str:
     """The sentence of the failed check; it must come quickly and say no secret."""
     start = time.monotonic()
