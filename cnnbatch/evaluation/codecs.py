@@ -73,6 +73,9 @@ class ImageCodec(Protocol):
     @property
     def faults(self) -> tuple[type[Exception], ...]: ...
 
+    def refusal(self, image: Pixels) -> str | None:
+        """Why it takes no picture of this size or mode, whatever the quality; None: it does."""
+
     def encode(self, image: Pixels, quality: float) -> bytes: ...
 
     def decode(self, data: bytes) -> Pixels: ...
@@ -86,6 +89,10 @@ class LibraryCodec:
     write: Callable[[Pixels, float], bytes]
     read: Callable[[bytes], Pixels]
     faults: tuple[type[Exception], ...] = LIBRARY_FAULTS
+
+    def refusal(self, image: Pixels) -> str | None:
+        """None: what a format cannot hold, its library says when it codes."""
+        return None
 
     def encode(self, image: Pixels, quality: float) -> bytes:
         """The file."""

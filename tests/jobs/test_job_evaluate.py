@@ -11,10 +11,13 @@ import pytest
 import torch
 
 from cnnbatch.archive import open_archive
+from cnnbatch.codec import shipped_codec
 from cnnbatch.errors import StorageError
 from cnnbatch.evaluation.summary import EvaluationSummary
 from cnnbatch.storage import open_store
 from jobs import engine, evaluate, tasks
+from jobs.measuring import CnnFile
+from tests.codec.dense_models import GRAY, dense_codec_file, pictures
 from tests.conftest import Bucket
 from tests.jobs.conftest import Ended, Jobs, files_below, run_inline
 from tests.jobs.fragile_task import Fragile
@@ -44,6 +47,7 @@ def one_by_one(inline: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return run_inline(wanted, build, engine.Pool(2, 2, 2, 0, 0, tuple(pauses_seconds)))
 
     monkeypatch.setattr(tasks, "run", run)
+    monkeypatch.setattr(CnnFile, "fetch", lambda file: shipped_codec if file.data is None else partial(bytes, file.data))
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -131,6 +135,22 @@ def test_one_broken_image_among_many_is_an_outcome_row(jobs: Evaluations, source
         ("broken.png", None, None), ("deep/cmyk.jpg", None, None), ("letter.txt", None, None),
     ]  # fmt: skip
     assert "not measured: broken.png: decode: " in jobs.evaluate(source, "--codecs", "png").stdout
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_a_codec_of_small_pictures_is_measured_on_those_it_takes(jobs: Evaluations, tmp_path: Path) -> None:
+    files = {f"{n}.png": as_file(picture) for n, picture in enumerate(pictures(GRAY, 6))}
+    source = write_files(tmp_path / "tiny", {"0-odd.png": as_file(waves(90, 80, gray=True)), **files})
+    (tmp_path / "small.safetensors").write_bytes(dense_codec_file())
+    words = ("--codecs", "cnn,png", "--codec", tmp_path / "small.safetensors")
+    ended = jobs.evaluate(source, "--out", tmp_path / "out", "--json", *words)
+    assert (ended.code, ended.outcomes) == (0, {"measured": 7}), ended.stderr
+    found = ended.report["evaluation"]
+    assert (found["images"], [curve["codec"] for curve in found["curves"]]) == (6, ["cnn:small", "png"])
+    [missed] = found["unmeasured"]
+    assert (missed["key"], missed["codec"], missed["stage"]) == ("0-odd.png", "cnn:small", "encode")
+    assert "other-size: gray pictures of 14" in missed["error"]
+    assert {item["codec"] for item in found["recommendation"]["choices"]} == {"cnn:small"}
 
 
 @pytest.mark.usefixtures("one_by_one")
