@@ -11,7 +11,7 @@ import pytest
 
 from cnnbatch.classification import PREDICTIONS, parse_head
 from cnnbatch.codec import Codec
-from cnnbatch.codec.file import dump_codec
+from cnnbatch.codec.file import dump_codec, unseal
 from tests.archive.rows import sha256, stored
 from tests.classification.archives import CLASSES, labelled, rows_of, write_archive, write_labels
 from tests.codec.dense_models import GRAY, dense_codec, dense_model
@@ -56,6 +56,12 @@ def predictions(out: Path) -> dict[str, dict[str, Any]]:
     return {row["key"]: row for row in rows}
 
 
+def notes(head: Path) -> dict[str, Any]:
+    """What a head file says of its training."""
+    found: dict[str, Any] = json.loads(unseal(head.read_bytes())[0]["training"])
+    return found
+
+
 def check_learned(ended: Ended) -> None:
     assert ended.code == 0, ended.stderr
     assert ended.report["complete"]
@@ -91,6 +97,24 @@ def test_train_tells_its_accuracy_and_what_guessing_would_reach(
 ) -> None:
     ended = jobs.classify("train", archive, labels, tmp_path / "head", *QUICK)
     assert "on 9 held-out pictures of 3 classes (always the commonest class: 33.3 %)" in ended.stdout
+
+
+@inline
+def test_an_accuracy_on_latents_that_were_taught_labels_is_marked(
+    jobs: Jobs, archive: Path, labels: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = "learned from labels itself"
+    ended = jobs.classify("train", archive, labels, tmp_path / "head", "--json", *QUICK)
+    assert ended.report["classification"]["codec_saw_labels"] is True
+    assert said in caplog.text
+    assert notes(tmp_path / "head")["codec_saw_labels"] is True
+    caplog.clear()
+    codec = other_codec()
+    write_archive(tmp_path / "unsupervised", rows_of(LABELS, codec), codecs=[codec])
+    ended = jobs.classify("train", tmp_path / "unsupervised", labels, tmp_path / "head2", *QUICK)
+    assert ended.code == 0
+    assert notes(tmp_path / "head2")["codec_saw_labels"] is False
+    assert said not in caplog.text + ended.stdout
 
 
 @inline
