@@ -12,6 +12,9 @@ from cnnbatch.evaluation.summary import LeftOut
 WORDS: Final = (ours.NAME, *codecs.TABLE, vq.NAME)
 """Every codec; ``cnn`` may be several codec files."""
 
+ALIASES: Final = {"jpeg": "jpeg420"}
+"""Other words for a codec: a JPEG as most are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
@@ -32,6 +35,8 @@ def select(words: Sequence[str], cnn: Sequence[CodecSpec], qualities: Mapping[st
 
     Raises UsageError for a word or a quality that no codec knows.
     """
+    words = [ALIASES.get(word, word) for word in words]
+    qualities = {ALIASES.get(word, word): points for word, points in qualities.items()}
     unknown = [word for word in words if word not in WORDS]
     if unknown:
         raise UsageError(f"no codec is called {unknown[0]!r}; there are {', '.join(WORDS)}")

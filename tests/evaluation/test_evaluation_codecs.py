@@ -112,6 +112,12 @@ def test_a_codec_or_quality_that_nobody_knows_is_said(words: list[str], qualitie
         select(words, [], qualities)
 
 
+def test_jpeg_is_the_jpeg_that_most_files_are() -> None:
+    found = select(["jpeg", "webp", "avif", "jxl", "jpeg420"], [], {"jpeg": [50]}).classical
+    assert [spec.name for spec in found] == ["jpeg420", "webp", "avif", "jxl"]
+    assert found[0].qualities == (50,)
+
+
 def test_asked_qualities_are_sorted_and_counted_once() -> None:
     [spec] = select(["webp"], [], {"webp": [80, 20, 80]}).classical
     assert spec.qualities == (20, 80)
