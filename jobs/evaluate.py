@@ -8,11 +8,12 @@ import argparse
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from cnnbatch.codec import Codec, shipped_codec
-from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
+from cnnbatch.errors import CnnbatchError, StorageError, TooManyFailures, UsageError
 from cnnbatch.evaluation import check_libraries, ours, output, plots, tables, vq
 from cnnbatch.evaluation.bd_rate import bd_rates
 from cnnbatch.evaluation.codecs import CodecSpec
@@ -22,7 +23,7 @@ from cnnbatch.evaluation.published import read_published
 from cnnbatch.evaluation.recommendation import GoalSearch, recommendation
 from cnnbatch.evaluation.sampling import Stratum, stratify
 from cnnbatch.evaluation.selection import WORDS, select
-from cnnbatch.evaluation.summary import EvaluationSummary, Example, LeftOut, Recommendation, Unmeasured
+from cnnbatch.evaluation.summary import EvaluationSummary, Example, LeftOut, Recommendation
 from cnnbatch.evaluation.table import Means, Measurements, means
 from cnnbatch.stages.listing import list_source
 from cnnbatch.stages.records import Failure, Tally
@@ -83,7 +84,12 @@ class EvaluateJob:
             self.report.finish(0)
         except CnnbatchError as error:
             self.report.finish(error.exit_code, str(error))
+            with suppress(StorageError):  # it would hide why the run failed
+                self._put_report()
             raise
+        self._put_report()
+
+    def _put_report(self) -> None:
         if self.out is not None:
             self.out.put(output.RUN, self.report.to_json().encode())
 
@@ -110,6 +116,9 @@ class EvaluateJob:
     def _sample(self) -> tuple[Stratum, ...]:
         listing = list_source(self.source, exclude=self.config.exclude)
         self.report.inputs = len(listing.unreadable)
+        for failure in listing.unreadable:
+            lost = ObjectInfo(failure.key, 0)
+            self.measurements.add(Measured.lost(lost, failure.stage, f"{failure.error}: {failure.message}"))
         self._count_failures(listing.unreadable)
         if not listing.table.num_rows:
             raise UsageError(f"no files below {self.source.url}")
@@ -131,7 +140,7 @@ class EvaluateJob:
             self._count(measured)
         pictures = [info for info in infos if self.files[info.key].decoded]
         if not pictures:
-            first = self.measurements.table().slice(0, 1).to_pylist()[0]
+            first = next(row for row in self.measurements.table().to_pylist() if row["stage"] != "list")
             where = f"{len(infos):,} files below {self.source.url}"
             raise UsageError(f"no picture among {where}; first {first['key']!r}: {first['error']}")
         if self.selection.cnn:
@@ -188,11 +197,6 @@ class EvaluateJob:
         return recommendation(self.config.goal, strata, self.files, search.choices(strata, self.files))
 
     def _summarise(self, found: Means, advice: Recommendation) -> EvaluationSummary:
-        listed = [
-            Unmeasured(key=f.key, codec=None, stage=f.stage, error=f"{f.error}: {f.message}")
-            for f in self.report.failures
-            if f.stage == "list"
-        ]
         compared = [self.files[key] for key in found.keys]
         return EvaluationSummary(
             source=self.source.url,
@@ -205,7 +209,7 @@ class EvaluateJob:
             curves=found.curves,
             bd_rates=tuple(bd_rates(found.curves)),
             recommendation=advice,
-            unmeasured=(*listed, *found.unmeasured),
+            unmeasured=found.unmeasured,
             left_out=tuple(self.left_out),
             examples=(),
             published=self.published,

@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
         pa.field("error", pa.string()),
     ]
 )
-"""``outcome`` is ``measured`` or ``failed``. A file that could not be read or decoded is one row without a codec."""
+"""``outcome`` is ``measured`` or ``failed``. A file that could not be listed, read or decoded is one row without a codec."""
 
 
 class Measurements:

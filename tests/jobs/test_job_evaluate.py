@@ -1,5 +1,6 @@
 """`jobs.evaluate`: what it leaves behind, what it says of bad input, and the same on Ray and from a bucket."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -228,9 +229,22 @@ def test_missing_libraries_are_said(jobs: Evaluations, source: Path, monkeypatch
 def test_too_many_unreadable_files_end_the_job(jobs: Evaluations, source: Path) -> None:
     for number in range(12):
         (source / f"gone{number}").symlink_to("/nowhere")
-    ended = jobs.evaluate(source, "--json", "--codecs", "png")
+    ended = jobs.evaluate(source, "--json", "--codecs", "png", "--out", source.parent / "out")
     assert (ended.code, ended.report["exit_code"], ended.outcomes["failed"]) == (3, 3, 12)
     assert "of 12 files failed" in ended.stderr
+    left = json.loads((source.parent / "out/run.json").read_text())
+    assert (left["exit_code"], len(left["failures"]), left["error"] in ended.stderr) == (3, 12, True)
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_a_file_that_could_not_be_listed_is_a_row(jobs: Evaluations, source: Path, tmp_path: Path) -> None:
+    (source / "0-gone.png").symlink_to("/nowhere")
+    ended = jobs.evaluate(source, "--json", "--codecs", "png", "--out", tmp_path / "out")
+    assert (ended.code, ended.outcomes, ended.report["complete"]) == (0, {"measured": 4, "failed": 1}, True)
+    [missed] = ended.report["evaluation"]["unmeasured"]
+    assert (missed["key"], missed["codec"], missed["stage"]) == ("0-gone.png", None, "list")
+    [row] = [r for r in pq.read_table(tmp_path / "out/measurements.parquet").to_pylist() if r["outcome"] == "failed"]
+    assert (row["key"], row["stage"], row["error"]) == ("0-gone.png", "list", missed["error"])
 
 
 @pytest.mark.usefixtures("one_by_one")
