@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import pyarrow as pa
+
 from cnnbatch.codec import Codec, shipped_codec
 from cnnbatch.errors import CnnbatchError, StorageError, TooManyFailures, UsageError
 from cnnbatch.evaluation import check_libraries, ours, output, plots, tables, vq
@@ -21,7 +23,7 @@ from cnnbatch.evaluation.examples import ExampleTask, joined, panel_codecs, pict
 from cnnbatch.evaluation.measurement import TIMING, Limits, Measured
 from cnnbatch.evaluation.published import read_published
 from cnnbatch.evaluation.recommendation import GoalSearch, recommendation
-from cnnbatch.evaluation.sampling import Stratum, stratify
+from cnnbatch.evaluation.sampling import Stratum, learning_order, stratify
 from cnnbatch.evaluation.selection import WORDS, select
 from cnnbatch.evaluation.summary import EvaluationSummary, Example, LeftOut, Recommendation
 from cnnbatch.evaluation.table import Means, Measurements, means
@@ -94,7 +96,9 @@ class EvaluateJob:
             self.out.put(output.RUN, self.report.to_json().encode())
 
     def _run(self) -> None:
-        strata = self._sample()
+        listing = self._list()
+        strata = stratify(listing, sample=self.config.sample, seed=self.config.seed)
+        self._learn(learning_order(listing, strata, seed=self.config.seed))
         pictures = self._measure_all([info for stratum in strata for info in stratum.sample])
         found = means(self.measurements.table(), self.specs, pictures=len(pictures))
         self.left_out += found.left_out
@@ -113,7 +117,7 @@ class EvaluateJob:
         lost = {item.codec for item in self.left_out}
         return [spec for spec in self.selection.specs if spec.name not in lost]
 
-    def _sample(self) -> tuple[Stratum, ...]:
+    def _list(self) -> pa.Table:
         listing = list_source(self.source, exclude=self.config.exclude)
         self.report.inputs = len(listing.unreadable)
         for failure in listing.unreadable:
@@ -122,16 +126,19 @@ class EvaluateJob:
         self._count_failures(listing.unreadable)
         if not listing.table.num_rows:
             raise UsageError(f"no files below {self.source.url}")
-        return stratify(listing.table, sample=self.config.sample, seed=self.config.seed)
+        return listing.table
+
+    def _learn(self, infos: Sequence[ObjectInfo]) -> None:
+        """For the codecs that learn from the pictures."""
+        if any(spec.name == vq.NAME for spec in self.selection.classical):
+            reason = self.cluster.learn_books(infos)
+            if reason is not None:
+                self.left_out.append(LeftOut(codec=vq.NAME, label=vq.SPEC.label, reason=reason))
 
     def _measure_all(self, infos: Sequence[ObjectInfo]) -> list[ObjectInfo]:
         """Every file by every codec, the classical ones first: a file that kills its process is known before ours. Returns the
         files that are pictures."""
         self.report.inputs += len(infos)
-        if any(spec.name == vq.NAME for spec in self.selection.classical):
-            reason = self.cluster.learn_books(infos)
-            if reason is not None:
-                self.left_out.append(LeftOut(codec=vq.NAME, label=vq.SPEC.label, reason=reason))
         plan = {spec.name: spec.qualities for spec in self.specs}
         logger.info("run %s: %d files by %s", self.report.run_id, len(infos), ", ".join(plan))
         for measured in self._shown(self.cluster.measure_classical(infos, plan, baseline=True), infos):

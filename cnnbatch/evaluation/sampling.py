@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cnnbatch.evaluation.summary import Estimate
 from cnnbatch.evaluation.summary import Stratum as StratumSummary
@@ -30,6 +31,7 @@ METHOD: Final = (
     "widened for small strata"
 )
 MOST_SIZES: Final = 4
+MOST_LEARNED: Final = 2000
 _FEWEST: Final = 5
 _RESAMPLES_AT_ONCE: Final = 100
 _ALIASES: Final = {"jpg": "jpeg", "jpe": "jpeg", "jfif": "jpeg", "tif": "tiff", "avifs": "avif", "dib": "bmp"}
@@ -88,6 +90,18 @@ def stratify(listing: pa.Table, *, sample: int, seed: int = 0) -> tuple[Stratum,
             drawn = np.sort(rng.choice(part, number, replace=False))
             strata.append(Stratum(name, sizes[part], tuple(_infos(ordered, drawn))))
     return tuple(strata)
+
+
+def learning_order(
+    listing: pa.Table, strata: Sequence[Stratum], *, most: int = MOST_LEARNED, seed: int = 0
+) -> tuple[ObjectInfo, ...]:
+    """Up to ``most`` files for a codec to learn from, in an order by chance: first those that are not in the sample."""
+    sampled = pa.array([info.key for stratum in strata for info in stratum.sample], pa.string())
+    ordered = listing.sort_by("key")
+    inside = pc.is_in(ordered.column("key"), value_set=sampled).to_numpy()
+    rng = np.random.default_rng(seed)
+    order = np.concatenate([rng.permutation(np.flatnonzero(~inside)), rng.permutation(np.flatnonzero(inside))])
+    return tuple(_infos(ordered, order[:most]))
 
 
 def _infos(listing: pa.Table, rows: npt.NDArray[np.int64]) -> list[ObjectInfo]:

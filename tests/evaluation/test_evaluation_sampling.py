@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cnnbatch.evaluation.sampling import Stratum, estimate, named_format, stratify
+from cnnbatch.evaluation.sampling import Stratum, estimate, learning_order, named_format, stratify
 from cnnbatch.stages.listing import LISTING_SCHEMA
 
 
@@ -50,6 +50,20 @@ def test_the_same_seed_draws_the_same_files_and_another_draws_others() -> None:
         return [info.key for stratum in stratify(table, sample=50, seed=seed) for info in stratum.sample]
 
     assert keys(1) == keys(1) != keys(2)
+
+
+def test_codecs_learn_from_files_of_every_size_and_first_from_those_outside_the_sample() -> None:
+    sizes = source(files=600)
+    strata = stratify(listing(sizes), sample=60)
+    sampled = {info.key for stratum in strata for info in stratum.sample}
+    order = [info.key for info in learning_order(listing(sizes), strata)]
+    assert sorted(order) == sorted(sizes)
+    assert sampled.isdisjoint(order[: -len(sampled)])
+    first = [sizes[key] for key in order[:24]]
+    smaller = np.searchsorted(np.sort(list(sizes.values())), first) / len(sizes)
+    assert 0.3 < smaller.mean() < 0.7
+    assert {key.rpartition(".")[2] for key in order[:24]} >= {"jpg", "png"}
+    assert len(learning_order(listing(sizes), strata, most=24)) == 24
 
 
 @pytest.mark.parametrize("sample", [0, 7, 100])
