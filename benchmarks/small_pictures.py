@@ -22,6 +22,7 @@ from benchmarks.fashion_mnist import FILE_QUALITIES, Point, at_bytes, mean_psnr,
 from benchmarks.hardware import hardware
 from cnnbatch.codec import Codec
 from cnnbatch.codec.process import dedicate_process
+from cnnbatch.evaluation.sheet import grid
 
 BLOCK = 4
 """Pixels a side of a template: with 256 of them a picture of 28 × 28 has 49 bytes, a tenth of its PNG."""
@@ -80,11 +81,8 @@ def measure_templates(train: np.ndarray, test: np.ndarray, *, seed: int = 0) -> 
 
 def sheet(originals: Sequence[np.ndarray], decoded: Sequence[np.ndarray]) -> Image.Image:
     """Rows of originals, each above the row of what came back."""
-    rows = []
-    for first in range(0, min(len(originals), SHEET_COLUMNS * SHEET_ROWS) // SHEET_COLUMNS * SHEET_COLUMNS, SHEET_COLUMNS):
-        rows += [np.hstack(list(some[first : first + SHEET_COLUMNS])) for some in (originals, decoded)]
-    image = Image.fromarray(np.vstack(rows))
-    return image.resize((image.width * SHEET_SCALE, image.height * SHEET_SCALE), Image.Resampling.NEAREST)
+    most = SHEET_COLUMNS * SHEET_ROWS
+    return grid((originals[:most], decoded[:most]), columns=SHEET_COLUMNS, scale=SHEET_SCALE)
 
 
 def table(ours: Point, rivals: Sequence[Rival]) -> str:

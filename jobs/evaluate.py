@@ -16,10 +16,10 @@ import pyarrow as pa
 
 from cnnbatch.codec import Codec, shipped_codec
 from cnnbatch.errors import CnnbatchError, StorageError, TooManyFailures, UsageError
-from cnnbatch.evaluation import check_libraries, ours, output, plots, tables, vq
+from cnnbatch.evaluation import check_libraries, ours, output, pca, plots, tables, vq
 from cnnbatch.evaluation.bd_rate import bd_rates
 from cnnbatch.evaluation.codecs import CodecSpec
-from cnnbatch.evaluation.examples import ExampleTask, joined, panel_codecs, picture_bytes, spread
+from cnnbatch.evaluation.examples import MOST_EXAMPLES, USUAL_EXAMPLES, ExampleTask, joined, panel_codecs, picture_bytes, spread
 from cnnbatch.evaluation.measurement import TIMING, Limits, Measured
 from cnnbatch.evaluation.published import read_published
 from cnnbatch.evaluation.recommendation import GoalSearch, recommendation
@@ -108,7 +108,11 @@ class EvaluateJob:
         summary = self._summarise(found, advice)
         self.found.evaluation = summary.model_dump(mode="json")
         if self.out is not None:
-            examples = self._examples([info for info in pictures if info.key in found.keys], found, advice)
+            number = self.config.examples
+            if number is None:
+                number = MOST_EXAMPLES if summary.small else USUAL_EXAMPLES
+            keys = spread((info.key for info in pictures if info.key in found.keys), number)
+            examples = self._examples([info for info in pictures if info.key in keys], found, advice)
             output.write(self.out, summary.model_copy(update={"examples": examples}), self.measurements.table())
 
     @property
@@ -130,10 +134,11 @@ class EvaluateJob:
 
     def _learn(self, infos: Sequence[ObjectInfo]) -> None:
         """For the codecs that learn from the pictures."""
-        if any(spec.name == vq.NAME for spec in self.selection.classical):
-            reason = self.cluster.learn_books(infos)
+        learners = {vq.NAME: self.cluster.learn_books, pca.NAME: self.cluster.learn_components}
+        for spec in (spec for spec in self.selection.classical if spec.name in learners):
+            reason = learners[spec.name](infos)
             if reason is not None:
-                self.left_out.append(LeftOut(codec=vq.NAME, label=vq.SPEC.label, reason=reason))
+                self.left_out.append(LeftOut(codec=spec.name, label=spec.label, reason=reason))
 
     def _measure_all(self, infos: Sequence[ObjectInfo]) -> list[ObjectInfo]:
         """Every file by every codec, the classical ones first: a file that kills its process is known before ours. Returns the
@@ -189,7 +194,7 @@ class EvaluateJob:
         """Measures the sample at more qualities until each codec's answer stands."""
         kept = {curve.codec for curve in found.curves}
         specs = [spec for spec in self.specs if spec.name in kept]
-        search = GoalSearch(self.config.goal, specs, self.measurements.table(), found.keys)
+        search = GoalSearch(self.config.goal, specs, self.measurements.table(), found.keys, found.psnr_keys)
         for _ in range(MOST_ROUNDS):
             wanted = search.wanted()
             if not wanted:
@@ -226,16 +231,15 @@ class EvaluateJob:
         """Pictures by the first codec at the recommended quality, and by others at the same number of bytes."""
         kept = {curve.codec for curve in found.curves}
         panels = panel_codecs([spec for spec in self.specs if spec.name in kept])
-        keys = spread((info.key for info in pictures), self.config.examples)
-        if not panels or not keys:
+        if not panels or not pictures:
             return ()
         first, others = panels[0], panels[1:]
-        budget = picture_bytes(len(keys), len(panels))
+        budget = picture_bytes(len(pictures), len(panels))
         chosen = {c.codec: c.quality for c in advice.choices}.get(first.name)
         if chosen is None:
             chosen = first.qualities[len(first.qualities) // 2]
         infos = {info.key: info for info in pictures}
-        leading = [ExampleTask(infos[key], (first.name,), budget, quality=chosen) for key in keys]
+        leading = [ExampleTask(info, (first.name,), budget, quality=chosen) for info in pictures]
         parts = list(self.cluster.examples(leading))
         sides = (
             tuple(spec.name for spec in others if spec in self.selection.cnn),
@@ -287,7 +291,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--target-psnr", type=float, metavar="DB", help="recommend the quality with this mean PSNR")
     parser.add_argument("--target-ms-ssim", type=float, metavar="X", help="recommend the quality with this mean MS-SSIM")
-    parser.add_argument("--examples", type=int, metavar="N", help="pictures on the page; default 6")
+    parser.add_argument("--examples", type=int, metavar="N", help="pictures on the page; default 6, small ones 24")
     parser.add_argument("--published", metavar="FOLDER", help="JSON files with curves of others, to be drawn beside")
     parser.add_argument("--exclude", action="append", metavar="GLOB", help="leave out keys; * crosses /; repeatable")
     add_common(parser)

@@ -11,6 +11,7 @@
     png         PNG, level 9                                  lossless
     jpegls      JPEG-LS                                       lossless
     vq          a codebook learned on the pictures            0…7 (`cnnbatch.evaluation.vq`)
+    pca         principal components learned on the pictures  0…40 (`cnnbatch.evaluation.pca`)
     cnn         ours                                          0…63 (`cnnbatch.evaluation.ours`)
 
 Bytes are those of the whole file. Gray pictures are coded as gray where the format can, alpha is never coded.

@@ -31,7 +31,7 @@ METHOD: Final = (
     "widened for small strata"
 )
 MOST_SIZES: Final = 4
-MOST_LEARNED: Final = 2000
+MOST_LEARNED: Final = 10_000
 _FEWEST: Final = 5
 _RESAMPLES_AT_ONCE: Final = 100
 _ALIASES: Final = {"jpg": "jpeg", "jpe": "jpeg", "jfif": "jpeg", "tif": "tiff", "avifs": "avif", "dib": "bmp"}

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cnnbatch.errors import UsageError
-from cnnbatch.evaluation import codecs, ours, vq
+from cnnbatch.evaluation import codecs, ours, pca, vq
 from cnnbatch.evaluation.codecs import CodecSpec
 from cnnbatch.evaluation.summary import LeftOut
 
-WORDS: Final = (ours.NAME, *codecs.TABLE, vq.NAME)
+WORDS: Final = (ours.NAME, *codecs.TABLE, vq.NAME, pca.NAME)
 """Every codec; ``cnn`` may be several codec files."""
 
 ALIASES: Final = {"jpeg": "jpeg420"}
@@ -43,7 +43,7 @@ def select(words: Sequence[str], cnn: Sequence[CodecSpec], qualities: Mapping[st
     ours_asked = tuple(cnn) if ours.NAME in words else ()
     classical, left_out = [], []
     for word in (word for word in dict.fromkeys(words) if word != ours.NAME):
-        spec, reason = (vq.SPEC, vq.missing()) if word == vq.NAME else (codecs.library_spec(word), codecs.missing(word))
+        spec, reason = _found(word)
         if reason is None:
             classical.append(spec)
         else:
@@ -57,6 +57,15 @@ def select(words: Sequence[str], cnn: Sequence[CodecSpec], qualities: Mapping[st
         tuple(_with_qualities(spec, qualities.get(spec.name)) for spec in classical),
         tuple(left_out),
     )
+
+
+def _found(word: str) -> tuple[CodecSpec, str | None]:
+    """A codec other than ours, and why it cannot run here."""
+    if word == vq.NAME:
+        return vq.SPEC, vq.missing()
+    if word == pca.NAME:
+        return pca.SPEC, None
+    return codecs.library_spec(word), codecs.missing(word)
 
 
 def _with_qualities(spec: CodecSpec, asked: Sequence[float] | None) -> CodecSpec:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from cnnbatch.archive import open_archive
 from cnnbatch.codec import shipped_codec
@@ -143,7 +144,7 @@ def test_a_codec_of_small_pictures_is_measured_on_those_it_takes(jobs: Evaluatio
     files = {f"{n}.png": as_file(picture) for n, picture in enumerate(pictures(GRAY, 6))}
     source = write_files(tmp_path / "tiny", {"0-odd.png": as_file(waves(90, 80, gray=True)), **files})
     (tmp_path / "small.safetensors").write_bytes(dense_codec_file())
-    words = ("--codecs", "cnn,png", "--codec", tmp_path / "small.safetensors")
+    words = ("--codecs", "cnn,png", "--codec", tmp_path / "small.safetensors", "qualities.cnn:small=[16,40]")
     ended = jobs.evaluate(source, "--out", tmp_path / "out", "--json", *words)
     assert (ended.code, ended.outcomes) == (0, {"measured": 7}), ended.stderr
     found = ended.report["evaluation"]
@@ -152,6 +153,35 @@ def test_a_codec_of_small_pictures_is_measured_on_those_it_takes(jobs: Evaluatio
     assert (missed["key"], missed["codec"], missed["stage"]) == ("0-odd.png", "cnn:small", "encode")
     assert "other-size: gray pictures of 14" in missed["error"]
     assert {item["codec"] for item in found["recommendation"]["choices"]} == {"cnn:small"}
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_small_pictures_have_bytes_beside_bits_components_and_a_contact_sheet(jobs: Evaluations, tmp_path: Path) -> None:
+    source = write_files(tmp_path / "tiny", {f"{n}.png": as_file(p) for n, p in enumerate(pictures(GRAY, 40))})
+    (tmp_path / "small.safetensors").write_bytes(dense_codec_file())
+    words = ("--codecs", "cnn,pca,webp", "qualities.cnn:small=[16,40]", "qualities.webp=[10,60]", "qualities.pca=[8,16]")
+    ended = jobs.evaluate(source, "--codec", tmp_path / "small.safetensors", "--out", tmp_path / "out", "--sample", 15, *words)
+    assert ended.code == 0, ended.stderr
+    summary = EvaluationSummary.model_validate_json((tmp_path / "out/summary.json").read_text())
+    assert [curve.codec for curve in summary.curves] == ["cnn:small", "pca", "webp"]
+    assert all(p.bytes == pytest.approx(p.bpp * 9 * 14 / 8) for curve in summary.curves for p in curve.points)
+    assert "quality   bytes    bpp" in ended.stdout
+    with Image.open(tmp_path / "out/contact_sheet.png") as sheet:
+        assert sheet.width > 12 * 14 * 6
+        assert sheet.height >= 2 * 4 * 9 * 6  # two groups of the original and three codecs
+    report = (tmp_path / "out/report.html").read_text()
+    assert report.count('id="pixels-') == 15 * 4
+    assert '<th scope="col" class="n">Bytes</th>' in report
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_components_are_of_small_pictures_of_one_size_only(jobs: Evaluations, source: Path, tmp_path: Path) -> None:
+    two = write_files(tmp_path / "two", {"a.png": as_file(waves(9, 9)), "b.png": as_file(waves(9, 8))})
+    ended = jobs.evaluate(two, "--codecs", "png,pca")
+    assert ended.code == 0
+    assert "left out: PCA: it takes pictures of one size and mode, and these are of several: 8×9×3, 9×9×3" in ended.stdout
+    ended = jobs.evaluate(source, "--codecs", "png,pca", "--exclude", "b/*", "--exclude", "*.jpg")
+    assert "left out: PCA: it takes small pictures, up to 12,288 samples, and these have 91,800" in ended.stdout
 
 
 @pytest.mark.usefixtures("one_by_one")
