@@ -24,8 +24,9 @@ from cnnbatch.evaluation import plots
 from cnnbatch.evaluation.bd_rate import Difference, RatePoints, bd_rate, bd_rates, rate_points
 from cnnbatch.evaluation.codecs import ImageCodec, Pixels, library_codec
 from cnnbatch.evaluation.measurement import Measured, measure
-from cnnbatch.evaluation.ours import CnnCodec
+from cnnbatch.evaluation.ours import NAME, CnnCodec
 from cnnbatch.evaluation.published import read_published
+from cnnbatch.evaluation.selection import ALIASES
 from cnnbatch.evaluation.summary import BdRate, Curve, Published
 from cnnbatch.evaluation.table import Measurements, means
 
@@ -96,8 +97,9 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE.svg")
     args = parser.parse_args()
     torch.set_num_threads(2)
-    ours = CnnCodec(Codec.load(args.codec))
-    codecs = [ours if word == ours.spec.name else library_codec(word) for word in args.codecs.split(",")]
+    words = [ALIASES.get(word, word) for word in args.codecs.split(",")]
+    ours = CnnCodec(Codec.load(args.codec)) if NAME in words else None
+    codecs = [ours if ours is not None and word == NAME else library_codec(word) for word in words]
     paths = sorted(args.folder.glob("*.png"))
     pictures = [(path.stem, np.asarray(Image.open(path).convert("RGB"))) for path in paths]
     found = [curve(pictures, codec) for codec in codecs]
@@ -106,19 +108,19 @@ def main() -> None:
         title = f"{args.folder.name}, mean of {len(paths)} pictures"
         args.plot.write_bytes(plots.draw(found, "psnr_db", title=title))
     if args.json:
-        print_json(found, rates, ours.codec.id, len(paths))
+        print_json(found, rates, ours and ours.codec.id, len(paths))
         return
-    print(f"{len(paths)} pictures of {args.folder.name}, codec {ours.codec.id[:12]}")
+    print(f"{len(paths)} pictures of {args.folder.name}{'' if ours is None else f', codec {ours.codec.id[:12]}'}")
     for one in found:
         print(f"{one.label:20}", "  ".join(f"{point.bpp:.3f} {point.psnr_db:.2f}" for point in one.points))
     for rate in rates:
-        if rate.codec == ours.spec.name and rate.percent is not None:
+        if rate.codec == NAME and rate.percent is not None:
             print(f"BD-rate of cnn against {rate.anchor}: {rate.percent:+.1f} % over {rate.low_db:.1f}…{rate.high_db:.1f} dB")
     for line in against_published(found, read_published(args.published) if args.published else ()):
         print(line)
 
 
-def print_json(found: Iterable[Curve], rates: Iterable[BdRate], codec_id: str, images: int) -> None:
+def print_json(found: Iterable[Curve], rates: Iterable[BdRate], codec_id: str | None, images: int) -> None:
     """The same as JSON."""
     content = {
         "images": images,
