@@ -119,6 +119,17 @@ def test_jpeg_is_the_jpeg_that_most_files_are() -> None:
     assert found[0].qualities == (50,)
 
 
+def test_avif_may_be_asked_for_at_another_speed() -> None:
+    fast, slow = select(["avif@9", "avif-psnr@4"], [], {"avif@9": [50]}).classical
+    assert (fast.name, fast.label, fast.qualities) == ("avif@9", "AVIF, speed 9", (50,))
+    assert slow.label == "AVIF tuned for PSNR, speed 4"
+    sizes = {name: len(library_codec(name).encode(waves(96, 128), 50)) for name in ("avif", "avif@6", "avif@9")}
+    assert sizes["avif"] == sizes["avif@6"] != sizes["avif@9"]
+    for word in ("avif@11", "avif@", "webp@4", "avif@06"):
+        with pytest.raises(UsageError, match="no codec is called"):
+            select([word], [], {})
+
+
 def test_asked_qualities_are_sorted_and_counted_once() -> None:
     [spec] = select(["webp"], [], {"webp": [80, 20, 80]}).classical
     assert spec.qualities == (20, 80)
