@@ -15,6 +15,7 @@ from cnnbatch.codec.file import dump_codec, unseal
 from tests.archive.rows import sha256, stored
 from tests.classification.archives import CLASSES, labelled, rows_of, write_archive, write_labels
 from tests.codec.dense_models import GRAY, dense_codec, dense_model
+from tests.codec.models import tiny_codec
 from tests.conftest import Bucket
 from tests.jobs.conftest import Ended, Jobs, files_below
 from tests.jobs.test_job_bad_input import check_refused
@@ -115,6 +116,20 @@ def test_an_accuracy_on_latents_that_were_taught_labels_is_marked(
     assert ended.code == 0
     assert notes(tmp_path / "head2")["codec_saw_labels"] is False
     assert said not in caplog.text + ended.stdout
+
+
+@inline
+def test_an_archive_of_the_large_codec_is_recognised_by_its_pooled_latents(jobs: Jobs, labels: Path, tmp_path: Path) -> None:
+    codec = tiny_codec()
+    write_archive(tmp_path / "large", rows_of(LABELS, codec), codecs=[codec])
+    ended = jobs.classify("train", tmp_path / "large", labels, tmp_path / "head", "--json", *QUICK)
+    check_learned(ended)
+    assert ended.report["classification"]["features"] == 3 * codec.file.settings.latent_channels
+    assert ended.report["classification"]["codec_saw_labels"] is False
+    ended = jobs.classify("predict", tmp_path / "large", tmp_path / "head", tmp_path / "out", "--json")
+    assert (ended.code, ended.outcomes) == (0, {"predicted": 90})
+    found = predictions(tmp_path / "out")
+    assert sum(found[key]["label"] == label for key, label in LABELS.items()) >= 81
 
 
 @inline
