@@ -95,13 +95,15 @@ def stratify(listing: pa.Table, *, sample: int, seed: int = 0) -> tuple[Stratum,
 def learning_order(
     listing: pa.Table, strata: Sequence[Stratum], *, most: int = MOST_LEARNED, seed: int = 0
 ) -> tuple[ObjectInfo, ...]:
-    """Up to ``most`` files for a codec to learn from, in an order by chance: first those that are not in the sample."""
+    """Up to ``most`` files for a codec to learn from, in an order by chance: such as are not in the sample, which would flatter
+    it, unless these are fewer than the sample; then all."""
     sampled = pa.array([info.key for stratum in strata for info in stratum.sample], pa.string())
     ordered = listing.sort_by("key")
     inside = pc.is_in(ordered.column("key"), value_set=sampled).to_numpy()
     rng = np.random.default_rng(seed)
-    order = np.concatenate([rng.permutation(np.flatnonzero(~inside)), rng.permutation(np.flatnonzero(inside))])
-    return tuple(_infos(ordered, order[:most]))
+    enough = 2 * int(inside.sum()) <= len(inside)
+    rows = np.flatnonzero(~inside) if enough else np.arange(len(inside))
+    return tuple(_infos(ordered, rng.permutation(rows)[:most]))
 
 
 def _infos(listing: pa.Table, rows: npt.NDArray[np.int64]) -> list[ObjectInfo]:

@@ -52,18 +52,19 @@ def test_the_same_seed_draws_the_same_files_and_another_draws_others() -> None:
     assert keys(1) == keys(1) != keys(2)
 
 
-def test_codecs_learn_from_files_of_every_size_and_first_from_those_outside_the_sample() -> None:
+def test_codecs_learn_from_files_of_every_size_that_are_not_in_the_sample() -> None:
     sizes = source(files=600)
     strata = stratify(listing(sizes), sample=60)
     sampled = {info.key for stratum in strata for info in stratum.sample}
     order = [info.key for info in learning_order(listing(sizes), strata)]
-    assert sorted(order) == sorted(sizes)
-    assert sampled.isdisjoint(order[: -len(sampled)])
+    assert sorted(order) == sorted(sizes.keys() - sampled)
     first = [sizes[key] for key in order[:24]]
     smaller = np.searchsorted(np.sort(list(sizes.values())), first) / len(sizes)
     assert 0.3 < smaller.mean() < 0.7
     assert {key.rpartition(".")[2] for key in order[:24]} >= {"jpg", "png"}
     assert len(learning_order(listing(sizes), strata, most=24)) == 24
+    whole = stratify(listing(sizes), sample=0)
+    assert len(learning_order(listing(sizes), whole)) == len(sizes)  # there are no others
 
 
 @pytest.mark.parametrize("sample", [0, 7, 100])
