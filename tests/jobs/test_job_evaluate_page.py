@@ -12,11 +12,10 @@ from tests.jobs.test_job_evaluate import FEW, Evaluations, jobs, one_by_one, sou
 
 __all__ = ["jobs", "one_by_one", "source"]
 
-pytestmark = pytest.mark.chromium
-
 SCREENS = {"desk": (1280, 900, False), "phone": (360, 740, False), "dark": (1280, 900, True)}
 
 
+@pytest.mark.chromium
 @pytest.mark.usefixtures("one_by_one")
 def test_the_page_of_a_run_is_whole_on_every_screen(jobs: Evaluations, source: Path, tmp_path: Path) -> None:
     with chromium() as driver:
@@ -35,3 +34,9 @@ def test_the_page_of_a_run_is_whole_on_every_screen(jobs: Evaluations, source: P
             with Image.open(io.BytesIO(data)) as shot:
                 light = shot.convert("L").resize((1, 1)).getpixel((0, 0))
             assert (light < 128) == dark, name
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_a_source_measured_whole_has_no_interval_on_the_page(jobs: Evaluations, source: Path, tmp_path: Path) -> None:
+    assert jobs.evaluate(source, "--out", tmp_path / "out", "--codecs", "cnn", "--examples", 0).code == 0
+    assert "% confidence" not in (tmp_path / "out/report.html").read_text()
