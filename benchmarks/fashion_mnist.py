@@ -2,12 +2,14 @@
 
     python -m benchmarks.fashion_mnist pictures FOLDER LABELS.csv
     python -m benchmarks.fashion_mnist measure CODEC_FILE
+    python -m benchmarks.fashion_mnist pixels [--steps N] [--shift N] [--mirror]
 
 The data set comes from Debian's ``dataset-fashion-mnist`` (70,000 gray pictures of 28 × 28, MIT licence). ``pictures`` writes
 train/00000.png … and test/00000.png …, and their labels. ``measure`` codes the 10,000 test pictures and compares, at the
 same mean bytes: PCA with every coefficient coded at the entropy of its own symbols (what no static coder can beat), PCA
 with the context model of the codec (trained on it as long as wanted), and files of WebP, JPEG and AVIF, at the smallest
-size of which they are capable, and at the size at which each first shows the picture as well.
+size of which they are capable; and the labels of the test pictures that are found from the latents. ``pixels`` says what
+the same layers find on pixels (`benchmarks.fashion_pixels`).
 """
 
 import argparse
@@ -15,6 +17,7 @@ import csv
 import gzip
 import io
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +26,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks import fashion_pixels
 from benchmarks.hardware import hardware
+from cnnbatch.classification import HeadTraining, fit
 from cnnbatch.codec import Codec
 from cnnbatch.codec.dense import DenseLayers
 from cnnbatch.codec.file import dump_codec
@@ -39,7 +44,13 @@ QUALITIES = (8.0, 16.0, 24.0, 32.0, 40.0, 48.0, 56.0)
 FILE_SAMPLE = 500
 """Test pictures written as files: enough for means to a hundredth of a dB."""
 
+HEAD_QUALITY = 32.0
+"""Of the latents that a head learns from; they mean the same at every quality."""
+
 FILE_QUALITIES = {"WEBP": range(0, 100, 5), "JPEG": range(5, 96, 10), "AVIF": range(0, 96, 10)}
+FILE_OPTIONS: dict[str, dict[str, int]] = {"WEBP": {"method": 6}}
+"""The most that the library takes the time for; Pillow's own is method 4."""
+
 PCA_STEPS = (30, 45, 60, 75, 90, 110, 140, 180, 240, 340)
 
 
@@ -127,7 +138,9 @@ def measure_files(pictures: np.ndarray, kind: str) -> list[Point]:
 
     def written(picture: np.ndarray, quality: int) -> bytes:
         buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, kind, **({} if kind == "PNG" else {"quality": quality}))
+        Image.fromarray(picture).save(
+            buffer, kind, **({} if kind == "PNG" else {"quality": quality}), **FILE_OPTIONS.get(kind, {})
+        )
         return buffer.getvalue()
 
     points = []
@@ -144,16 +157,31 @@ def at_bytes(points: Sequence[Point], num_bytes: float) -> float:
     return float(np.interp(num_bytes, [p.num_bytes for p in ordered], [p.psnr_db for p in ordered], left=np.nan, right=np.nan))
 
 
-def recognised(codec: Codec, pictures: np.ndarray, places: np.ndarray, quality: float) -> float | None:
-    """Share of the test labels that the codec's own head finds from decoded latents."""
+def db_or_why_not(points: Sequence[Point], num_bytes: float) -> str:
+    """`at_bytes` for a table; a word where no setting makes files so small, or so large."""
+    sizes = [point.num_bytes for point in points]
+    if num_bytes < min(sizes):
+        return "none so small"
+    return "none so large" if num_bytes > max(sizes) else f"{at_bytes(points, num_bytes):.2f}"
+
+
+def recogniser(codec: Codec) -> Callable[[np.ndarray], np.ndarray]:
+    """Features [N, F] → places in `CLASSES`: by the codec's own head, or, where it has none, by the MLP of `jobs.classify` that
+    learns from the latents of the training pictures."""
     model = codec.file.model()
-    if model.head is None:
-        return None
-    order = np.array([model.settings.classes.index(name) for name in CLASSES])
-    features = codec.features(codec.compress(list(pictures), quality))
-    with torch.inference_mode():
-        guesses = model.head(torch.from_numpy(features)).argmax(1).numpy()
-    return float(np.mean(guesses == order[places]))
+    if model.head is not None:
+        head, names = model.head, model.settings.classes
+    else:
+        features = codec.features(codec.compress(list(images("train")), HEAD_QUALITY))
+        fitted = fit(features, labels("train"), classes=CLASSES, codec_id=codec.id, config=HeadTraining())
+        head, names = fitted.head, CLASSES
+    places = np.array([CLASSES.index(name) for name in names])
+
+    def recognise(features: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return places[head(torch.from_numpy(features)).argmax(1).numpy()]
+
+    return recognise
 
 
 def report(codec: Codec, *, context_steps: int, scratch: Path, show: Callable[[str], None] = print) -> None:
@@ -166,20 +194,33 @@ def report(codec: Codec, *, context_steps: int, scratch: Path, show: Callable[[s
     layers = DenseLayers(**model.settings.model_dump(include=set(DenseLayers.model_fields)))
     context = measure_codec(pca_with_context(train, layers, context_steps, scratch), test)
     show(f"codec {codec.id[:12]}, {len(codec.data):,} bytes; 10,000 test pictures; PNG {png:.1f} bytes (mean of {FILE_SAMPLE})")
-    show("quality  bytes of PNG     dB    PCA PCA + context  WebP 2x recognised")
-    places = labels("test")
+    show(f"quality  bytes of PNG     dB {'PCA':>13} {'PCA + context':>13} {'WebP 2x':>13} recognised")
+    places, recognise = labels("test"), recogniser(codec)
     for quality, point in zip(QUALITIES, measure_codec(codec, test), strict=True):
-        found = recognised(codec, test, places, quality)
+        found = np.mean(recognise(codec.features(codec.compress(list(test), quality))) == places)
         show(
             f"{quality:7g} {point.num_bytes:6.1f} {point.num_bytes / png:6.3f} {point.psnr_db:6.2f} "
-            f"{at_bytes(static, point.num_bytes):6.2f} {at_bytes(context, point.num_bytes):13.2f} "
-            f"{at_bytes(files['WEBP'], 2 * point.num_bytes):8.2f} {'' if found is None else f'{100 * found:8.1f} %':>10}"
+            f"{db_or_why_not(static, point.num_bytes):>13} {db_or_why_not(context, point.num_bytes):>13} "
+            f"{db_or_why_not(files['WEBP'], 2 * point.num_bytes):>13} {100 * found:8.1f} %"
         )
+    by = "an MLP on the training pictures' latents" if model.head is None else "the codec file's own head"
+    show(f"recognised: share of the test pictures' labels found by {by}")
     for kind, points in files.items():
         smallest = min(points, key=lambda p: p.num_bytes)
         show(f"smallest {kind} file: {smallest.num_bytes:.1f} bytes, {smallest.psnr_db:.2f} dB")
     machine = hardware()
     show(", ".join(f"{name} {value}" for name, value in machine.items()))
+
+
+def show_pixels(config: DenseTraining) -> None:
+    """Trains on the training pictures and prints the accuracy on the test pictures."""
+    pictures = SmallPictures(images("train")[..., None], labels("train"), CLASSES)
+    with tempfile.TemporaryDirectory() as folder:
+        model = fashion_pixels.trained(pictures, config, Path(folder) / "run.ckpt")
+    found = fashion_pixels.accuracy(model, images("test")[..., None], labels("test"))
+    varied = f"shift {config.shift}, {'mirrored' if config.mirror else 'not mirrored'}"
+    print(f"{100 * found:.1f} % of the 10,000 test pictures recognised on pixels after {config.steps:,} steps, {varied}")
+    print(", ".join(f"{name} {value}" for name, value in hardware().items()))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -190,11 +231,18 @@ def main(argv: Sequence[str]) -> int:
     write.add_argument("labels", type=Path)
     measure = commands.add_parser("measure", help="measure a codec file")
     measure.add_argument("codec", type=Path)
+    pixels = commands.add_parser("pixels", help="train the codec's layers to recognise on pixels")
+    pixels.add_argument("--steps", type=int, default=8000)
+    pixels.add_argument("--shift", type=int, default=0)
+    pixels.add_argument("--mirror", action="store_true")
     measure.add_argument("--context-steps", type=int, default=1500, help="training of the context model on PCA")
     args = parser.parse_args(argv)
     require_source()
     if args.command == "pictures":
         print(f"{write_pictures(args.folder, args.labels):,} pictures")
+        return 0
+    if args.command == "pixels":
+        show_pixels(DenseTraining(steps=args.steps, shift=args.shift, mirror=args.mirror))
         return 0
     dedicate_process()
     report(Codec.load(args.codec, device="cpu"), context_steps=args.context_steps, scratch=args.codec.with_suffix(".pca"))

@@ -9,7 +9,7 @@ The codecs, means and BD-rates are those of `cnnbatch.evaluation`, as in `jobs.e
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
@@ -24,8 +24,9 @@ from cnnbatch.evaluation import plots
 from cnnbatch.evaluation.bd_rate import Difference, RatePoints, bd_rate, bd_rates, rate_points
 from cnnbatch.evaluation.codecs import ImageCodec, Pixels, library_codec
 from cnnbatch.evaluation.measurement import Measured, measure
-from cnnbatch.evaluation.ours import CnnCodec
+from cnnbatch.evaluation.ours import NAME, CnnCodec
 from cnnbatch.evaluation.published import read_published
+from cnnbatch.evaluation.selection import ALIASES
 from cnnbatch.evaluation.summary import BdRate, Curve, Published
 from cnnbatch.evaluation.table import Measurements, means
 
@@ -49,22 +50,46 @@ def curve(pictures: Sequence[Picture], codec: ImageCodec, qualities: Sequence[fl
     return only
 
 
-def against_published(found: Sequence[Curve], published: Sequence[Published]) -> Iterator[str]:
-    """For each measured pair its BD-rate and that of the published pair, over one range; then each codec against its own."""
+def against_published(found: Sequence[Curve], published: Sequence[Published], boxes_bpp: Mapping[str, float]) -> Iterator[str]:
+    """For each measured pair its BD-rate and that of the published pair, over one range; then each codec against its own, and
+    without its container where that is known (``boxes_bpp``, by codec)."""
     others = {other.name: other.points for other in published}
-    ours = {one.codec: rate_points(one, "psnr_db") for one in found if SAME.get(one.codec) in others}
+    ours = {one.codec: rate_points(one, "psnr_db") for one in found if published_name(one.codec) in others}
     for anchor, codec in permutations(ours, 2):
-        if SAME[anchor] != SAME[codec]:
-            here, there = ours[anchor], ours[codec]
-            both = _over_one_range((here, there), (others[SAME[anchor]], others[SAME[codec]]))
-            if both is not None:
-                measured, printed = both
-                figures = f"{measured.percent:+.1f} %, published {printed.percent:+.1f} %"
-                yield f"{codec} against {anchor}: {figures} over {_range(printed)}"
+        if published_name(anchor) == published_name(codec):
+            other = bd_rate(ours[anchor], ours[codec])
+            if isinstance(other, Difference):
+                yield f"{codec} against {anchor}: {other.percent:+.1f} % over {_range(other)}"
+            continue
+        here, there = ours[anchor], ours[codec]
+        both = _over_one_range((here, there), (others[published_name(anchor)], others[published_name(codec)]))
+        if both is not None:
+            measured, printed = both
+            figures = f"{measured.percent:+.1f} %, published {printed.percent:+.1f} %"
+            yield f"{codec} against {anchor}: {figures} over {_range(printed)}"
     for codec, points in ours.items():
-        own = bd_rate(others[SAME[codec]], points)
+        published_points = others[published_name(codec)]
+        own = bd_rate(published_points, points)
         if isinstance(own, Difference):
-            yield f"{codec} against the published {SAME[codec]}: {own.percent:+.1f} % over {_range(own)}"
+            yield f"{codec} against the published {published_name(codec)}: {own.percent:+.1f} % over {_range(own)}"
+        if boxes_bpp.get(codec):
+            bare = bd_rate(published_points, [(bpp - boxes_bpp[codec], db) for bpp, db in points])
+            if isinstance(bare, Difference):
+                yield f"{codec} without its container, {boxes_bpp[codec]:.4f} bpp: {bare.percent:+.1f} % over {_range(bare)}"
+
+
+def published_name(codec: str) -> str:
+    """The published curve of the same format, at whatever speed; empty: there is none."""
+    return SAME.get(codec.partition("@")[0], "")
+
+
+def boxes(codec: ImageCodec, pictures: Sequence[Picture]) -> float:
+    """Bits per pixel of an AVIF file's container, which published points do not have: all but the content of its box mdat."""
+    _, image = pictures[0]
+    data = codec.encode(image, codec.spec.lowest)
+    place = data.index(b"mdat") - 4
+    payload = int.from_bytes(data[place : place + 4], "big") - 8
+    return 8 * (len(data) - payload) / (image.shape[0] * image.shape[1])
 
 
 def _over_one_range(
@@ -92,13 +117,15 @@ def main() -> None:
     parser.add_argument("--codecs", default=",".join(CODECS), help="words of cnnbatch.evaluation, separated by commas")
     parser.add_argument("--codec", help="another codec file")
     parser.add_argument("--published", type=Path, help="folder with published curves")
+    parser.add_argument("--pictures", type=int, help="only the first so many")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg")
     args = parser.parse_args()
     torch.set_num_threads(2)
-    ours = CnnCodec(Codec.load(args.codec))
-    codecs = [ours if word == ours.spec.name else library_codec(word) for word in args.codecs.split(",")]
-    paths = sorted(args.folder.glob("*.png"))
+    words = [ALIASES.get(word, word) for word in args.codecs.split(",")]
+    ours = CnnCodec(Codec.load(args.codec)) if NAME in words else None
+    codecs = [ours if ours is not None and word == NAME else library_codec(word) for word in words]
+    paths = sorted(args.folder.glob("*.png"))[: args.pictures]
     pictures = [(path.stem, np.asarray(Image.open(path).convert("RGB"))) for path in paths]
     found = [curve(pictures, codec) for codec in codecs]
     rates = [rate for rate in bd_rates(found) if rate.measure == "psnr_db"]
@@ -106,19 +133,22 @@ def main() -> None:
         title = f"{args.folder.name}, mean of {len(paths)} pictures"
         args.plot.write_bytes(plots.draw(found, "psnr_db", title=title))
     if args.json:
-        print_json(found, rates, ours.codec.id, len(paths))
+        print_json(found, rates, ours and ours.codec.id, len(paths))
         return
-    print(f"{len(paths)} pictures of {args.folder.name}, codec {ours.codec.id[:12]}")
+    print(f"{len(paths)} pictures of {args.folder.name}{'' if ours is None else f', codec {ours.codec.id[:12]}'}")
     for one in found:
         print(f"{one.label:20}", "  ".join(f"{point.bpp:.3f} {point.psnr_db:.2f}" for point in one.points))
     for rate in rates:
-        if rate.codec == ours.spec.name and rate.percent is not None:
+        if rate.codec == NAME and rate.percent is not None:
             print(f"BD-rate of cnn against {rate.anchor}: {rate.percent:+.1f} % over {rate.low_db:.1f}…{rate.high_db:.1f} dB")
-    for line in against_published(found, read_published(args.published) if args.published else ()):
+    if args.published is None:
+        return
+    containers = {codec.spec.name: boxes(codec, pictures) for codec in codecs if codec.spec.name.startswith("avif")}
+    for line in against_published(found, read_published(args.published), containers):
         print(line)
 
 
-def print_json(found: Iterable[Curve], rates: Iterable[BdRate], codec_id: str, images: int) -> None:
+def print_json(found: Iterable[Curve], rates: Iterable[BdRate], codec_id: str | None, images: int) -> None:
     """The same as JSON."""
     content = {
         "images": images,

@@ -4,7 +4,7 @@
 
 ``dB at the same bytes``: of PCA coefficients (every one at the entropy of its own symbols), of a codebook of templates
 (4 × 4 pixels each, its numbers at fixed length, nothing for the codebook), and of whole files. ``bytes at the same dB``: of
-the same, headers included where a file has them. A dash: no setting gets there.
+the same, headers included where a file has them. A dash: no setting is as good.
 """
 
 import argparse
@@ -18,10 +18,20 @@ from PIL import Image
 from sklearn.cluster import MiniBatchKMeans
 
 from benchmarks import fashion_mnist
-from benchmarks.fashion_mnist import FILE_QUALITIES, Point, at_bytes, mean_psnr, measure_codec, measure_files, measure_pca
+from benchmarks.fashion_mnist import (
+    FILE_QUALITIES,
+    Point,
+    at_bytes,
+    db_or_why_not,
+    mean_psnr,
+    measure_codec,
+    measure_files,
+    measure_pca,
+)
 from benchmarks.hardware import hardware
 from cnnbatch.codec import Codec
 from cnnbatch.codec.process import dedicate_process
+from cnnbatch.evaluation.sheet import grid
 
 BLOCK = 4
 """Pixels a side of a template: with 256 of them a picture of 28 × 28 has 49 bytes, a tenth of its PNG."""
@@ -80,11 +90,8 @@ def measure_templates(train: np.ndarray, test: np.ndarray, *, seed: int = 0) -> 
 
 def sheet(originals: Sequence[np.ndarray], decoded: Sequence[np.ndarray]) -> Image.Image:
     """Rows of originals, each above the row of what came back."""
-    rows = []
-    for first in range(0, min(len(originals), SHEET_COLUMNS * SHEET_ROWS) // SHEET_COLUMNS * SHEET_COLUMNS, SHEET_COLUMNS):
-        rows += [np.hstack(list(some[first : first + SHEET_COLUMNS])) for some in (originals, decoded)]
-    image = Image.fromarray(np.vstack(rows))
-    return image.resize((image.width * SHEET_SCALE, image.height * SHEET_SCALE), Image.Resampling.NEAREST)
+    most = SHEET_COLUMNS * SHEET_ROWS
+    return grid((originals[:most], decoded[:most]), columns=SHEET_COLUMNS, scale=SHEET_SCALE)
 
 
 def table(ours: Point, rivals: Sequence[Rival]) -> str:
@@ -92,9 +99,9 @@ def table(ours: Point, rivals: Sequence[Rival]) -> str:
     lines = [f"{'':10} {'dB at the same bytes':>21} {'bytes at the same dB':>21}"]
     lines.append(f"{'dense':10} {ours.psnr_db:21.2f} {ours.num_bytes:21.1f}")
     for rival in rivals:
-        values = (rival.db_at(ours.num_bytes), rival.bytes_at(ours.psnr_db))
-        shown = ["-" if np.isnan(value) else f"{value:.{digits}f}" for value, digits in zip(values, (2, 1), strict=True)]
-        lines.append(f"{rival.name:10} {shown[0]:>21} {shown[1]:>21}")
+        num_bytes = rival.bytes_at(ours.psnr_db)
+        shown = "-" if np.isnan(num_bytes) else f"{num_bytes:.1f}"
+        lines.append(f"{rival.name:10} {db_or_why_not(rival.points, ours.num_bytes):>21} {shown:>21}")
     return "\n".join(lines)
 
 

@@ -95,7 +95,7 @@ class Tables:
 def gaussian_tables(scales: npt.NDArray[np.float64]) -> Tables:
     """Tables of zero-mean Gaussians of the given standard deviations, integrated over each integer ± ½."""
     radii = np.maximum(1, np.ceil(TAIL_SIGMAS * scales)).astype(np.int32)
-    parts = [_integer_frequencies(_gaussian_mass(s, int(r))) for s, r in zip(scales, radii, strict=True)]
+    parts = [integer_frequencies(_gaussian_mass(s, int(r))) for s, r in zip(scales, radii, strict=True)]
     return Tables.from_frequencies(np.concatenate(parts), radii)
 
 
@@ -105,7 +105,7 @@ def _gaussian_mass(scale: float, radius: int) -> npt.NDArray[np.float64]:
     return np.append(mass, max(0.0, 1 - mass.sum()))
 
 
-def _integer_frequencies(mass: npt.NDArray[np.float64]) -> npt.NDArray[np.uint32]:
+def integer_frequencies(mass: npt.NDArray[np.float64]) -> npt.NDArray[np.uint32]:
     """Frequencies ≥ 1 summing to 2¹⁶; what rounding leaves over goes to the likeliest symbol."""
     total = 1 << PRECISION
     frequencies = np.maximum(1, np.floor(mass * (total - len(mass)) + 0.5)).astype(np.int64)
@@ -236,6 +236,17 @@ def push(x, frequency, cumulative, out, position):  # type: ignore[no-untyped-de
         out[position] = x & 0xFF
         x >>= 8
     return (x // frequency << 16) + x % frequency + cumulative, position
+
+
+@numba.njit(nogil=True, cache=True)
+def push_symbol(x, symbol, table, start, radius, frequencies, cumulative, out, position):  # type: ignore[no-untyped-def]
+    """`push` of a symbol of ``table``, with 16 raw bits where the table does not hold it; `pop` is the inverse."""
+    r = np.int64(radius[table])
+    entry = start[table] + symbol + r
+    if symbol > r or symbol < -r:
+        entry = start[table] + 2 * r + 1
+        x, position = push(x, 1, symbol + 32768, out, position)
+    return push(x, np.int64(frequencies[entry]), np.int64(cumulative[entry]), out, position)
 
 
 @numba.njit(nogil=True, cache=True)

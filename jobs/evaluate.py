@@ -7,22 +7,25 @@ list → sample → every file as it is and by the classical codecs (tasks) → 
 import argparse
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import pyarrow as pa
+
 from cnnbatch.codec import Codec, shipped_codec
-from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
-from cnnbatch.evaluation import check_libraries, ours, output, plots, tables, vq
+from cnnbatch.errors import CnnbatchError, StorageError, TooManyFailures, UsageError
+from cnnbatch.evaluation import check_libraries, ours, output, pca, plots, tables, vq
 from cnnbatch.evaluation.bd_rate import bd_rates
 from cnnbatch.evaluation.codecs import CodecSpec
-from cnnbatch.evaluation.examples import ExampleTask, joined, panel_codecs, picture_bytes, spread
+from cnnbatch.evaluation.examples import MOST_EXAMPLES, USUAL_EXAMPLES, ExampleTask, joined, panel_codecs, picture_bytes, spread
 from cnnbatch.evaluation.measurement import TIMING, Limits, Measured
 from cnnbatch.evaluation.published import read_published
 from cnnbatch.evaluation.recommendation import GoalSearch, recommendation
-from cnnbatch.evaluation.sampling import Stratum, stratify
+from cnnbatch.evaluation.sampling import Stratum, learning_order, stratify
 from cnnbatch.evaluation.selection import WORDS, select
-from cnnbatch.evaluation.summary import EvaluationSummary, Example, LeftOut, Recommendation, Unmeasured
+from cnnbatch.evaluation.summary import EvaluationSummary, Example, LeftOut, Recommendation
 from cnnbatch.evaluation.table import Means, Measurements, means
 from cnnbatch.stages.listing import list_source
 from cnnbatch.stages.records import Failure, Tally
@@ -83,13 +86,21 @@ class EvaluateJob:
             self.report.finish(0)
         except CnnbatchError as error:
             self.report.finish(error.exit_code, str(error))
+            with suppress(StorageError):  # it would hide why the run failed
+                self._put_report()
             raise
+        self._put_report()
+
+    def _put_report(self) -> None:
         if self.out is not None:
             self.out.put(output.RUN, self.report.to_json().encode())
 
     def _run(self) -> None:
-        strata = self._sample()
-        pictures = self._measure_all([info for stratum in strata for info in stratum.sample])
+        listing = self._list()
+        strata = stratify(listing, sample=self.config.sample, seed=self.config.seed)
+        sample = [info for stratum in strata for info in stratum.sample]
+        self._learn(learning_order(listing, strata, seed=self.config.seed), {info.key for info in sample})
+        pictures = self._measure_all(sample)
         found = means(self.measurements.table(), self.specs, pictures=len(pictures))
         self.left_out += found.left_out
         if not found.curves:
@@ -98,7 +109,11 @@ class EvaluateJob:
         summary = self._summarise(found, advice)
         self.found.evaluation = summary.model_dump(mode="json")
         if self.out is not None:
-            examples = self._examples([info for info in pictures if info.key in found.keys], found, advice)
+            number = self.config.examples
+            if number is None:
+                number = MOST_EXAMPLES if summary.small else USUAL_EXAMPLES
+            keys = spread((info.key for info in pictures if info.key in found.keys), number)
+            examples = self._examples([info for info in pictures if info.key in keys], found, advice)
             output.write(self.out, summary.model_copy(update={"examples": examples}), self.measurements.table())
 
     @property
@@ -107,22 +122,31 @@ class EvaluateJob:
         lost = {item.codec for item in self.left_out}
         return [spec for spec in self.selection.specs if spec.name not in lost]
 
-    def _sample(self) -> tuple[Stratum, ...]:
+    def _list(self) -> pa.Table:
         listing = list_source(self.source, exclude=self.config.exclude)
         self.report.inputs = len(listing.unreadable)
+        for failure in listing.unreadable:
+            lost = ObjectInfo(failure.key, 0)
+            self.measurements.add(Measured.lost(lost, failure.stage, f"{failure.error}: {failure.message}"))
         self._count_failures(listing.unreadable)
         if not listing.table.num_rows:
             raise UsageError(f"no files below {self.source.url}")
-        return stratify(listing.table, sample=self.config.sample, seed=self.config.seed)
+        return listing.table
+
+    def _learn(self, infos: Sequence[ObjectInfo], sample: Collection[str]) -> None:
+        """For the codecs that learn from the pictures."""
+        learners = {vq.NAME: self.cluster.learn_books, pca.NAME: self.cluster.learn_components}
+        for spec in (spec for spec in self.selection.classical if spec.name in learners):
+            if any(info.key in sample for info in infos):
+                logger.warning("%s learns from pictures that it is measured on, which flatters it: too few others", spec.label)
+            reason = learners[spec.name](infos)
+            if reason is not None:
+                self.left_out.append(LeftOut(codec=spec.name, label=spec.label, reason=reason))
 
     def _measure_all(self, infos: Sequence[ObjectInfo]) -> list[ObjectInfo]:
         """Every file by every codec, the classical ones first: a file that kills its process is known before ours. Returns the
         files that are pictures."""
         self.report.inputs += len(infos)
-        if any(spec.name == vq.NAME for spec in self.selection.classical):
-            reason = self.cluster.learn_books(infos)
-            if reason is not None:
-                self.left_out.append(LeftOut(codec=vq.NAME, label=vq.SPEC.label, reason=reason))
         plan = {spec.name: spec.qualities for spec in self.specs}
         logger.info("run %s: %d files by %s", self.report.run_id, len(infos), ", ".join(plan))
         for measured in self._shown(self.cluster.measure_classical(infos, plan, baseline=True), infos):
@@ -131,7 +155,7 @@ class EvaluateJob:
             self._count(measured)
         pictures = [info for info in infos if self.files[info.key].decoded]
         if not pictures:
-            first = self.measurements.table().slice(0, 1).to_pylist()[0]
+            first = next(row for row in self.measurements.table().to_pylist() if row["stage"] != "list")
             where = f"{len(infos):,} files below {self.source.url}"
             raise UsageError(f"no picture among {where}; first {first['key']!r}: {first['error']}")
         if self.selection.cnn:
@@ -173,7 +197,7 @@ class EvaluateJob:
         """Measures the sample at more qualities until each codec's answer stands."""
         kept = {curve.codec for curve in found.curves}
         specs = [spec for spec in self.specs if spec.name in kept]
-        search = GoalSearch(self.config.goal, specs, self.measurements.table(), found.keys)
+        search = GoalSearch(self.config.goal, specs, self.measurements.table(), found.keys, found.psnr_keys)
         for _ in range(MOST_ROUNDS):
             wanted = search.wanted()
             if not wanted:
@@ -188,11 +212,6 @@ class EvaluateJob:
         return recommendation(self.config.goal, strata, self.files, search.choices(strata, self.files))
 
     def _summarise(self, found: Means, advice: Recommendation) -> EvaluationSummary:
-        listed = [
-            Unmeasured(key=f.key, codec=None, stage=f.stage, error=f"{f.error}: {f.message}")
-            for f in self.report.failures
-            if f.stage == "list"
-        ]
         compared = [self.files[key] for key in found.keys]
         return EvaluationSummary(
             source=self.source.url,
@@ -205,7 +224,7 @@ class EvaluateJob:
             curves=found.curves,
             bd_rates=tuple(bd_rates(found.curves)),
             recommendation=advice,
-            unmeasured=(*listed, *found.unmeasured),
+            unmeasured=found.unmeasured,
             left_out=tuple(self.left_out),
             examples=(),
             published=self.published,
@@ -215,16 +234,15 @@ class EvaluateJob:
         """Pictures by the first codec at the recommended quality, and by others at the same number of bytes."""
         kept = {curve.codec for curve in found.curves}
         panels = panel_codecs([spec for spec in self.specs if spec.name in kept])
-        keys = spread((info.key for info in pictures), self.config.examples)
-        if not panels or not keys:
+        if not panels or not pictures:
             return ()
         first, others = panels[0], panels[1:]
-        budget = picture_bytes(len(keys), len(panels))
+        budget = picture_bytes(len(pictures), len(panels))
         chosen = {c.codec: c.quality for c in advice.choices}.get(first.name)
         if chosen is None:
             chosen = first.qualities[len(first.qualities) // 2]
         infos = {info.key: info for info in pictures}
-        leading = [ExampleTask(infos[key], (first.name,), budget, quality=chosen) for key in keys]
+        leading = [ExampleTask(info, (first.name,), budget, quality=chosen) for info in pictures]
         parts = list(self.cluster.examples(leading))
         sides = (
             tuple(spec.name for spec in others if spec in self.selection.cnn),
@@ -276,7 +294,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--target-psnr", type=float, metavar="DB", help="recommend the quality with this mean PSNR")
     parser.add_argument("--target-ms-ssim", type=float, metavar="X", help="recommend the quality with this mean MS-SSIM")
-    parser.add_argument("--examples", type=int, metavar="N", help="pictures on the page; default 6")
+    parser.add_argument("--examples", type=int, metavar="N", help="pictures on the page; default 6, small ones 24")
     parser.add_argument("--published", metavar="FOLDER", help="JSON files with curves of others, to be drawn beside")
     parser.add_argument("--exclude", action="append", metavar="GLOB", help="leave out keys; * crosses /; repeatable")
     add_common(parser)

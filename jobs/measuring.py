@@ -11,7 +11,7 @@ import ray
 
 from cnnbatch.codec import Codec, shipped_codec
 from cnnbatch.codec.process import dedicate_process
-from cnnbatch.evaluation import vq
+from cnnbatch.evaluation import pca, vq
 from cnnbatch.evaluation.codecs import ImageCodec, library_codec
 from cnnbatch.evaluation.examples import ExampleMaker, ExampleTask
 from cnnbatch.evaluation.measurement import Limits, Measured, Measurer, MeasureTask
@@ -68,12 +68,18 @@ class BuildClassical:
     limits: Limits
     names: tuple[str, ...]
     books: tuple[vq.Codebook, ...]
+    components: pca.Components | None
 
     def __call__(self) -> engine.Worker[Any, Any]:
         dedicate_process()
-        library = {name: library_codec(name) for name in self.names if name != vq.NAME}
-        quantiser = {vq.NAME: vq.VectorQuantiser(self.books)} if vq.NAME in self.names else {}
-        return self.worker(self.source, {**library, **quantiser}, self.limits)
+        return self.worker(self.source, {name: self._codec(name) for name in self.names}, self.limits)
+
+    def _codec(self, name: str) -> ImageCodec:
+        if name == vq.NAME:
+            return vq.VectorQuantiser(self.books)
+        if name == pca.NAME and self.components is not None:
+            return pca.PrincipalComponents(self.components)
+        return library_codec(name)
 
 
 @dataclass(slots=True)
@@ -87,6 +93,7 @@ class Cluster:
     workers: engine.Workers
     run_id: str
     books: tuple[vq.Codebook, ...] = ()
+    components: pca.Components | None = None
     _pool: engine.Pool | None = None
     _calls: Iterator[int] = field(default_factory=itertools.count)
     _fetches: tuple[tuple[str | None, Callable[[], bytes]], ...] | None = None
@@ -108,13 +115,21 @@ class Cluster:
         self.books = found
         return None if found else "no picture to learn a codebook from"
 
+    def learn_components(self, infos: Sequence[ObjectInfo]) -> str | None:
+        """Principal components, from some of the files; a string says why there are none."""
+        [found] = self._tasks([tuple(infos)], partial(pca.ComponentLearner, self.source, self.limits))
+        if isinstance(found, pca.Components):
+            self.components = found
+            return None
+        return found.error if isinstance(found, tasks.Lost) else str(found)
+
     def measure_classical(self, infos: Iterable[ObjectInfo], plan: Plan, *, baseline: bool) -> Iterator[Measured]:
         """Each file by the classical codecs of ``plan``; ``baseline``: first what each file is and weighs."""
         names = tuple(spec.name for spec in self.selection.classical if spec.name in plan)
         if not names and not baseline:
             return
         wanted = (MeasureTask(info, _of(plan, names), baseline=baseline) for info in infos)
-        for found in self._tasks(wanted, BuildClassical(Measurer, self.source, self.limits, names, self.books)):
+        for found in self._tasks(wanted, self._build_classical(Measurer, names)):
             yield Measured.lost(found.task.info, "worker", found.error) if isinstance(found, tasks.Lost) else found
 
     def measure_cnn(self, infos: Iterable[ObjectInfo], plan: Plan) -> Iterator[Measured]:
@@ -129,13 +144,16 @@ class Cluster:
         ours = {spec.name for spec in self.selection.cnn}
         on_actors = [task for task in wanted if ours.issuperset(task.codecs)]
         others = [task for task in wanted if not ours.issuperset(task.codecs)]
-        names = tuple(spec.name for spec in self.selection.classical)
-        build = BuildClassical(ExampleMaker, self.source, self.limits, names, self.books)
+        names = tuple(sorted({name for task in others for name in task.codecs}))
+        build = self._build_classical(ExampleMaker, names)
         made = itertools.chain(
             self._actors(on_actors, ExampleMaker) if on_actors else (),
             self._tasks(others, build) if others else (),
         )
         yield from (example for example in made if isinstance(example, Example))
+
+    def _build_classical(self, worker: MakeWorker, names: tuple[str, ...]) -> BuildClassical:
+        return BuildClassical(worker, self.source, self.limits, names, self.books, self.components)
 
     def _actors(self, wanted: Sequence[Any], worker: MakeWorker) -> Iterator[Any]:
         pool = self.pool

@@ -146,8 +146,8 @@ class EvaluateConfig(BaseModel):
     target_psnr: float | None = Field(None, gt=0, lt=100)
     """Mean over the pictures, dB."""
     target_ms_ssim: float | None = Field(None, gt=0, lt=1)
-    examples: int = Field(6, ge=0, le=MOST_EXAMPLES)
-    """Pictures on the page."""
+    examples: int | None = Field(None, ge=0, le=MOST_EXAMPLES)
+    """Pictures on the page; None: 6, and of small pictures as many as it can hold."""
     published: Path | None = None
     """A folder with curves of others."""
     max_pixels: int = Field(50_000_000, gt=0)

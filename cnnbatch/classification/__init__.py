@@ -5,7 +5,7 @@
 
 from cnnbatch.classification.fit import Fitted, HeadTraining, fit
 from cnnbatch.classification.head import Head, HeadSettings, dump_head, parse_head
-from cnnbatch.classification.recognition import CODEC_HEAD, CodecHeads, FileHead, Recogniser
+from cnnbatch.classification.recognition import CODEC_HEAD, CodecHeads, FileHead, Recogniser, learned_classes
 from cnnbatch.classification.shards import Features, LeftOut, read_features
 from cnnbatch.classification.work import (
     PREDICTIONS,
@@ -32,6 +32,7 @@ __all__ = [
     "dump_head",
     "fit",
     "label_tasks",
+    "learned_classes",
     "parse_head",
     "read_features",
     "read_written",

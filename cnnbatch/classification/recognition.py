@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from cnnbatch.classification.head import Head
+from cnnbatch.codec import Codec
 from cnnbatch.errors import UsageError
 from cnnbatch.stages.codecs import CodecShelf
 
@@ -76,7 +77,7 @@ class CodecHeads:
 
     def codec_ids(self, present: Sequence[str]) -> frozenset[str]:
         """See `Heads.codec_ids`."""
-        found = frozenset(codec_id for codec_id in present if self._classes(codec_id))
+        found = frozenset(codec_id for codec_id in present if learned_classes(self.shelf[codec_id]))
         if not found:
             raise UsageError(
                 f"no codec file of the archive ({_names(present)}) carries a head: only one that `jobs.train` made with "
@@ -87,10 +88,12 @@ class CodecHeads:
     def of(self, codec_id: str) -> Recogniser:
         """See `Heads.of`."""
         model = self.shelf[codec_id].file.model()
-        return Recogniser(model.head, model.settings.latents, self._classes(codec_id))
+        return Recogniser(model.head, model.settings.latents, learned_classes(self.shelf[codec_id]))
 
-    def _classes(self, codec_id: str) -> tuple[str, ...]:
-        return tuple(getattr(self.shelf[codec_id].file.settings, "classes", ()))
+
+def learned_classes(codec: Codec) -> tuple[str, ...]:
+    """That a codec file learned to tell apart, from the labels of its training pictures; empty: it saw no labels."""
+    return tuple(getattr(codec.file.settings, "classes", ()))
 
 
 def _names(codec_ids: Sequence[str]) -> str:

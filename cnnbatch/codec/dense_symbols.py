@@ -30,7 +30,7 @@ from cnnbatch.codec.dense_context import (
     degrees,
 )
 from cnnbatch.errors import BitstreamError
-from cnnbatch.rans import PRECISION, SMALL_LOWER, SMALL_STATE_BYTES, SYMBOL_LIMIT, Tables, pop, push
+from cnnbatch.rans import PRECISION, SMALL_LOWER, SMALL_STATE_BYTES, SYMBOL_LIMIT, Tables, pop, push_symbol
 
 HEADER_BYTES = 1
 SMALLEST = HEADER_BYTES + SMALL_STATE_BYTES
@@ -155,12 +155,7 @@ def _write(symbols, indexes, q, x, start, radius, frequencies, cumulative, out):
     """The stream from its last symbol to its first, to the end of ``out``; returns where it begins."""
     position = len(out)
     for i in range(len(symbols) - 1, -1, -1):
-        r, symbol = np.int64(radius[indexes[i]]), symbols[i]
-        entry = start[indexes[i]] + symbol + r
-        if symbol > r or symbol < -r:
-            entry = start[indexes[i]] + 2 * r + 1
-            x, position = push(x, 1, symbol + 32768, out, position)
-        x, position = push(x, np.int64(frequencies[entry]), np.int64(cumulative[entry]), out, position)
+        x, position = push_symbol(x, symbols[i], indexes[i], start, radius, frequencies, cumulative, out, position)
     for shift in (16, 8, 0):
         position -= 1
         out[position] = x >> shift & 0xFF

@@ -57,7 +57,8 @@ class HyperpriorCoder:
         self._encode_in_bf16 = device.type == "cpu" and cpu_has_bf16()
         torch.backends.cuda.matmul.allow_tf32 = False  # the scale net needs true float32 products
         self.model = model.to(device).requires_grad_(False)
-        self.pool = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="rans")
+        coding = threads if device.type == "cpu" else os.cpu_count()
+        self.pool = ThreadPoolExecutor(coding, thread_name_prefix="rans")
         parallel = threads > 1 and device.type == "cpu"
         self._batch_pool = ThreadPoolExecutor(threads, thread_name_prefix="codec") if parallel else None
         self.latents = LatentCoder(file.settings, file.arrays, self.model, self.pool)

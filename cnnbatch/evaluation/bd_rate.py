@@ -59,7 +59,7 @@ def _rising(points: RatePoints) -> list[tuple[float, float]]:
 def rate_points(curve: Curve, measure: Measure) -> list[tuple[float, float]]:
     """A curve's points in dB; MS-SSIM as −10·log₁₀(1 − MS-SSIM). Exact points have no distortion and are left out."""
     if measure == "psnr_db":
-        return [(p.bpp, p.psnr_db) for p in curve.points if p.exact_images < p.images]
+        return [(p.bpp if p.psnr_bpp is None else p.psnr_bpp, p.psnr_db) for p in curve.points if p.exact_images < p.images]
     return [
         (p.ms_ssim_bpp, -10 * math.log10(1 - p.ms_ssim))
         for p in curve.points

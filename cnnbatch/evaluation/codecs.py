@@ -6,11 +6,13 @@
     webp        WebP, method 6                                0…100
     avif        AVIF 4:4:4, speed 6, tuned as libavif does    0…100
     avif-psnr   the same, tuned for PSNR                      0…100
+    avif@S      either at another speed, 0…10 (0: slowest)    0…100
     jxl         JPEG XL, effort 7                             5…99, a distance as cjxl maps it
     jpeg2000    JPEG 2000, irreversible                       20…60, the PSNR in dB that the encoder aims at
     png         PNG, level 9                                  lossless
     jpegls      JPEG-LS                                       lossless
     vq          a codebook learned on the pictures            0…7 (`cnnbatch.evaluation.vq`)
+    pca         principal components learned on the pictures  0…40 (`cnnbatch.evaluation.pca`)
     cnn         ours                                          0…63 (`cnnbatch.evaluation.ours`)
 
 Bytes are those of the whole file. Gray pictures are coded as gray where the format can, alpha is never coded.
@@ -19,7 +21,7 @@ Bytes are those of the whole file. Gray pictures are coded as gray where the for
 import io
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -73,6 +75,9 @@ class ImageCodec(Protocol):
     @property
     def faults(self) -> tuple[type[Exception], ...]: ...
 
+    def refusal(self, image: Pixels) -> str | None:
+        """Why it takes no picture of this size or mode, whatever the quality; None: it does."""
+
     def encode(self, image: Pixels, quality: float) -> bytes: ...
 
     def decode(self, data: bytes) -> Pixels: ...
@@ -86,6 +91,10 @@ class LibraryCodec:
     write: Callable[[Pixels, float], bytes]
     read: Callable[[bytes], Pixels]
     faults: tuple[type[Exception], ...] = LIBRARY_FAULTS
+
+    def refusal(self, image: Pixels) -> str | None:
+        """None: what a format cannot hold, its library says when it codes."""
+        return None
 
     def encode(self, image: Pixels, quality: float) -> bytes:
         """The file."""
@@ -113,31 +122,51 @@ class Entry:
     step: float = 1.0
 
 
+def entry(name: str) -> Entry | None:
+    """Of `TABLE`, or with a speed after an ``@``: ``avif-psnr@0``; None: there is no such codec."""
+    word, at, speed = name.partition("@")
+    if not at:
+        return TABLE.get(word)
+    if word not in WITH_SPEED or speed not in SPEEDS:
+        return None
+    known = TABLE[word]
+    write: Callable[..., bytes] = known.write
+    return replace(known, label=f"{known.label}, speed {speed}", write=partial(write, speed=int(speed)))
+
+
+def _known(name: str) -> Entry:
+    found = entry(name)
+    if found is None:
+        raise KeyError(name)
+    return found
+
+
 def missing(name: str) -> str | None:
     """Why the classical codec ``name`` cannot run here; None: it can."""
-    needs = TABLE[name].needs
+    needs = _known(name).needs
     if needs.isupper():
         return None if getattr(imagecodecs, needs).available else f"imagecodecs was built without {needs}"
     return None if features.check(needs) else f"Pillow was built without {needs}"
 
 
 def library_spec(name: str) -> CodecSpec:
-    """The codec of `TABLE` called ``name``; its version is empty where its library is `missing`."""
-    entry = TABLE[name]
+    """The codec called ``name``, see `entry`; its version is empty where its library is `missing`."""
+    found = _known(name)
     return CodecSpec(
         name=name,
-        label=entry.label,
-        version="" if missing(name) else _version(entry.needs),
-        qualities=entry.qualities,
-        lowest=entry.lowest,
-        highest=entry.highest,
-        step=entry.step,
+        label=found.label,
+        version="" if missing(name) else _version(found.needs),
+        qualities=found.qualities,
+        lowest=found.lowest,
+        highest=found.highest,
+        step=found.step,
     )
 
 
 def library_codec(name: str) -> LibraryCodec:
-    """The codec of `TABLE` called ``name``, whose library is here."""
-    return LibraryCodec(library_spec(name), TABLE[name].write, TABLE[name].read)
+    """The codec called ``name``, see `entry`, whose library is here."""
+    found = _known(name)
+    return LibraryCodec(library_spec(name), found.write, found.read)
 
 
 def jxl_distance(quality: float) -> float:
@@ -193,6 +222,8 @@ def _jpegls_write(image: Pixels, quality: float) -> bytes:
     return bytes(imagecodecs.jpegls_encode(image))
 
 
+WITH_SPEED: Final = ("avif", "avif-psnr")
+SPEEDS: Final = tuple(str(speed) for speed in range(11))
 _AVIF: Final[dict[str, Any]] = {"format": "AVIF", "subsampling": "4:4:4", "speed": 6, "max_threads": 1}
 
 TABLE: Final[dict[str, Entry]] = {

@@ -6,6 +6,7 @@ What a codec or a file gets wrong becomes a row with its stage and error; the ma
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +21,8 @@ from cnnbatch.storage import ObjectInfo, Store
 
 MAX_MESSAGE: Final = 300
 """Characters kept of an error message."""
+
+WARM_UP_SIDE: Final = 64
 
 TIMING: Final = (
     "megapixels of all pictures over the seconds of CPU time that their encode or decode calls took, all threads of the "
@@ -103,8 +106,7 @@ class Measurer:
         self.source, self.codecs, self.limits = source, codecs, limits
         self._measuring = threading.Lock()
         self._machine = hardware()
-        for codec in codecs.values():
-            _warm_up(codec)
+        self._cold = dict(codecs)
 
     def __call__(self, task: MeasureTask) -> Measured:
         """Every codec and quality of the plan is a row."""
@@ -122,6 +124,7 @@ class Measurer:
         except Undecodable as error:
             row = Row(None, stage="decode", error=f"{error.reason}: {error}"[:MAX_MESSAGE])
             return Measured(task.info.key, len(data), lossless, (row,))
+        self._warm_up(image.pixels)
         rows = [
             measure(self.codecs[name], quality, image.pixels, with_ms_ssim=task.with_ms_ssim)
             for name, qualities in task.plan
@@ -131,6 +134,17 @@ class Measurer:
         return Measured(
             task.info.key, len(data), lossless, tuple(rows), image.format, width, height, side_bytes(image), self._machine
         )
+
+    def _warm_up(self, image: Pixels) -> None:
+        """What libraries load or compile at the first call is not the first picture's time: each codec codes the first picture
+        that it takes once before, or a corner of it."""
+        corner = np.ascontiguousarray(image[:WARM_UP_SIDE, :WARM_UP_SIDE])
+        for name, codec in list(self._cold.items()):
+            with suppress(*codec.faults):  # the picture's row will say it
+                taken = next((part for part in (corner, image) if codec.refusal(part) is None), None)
+                if taken is not None:
+                    codec.decode(codec.encode(taken, codec.spec.qualities[0]))
+                    del self._cold[name]
 
 
 def read(source: Store, info: ObjectInfo, limits: Limits) -> bytes:
@@ -174,9 +188,3 @@ def measure(codec: ImageCodec, quality: float, image: Pixels, *, with_ms_ssim: b
 
 def _clock(spec: CodecSpec) -> float:
     return time.perf_counter() if spec.on_gpu else time.process_time()
-
-
-def _warm_up(codec: ImageCodec) -> None:
-    """What libraries load or compile at the first call is not the first picture's time."""
-    image = np.zeros((64, 64, 3), np.uint8)
-    codec.decode(codec.encode(image, codec.spec.qualities[0]))

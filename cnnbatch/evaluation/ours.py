@@ -35,6 +35,10 @@ class CnnCodec:
         self.spec = cnn_spec(codec, file)
         self.codec = codec
 
+    def refusal(self, image: Pixels) -> str | None:
+        """Of the codec file: one of the architecture `dense` takes one size and mode."""
+        return self.codec.refusal(image)
+
     def encode(self, image: Pixels, quality: float) -> bytes:
         """The bitstream."""
         return self.codec.compress([image], quality)[0]

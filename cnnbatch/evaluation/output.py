@@ -8,18 +8,23 @@ import pyarrow.parquet as pq
 
 from cnnbatch.evaluation import plots
 from cnnbatch.evaluation.page import render_page
+from cnnbatch.evaluation.sheet import contact_sheet
 from cnnbatch.evaluation.summary import EvaluationSummary, Measure
 from cnnbatch.storage import Store
 
 PAGE: Final = "report.html"
 MEASUREMENTS: Final = "measurements.parquet"
+SHEET: Final = "contact_sheet.png"
 SUMMARY: Final = "summary.json"
 RUN: Final = "run.json"
 PLOTS: Final[dict[Measure, str]] = {"psnr_db": "rate_distortion.svg", "ms_ssim": "rate_distortion_ms_ssim.svg"}
 
 
 def write(out: Store, summary: EvaluationSummary, measurements: pa.Table) -> None:
-    """Writes all of them; no plots where matplotlib is missing (`plots.missing`). Only the page has the pictures."""
+    """Writes all of them; a contact sheet of small pictures only, no plots where matplotlib is missing (`plots.missing`).
+
+    Page and sheet have the pictures, the JSON has none.
+    """
     buffer = io.BytesIO()
     pq.write_table(measurements, buffer, compression="zstd")
     out.put(MEASUREMENTS, buffer.getvalue())
@@ -28,4 +33,6 @@ def write(out: Store, summary: EvaluationSummary, measurements: pa.Table) -> Non
         title = f"{summary.source.rsplit('/', 1)[-1]}, mean of {summary.images:,} pictures"
         for measure, name in PLOTS.items():
             out.put(name, plots.draw(summary.curves, measure, title=title, published=summary.published))
+    if summary.small and (sheet := contact_sheet(summary.examples)) is not None:
+        out.put(SHEET, sheet)
     out.put(PAGE, render_page(summary).encode())

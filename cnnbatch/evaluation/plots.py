@@ -23,6 +23,7 @@ _COLOURS: Final = {
     "jxl": "#8a63c9",
     "jpeg2000": "#b88a1e",
     "vq": "#5c4033",
+    "pca": "#3d5a6c",
 }
 
 

@@ -73,15 +73,18 @@ class CodedSample:
         return self.psnr_db if measure == "psnr_db" else self.ms_ssim
 
 
-def coded_sample(table: pa.Table, codec: str, quality: float, keys: frozenset[str]) -> CodedSample | None:
-    """From the measurements; None where not all of ``keys`` were measured at that quality."""
+def coded_sample(
+    table: pa.Table, codec: str, quality: float, keys: frozenset[str], psnr_keys: frozenset[str]
+) -> CodedSample | None:
+    """From the measurements; None where not all of ``keys`` were measured at that quality. ``psnr_keys``: see `Means`."""
     mask = pc.and_(pc.equal(table.column("codec").cast(pa.string()), codec), pc.equal(table.column("quality"), quality))
     rows = table.filter(pc.and_(mask, pc.is_valid(table.column("bytes"))))
     compared = rows.filter(pc.is_in(rows.column("key"), value_set=pa.array(sorted(keys), pa.string())))
     if not keys or compared.num_rows != len(keys):
         return None
     sizes = dict(zip(rows.column("key").to_pylist(), rows.column("bytes").to_pylist(), strict=True))
-    return CodedSample(pc.mean(compared.column("psnr_db")).as_py(), pc.mean(compared.column("ms_ssim")).as_py(), sizes)
+    with_psnr = compared.filter(pc.is_in(compared.column("key"), value_set=pa.array(sorted(psnr_keys), pa.string())))
+    return CodedSample(pc.mean(with_psnr.column("psnr_db")).as_py(), pc.mean(compared.column("ms_ssim")).as_py(), sizes)
 
 
 class GoalSearch:
@@ -90,8 +93,17 @@ class GoalSearch:
     Without a goal it asks for `DEFAULT_QUALITY` of our codecs only.
     """
 
-    def __init__(self, goal: Goal | None, specs: Sequence[CodecSpec], table: pa.Table, keys: frozenset[str]) -> None:
+    def __init__(
+        self,
+        goal: Goal | None,
+        specs: Sequence[CodecSpec],
+        table: pa.Table,
+        keys: frozenset[str],
+        psnr_keys: frozenset[str] | None = None,
+    ) -> None:
+        """``keys``, ``psnr_keys``: see `cnnbatch.evaluation.table.Means`."""
         self._goal, self._keys, self._table = goal, keys, table
+        self._psnr_keys = keys if psnr_keys is None else psnr_keys
         self._specs = [spec for spec in specs if not spec.lossless and (goal is not None or spec.name.startswith(NAME))]
         self._reasons: dict[str, str] = {}
         self._searches = {spec.name: self._search(spec) for spec in self._specs}
@@ -106,7 +118,7 @@ class GoalSearch:
 
     def _note(self, spec: CodecSpec, search: QualitySearch, quality: float) -> None:
         measure = "psnr_db" if self._goal is None else self._goal.measure
-        coded = coded_sample(self._table, spec.name, quality, self._keys)
+        coded = coded_sample(self._table, spec.name, quality, self._keys, self._psnr_keys)
         mean = None if coded is None else coded.value(measure)
         if mean is not None:
             search.known[quality] = mean
@@ -134,7 +146,7 @@ class GoalSearch:
     def _choice(self, spec: CodecSpec, strata: Sequence[Stratum], files: Mapping[str, Measured]) -> Choice:
         search = self._searches[spec.name]
         quality = search.answer
-        coded = None if quality is None else coded_sample(self._table, spec.name, quality, self._keys)
+        coded = None if quality is None else coded_sample(self._table, spec.name, quality, self._keys, self._psnr_keys)
         if quality is None or coded is None:
             best = max(search.known.values(), default=None)
             beyond = "" if best is None else f"no quality reaches {search.target:g}; the highest gives {best:.4g}"

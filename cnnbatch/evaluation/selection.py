@@ -5,12 +5,15 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cnnbatch.errors import UsageError
-from cnnbatch.evaluation import codecs, ours, vq
+from cnnbatch.evaluation import codecs, ours, pca, vq
 from cnnbatch.evaluation.codecs import CodecSpec
 from cnnbatch.evaluation.summary import LeftOut
 
-WORDS: Final = (ours.NAME, *codecs.TABLE, vq.NAME)
+WORDS: Final = (ours.NAME, *codecs.TABLE, vq.NAME, pca.NAME)
 """Every codec; ``cnn`` may be several codec files."""
+
+ALIASES: Final = {"jpeg": "jpeg420"}
+"""Other words for a codec: a JPEG as most are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +35,15 @@ def select(words: Sequence[str], cnn: Sequence[CodecSpec], qualities: Mapping[st
 
     Raises UsageError for a word or a quality that no codec knows.
     """
-    unknown = [word for word in words if word not in WORDS]
+    words = [ALIASES.get(word, word) for word in words]
+    qualities = {ALIASES.get(word, word): points for word, points in qualities.items()}
+    unknown = [word for word in words if word not in WORDS and codecs.entry(word) is None]
     if unknown:
-        raise UsageError(f"no codec is called {unknown[0]!r}; there are {', '.join(WORDS)}")
+        raise UsageError(f"no codec is called {unknown[0]!r}; there are {', '.join(WORDS)}, and avif@0 … avif-psnr@10")
     ours_asked = tuple(cnn) if ours.NAME in words else ()
     classical, left_out = [], []
     for word in (word for word in dict.fromkeys(words) if word != ours.NAME):
-        spec, reason = (vq.SPEC, vq.missing()) if word == vq.NAME else (codecs.library_spec(word), codecs.missing(word))
+        spec, reason = _found(word)
         if reason is None:
             classical.append(spec)
         else:
@@ -52,6 +57,15 @@ def select(words: Sequence[str], cnn: Sequence[CodecSpec], qualities: Mapping[st
         tuple(_with_qualities(spec, qualities.get(spec.name)) for spec in classical),
         tuple(left_out),
     )
+
+
+def _found(word: str) -> tuple[CodecSpec, str | None]:
+    """A codec other than ours, and why it cannot run here."""
+    if word == vq.NAME:
+        return vq.SPEC, vq.missing()
+    if word == pca.NAME:
+        return pca.SPEC, None
+    return codecs.library_spec(word), codecs.missing(word)
 
 
 def _with_qualities(spec: CodecSpec, asked: Sequence[float] | None) -> CodecSpec:

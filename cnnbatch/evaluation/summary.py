@@ -3,9 +3,12 @@
 Everything here is plain data and JSON: ``EvaluationSummary.model_validate_json(path.read_text())`` gives it back.
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+SMALL_BYTES: Final = 10_000
+"""Mean of the files below which pictures count as small."""
 
 Measure = Literal["psnr_db", "ms_ssim"]
 
@@ -17,10 +20,13 @@ class _Data(BaseModel):
 class Point(_Data):
     """Means over the same images for every codec, at one quality of one codec.
 
-    ``quality`` is in the codec's own scale (0 for a lossless one). ``psnr_db`` is the mean of each image's PSNR over RGB; an
-    image that came back exactly counts as 100 dB, and ``exact_images`` says how many did. ``ms_ssim`` is in 0…1, the mean over
-    the ``ms_ssim_images`` that are not smaller than its window, and ``ms_ssim_bpp`` the bits per pixel of just those;
-    both None where there are none. ``encode_mps``, ``decode_mps``: megapixels of all images over the seconds they took.
+    ``quality`` is in the codec's own scale (0 for a lossless one). ``bytes`` and ``bpp``: of a picture. ``psnr_db`` is the mean
+    of each image's PSNR over RGB and ``psnr_bpp`` the bits per pixel of just those: the ``psnr_images`` that no lossy codec
+    gave back exactly at any of its qualities, for which no dB can be said. Where there are no others it is over all, an exact
+    image as 100 dB; so it is for a lossless codec. ``exact_images``: that came back exactly at this quality. ``ms_ssim`` is in
+    0…1, the mean over the ``ms_ssim_images`` that are not smaller than its window, and ``ms_ssim_bpp`` the bits per pixel of
+    just those; both None where there are none. ``encode_mps``, ``decode_mps``: megapixels of all images over the seconds
+    they took.
     """
 
     quality: float
@@ -33,6 +39,9 @@ class Point(_Data):
     exact_images: int = 0
     ms_ssim_images: int = 0
     ms_ssim_bpp: float | None = None
+    bytes: float = 0.0
+    psnr_images: int = 0
+    psnr_bpp: float | None = None
 
 
 class Curve(_Data):
@@ -205,3 +214,8 @@ class EvaluationSummary(_Data):
     left_out: tuple[LeftOut, ...]
     examples: tuple[Example, ...]
     published: tuple[Published, ...]
+
+    @property
+    def small(self) -> bool:
+        """Whether the pictures are so small that bytes a picture say more than bits a pixel."""
+        return bool(self.images) and self.source_bytes / self.images < SMALL_BYTES

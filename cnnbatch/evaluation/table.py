@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
         pa.field("error", pa.string()),
     ]
 )
-"""``outcome`` is ``measured`` or ``failed``. A file that could not be read or decoded is one row without a codec."""
+"""``outcome`` is ``measured`` or ``failed``. A file that could not be listed, read or decoded is one row without a codec."""
 
 
 class Measurements:
@@ -84,9 +84,10 @@ def _record(measured: Measured, row: Row) -> dict[str, object]:
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """``keys`` are the pictures behind every point of every curve."""
+    """``keys`` are the pictures behind every point of every curve, ``psnr_keys`` those of them behind its PSNR."""
 
     keys: frozenset[str]
+    psnr_keys: frozenset[str]
     curves: tuple[Curve, ...]
     left_out: tuple[LeftOut, ...]
     unmeasured: tuple[Unmeasured, ...]
@@ -109,8 +110,18 @@ def means(table: pa.Table, specs: Sequence[CodecSpec], *, pictures: int) -> Mean
     ]
     keys = frozenset.intersection(*(complete[spec.name] for spec in kept)) if kept else frozenset()
     common = measured.filter(pc.is_in(measured.column("key"), value_set=pa.array(sorted(keys), pa.string())))
-    curves = tuple(_curve(common, spec) for spec in kept) if keys else ()
-    return Means(keys, curves, tuple(left_out), tuple(_unmeasured(table)))
+    psnr_keys = (keys - _exact(common, kept)) or keys
+    curves = tuple(_curve(common, spec, psnr_keys) for spec in kept) if keys else ()
+    return Means(keys, psnr_keys, curves, tuple(left_out), tuple(_unmeasured(table)))
+
+
+def _exact(common: pa.Table, specs: Sequence[CodecSpec]) -> frozenset[str]:
+    """Keys of the pictures that a lossy codec gave back exactly: one of them would count for many others in a mean of dB."""
+    lossy = pa.array([spec.name for spec in specs if not spec.lossless], pa.string())
+    exact = pc.and_(
+        pc.equal(common.column("psnr_db"), LOSSLESS_DB), pc.is_in(common.column("codec").cast(pa.string()), value_set=lossy)
+    )
+    return frozenset(common.filter(exact).column("key").to_pylist())
 
 
 def _of_codec(table: pa.Table, name: str) -> pa.Table:
@@ -126,9 +137,9 @@ def _complete(measured: pa.Table, spec: CodecSpec) -> frozenset[str]:
     return frozenset(full.column("key").to_pylist())
 
 
-def _curve(common: pa.Table, spec: CodecSpec) -> Curve:
+def _curve(common: pa.Table, spec: CodecSpec, psnr_keys: frozenset[str]) -> Curve:
     rows = _of_codec(common, spec.name)
-    points = [_point(rows.filter(pc.equal(rows.column("quality"), quality)), quality) for quality in spec.qualities]
+    points = [_point(rows.filter(pc.equal(rows.column("quality"), q)), q, psnr_keys) for q in spec.qualities]
     return Curve(
         codec=spec.name,
         label=spec.label,
@@ -139,13 +150,14 @@ def _curve(common: pa.Table, spec: CodecSpec) -> Curve:
     )
 
 
-def _point(rows: pa.Table, quality: float) -> Point:
+def _point(rows: pa.Table, quality: float, psnr_keys: frozenset[str]) -> Point:
     pixels = _sum(pc.multiply(rows.column("width").cast(pa.int64()), rows.column("height").cast(pa.int64())))
     with_ms_ssim = rows.filter(pc.is_valid(rows.column("ms_ssim")))
+    with_psnr = rows.filter(pc.is_in(rows.column("key"), value_set=pa.array(sorted(psnr_keys), pa.string())))
     return Point(
         quality=quality,
         bpp=_mean(rows, "bpp"),
-        psnr_db=_mean(rows, "psnr_db"),
+        psnr_db=_mean(with_psnr, "psnr_db"),
         ms_ssim=_mean(with_ms_ssim, "ms_ssim") if with_ms_ssim.num_rows else None,
         encode_mps=_speed(pixels, rows, "encode_seconds"),
         decode_mps=_speed(pixels, rows, "decode_seconds"),
@@ -153,6 +165,9 @@ def _point(rows: pa.Table, quality: float) -> Point:
         exact_images=int(_sum(pc.equal(rows.column("psnr_db"), LOSSLESS_DB))),
         ms_ssim_images=with_ms_ssim.num_rows,
         ms_ssim_bpp=_mean(with_ms_ssim, "bpp") if with_ms_ssim.num_rows else None,
+        bytes=_mean(rows, "bytes"),
+        psnr_images=with_psnr.num_rows,
+        psnr_bpp=_mean(with_psnr, "bpp"),
     )
 
 

@@ -13,7 +13,7 @@ def describe(summary: EvaluationSummary) -> str:
     """For people, about 120 columns wide."""
     parts = [
         _head(summary),
-        *_curves(summary.curves),
+        *_curves(summary.curves, with_bytes=summary.small),
         *(_matrix(summary, measure, name) for measure, name in _MEASURES if len(_lossy(summary)) > 1),
     ]
     if summary.recommendation is not None:
@@ -29,18 +29,20 @@ def _head(summary: EvaluationSummary) -> str:
     )
 
 
-def _curves(curves: Sequence[Curve]) -> Iterator[str]:
+def _curves(curves: Sequence[Curve], *, with_bytes: bool) -> Iterator[str]:
     if not curves:
         return
     width = max(len(curve.label) for curve in curves)
-    lines = [f"{'codec':{width}}  quality    bpp  PSNR dB  MS-SSIM  encode  decode MP/s   threads"]
+    head = "   bytes" if with_bytes else ""
+    lines = [f"{'codec':{width}}  quality{head}    bpp  PSNR dB  MS-SSIM  encode  decode MP/s   threads"]
     for curve in curves:
         for point in curve.points:
             quality = "lossless" if curve.lossless else f"{point.quality:g}"
             ms_ssim = "–" if point.ms_ssim is None else f"{point.ms_ssim:.4f}"
             psnr = "exact" if point.exact_images == point.images else f"{point.psnr_db:.2f}"
+            num_bytes = f" {point.bytes:7,.1f}" if with_bytes else ""
             lines.append(
-                f"{curve.label:{width}} {quality:>8} {point.bpp:6.3f} {psnr:>8} {ms_ssim:>8} "
+                f"{curve.label:{width}} {quality:>8}{num_bytes} {point.bpp:6.3f} {psnr:>8} {ms_ssim:>8} "
                 f"{_speed(point.encode_mps):>7} {_speed(point.decode_mps):>7} {curve.threads:>13}"
             )
     yield "\n".join(lines)
@@ -49,9 +51,11 @@ def _curves(curves: Sequence[Curve]) -> Iterator[str]:
     if fewer:
         counts = ", ".join(f"{few:,} of {all_:,}" for few, all_ in sorted(fewer))
         yield f"MS-SSIM is over the pictures that are large enough for its window and not huge: {counts}"
-    some_exact = max((p.exact_images for c in curves for p in c.points if p.exact_images < p.images), default=0)
-    if some_exact:
-        yield f"up to {some_exact:,} pictures came back exactly at a lossy quality and count as 100 dB"
+    without = max((p.images - p.psnr_images for curve in curves for p in curve.points if p.psnr_images), default=0)
+    if without:
+        yield f"PSNR is over the pictures that no lossy codec gave back exactly: without {without:,}"
+    elif any(0 < p.exact_images < p.images for curve in curves for p in curve.points):
+        yield "every picture came back exactly by some lossy codec: they count as 100 dB"
 
 
 def _speed(mps: float | None) -> str:

@@ -117,6 +117,10 @@ class VectorQuantiser:
         """Quality is the number of the codebook."""
         return SPEC
 
+    def refusal(self, image: Pixels) -> str | None:
+        """None: any picture."""
+        return None
+
     def encode(self, image: Pixels, quality: float) -> bytes:
         """Height and width, then the map of codewords as a PNG."""
         rgb, number = as_rgb(image), round(quality)

@@ -71,7 +71,9 @@ def read_labels(data: bytes, name: str) -> dict[str, str]:
 
 
 def _read_csv(data: bytes) -> pa.Table:
-    text = pa.csv.ConvertOptions(column_types={"key": pa.string(), "label": pa.string()}, strings_can_be_null=True)
+    """Only an empty field is none: ``NA``, ``null`` and ``None`` are labels like others."""
+    types = {"key": pa.string(), "label": pa.string()}
+    text = pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
     return pa.csv.read_csv(io.BytesIO(data), convert_options=text)
 
 

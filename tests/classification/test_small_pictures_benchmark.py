@@ -40,7 +40,8 @@ def test_a_rival_is_read_between_its_points_and_not_beyond_them() -> None:
     assert rival.bytes_at(25) == 15
     assert rival.db_at(15) == 25
     assert np.isnan([rival.bytes_at(31), rival.bytes_at(19), rival.db_at(9)]).all()
-    assert table(Point(9, 25.0), [rival]).splitlines()[-1].split() == ["x", "-", "15.0"]
+    assert table(Point(9, 25.0), [rival]).splitlines()[-1].split() == ["x", "none", "so", "small", "15.0"]
+    assert table(Point(31, 31.0), [rival]).splitlines()[-1].split() == ["x", "none", "so", "large", "-"]
 
 
 def test_the_sheet_has_each_original_above_what_came_back() -> None:

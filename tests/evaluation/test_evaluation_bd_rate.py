@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnbatch.errors import UsageError
@@ -23,6 +23,7 @@ def difference(anchor: list[tuple[float, float]], other: list[tuple[float, float
     return found
 
 
+@settings(deadline=None)  # the first call loads scipy
 @given(st.floats(0.2, 5))
 def test_a_multiple_of_the_bits_is_that_rate(factor: float) -> None:
     found = difference(CURVE, [(bpp * factor, db) for bpp, db in CURVE])

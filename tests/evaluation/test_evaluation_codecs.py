@@ -6,7 +6,7 @@ from PIL import features
 
 from cnnbatch.codec import Codec
 from cnnbatch.errors import BitstreamError, UsageError
-from cnnbatch.evaluation import codecs, vq
+from cnnbatch.evaluation import codecs, pca, vq
 from cnnbatch.evaluation.codecs import TABLE, ImageCodec, jxl_distance, library_codec, library_spec
 from cnnbatch.evaluation.measurement import measure
 from cnnbatch.evaluation.measures import as_rgb, distortion
@@ -14,6 +14,7 @@ from cnnbatch.evaluation.ours import CnnCodec
 from cnnbatch.evaluation.selection import WORDS, select
 from tests.stages.pictures import waves
 
+ANY_SIZE = [word for word in WORDS if word != pca.NAME]
 PICTURES = {"colour": waves(70, 93), "gray": waves(70, 93, gray=True), "one pixel": waves(1, 1), "a line": waves(1, 50)}
 
 
@@ -25,11 +26,11 @@ def every_codec() -> dict[str, ImageCodec]:
 
 
 def test_every_word_is_a_codec(every_codec: dict[str, ImageCodec]) -> None:
-    assert set(every_codec) == set(WORDS)
+    assert {*every_codec, pca.NAME} == set(WORDS)
     assert all(codec.spec.name == name and codec.spec.version for name, codec in every_codec.items())
 
 
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", ANY_SIZE)
 def test_pictures_of_every_kind_come_back_in_their_size(every_codec: dict[str, ImageCodec], word: str) -> None:
     codec = every_codec[word]
     for name, image in PICTURES.items():
@@ -40,7 +41,7 @@ def test_pictures_of_every_kind_come_back_in_their_size(every_codec: dict[str, I
                 assert np.array_equal(as_rgb(decoded), as_rgb(image)), name
 
 
-@pytest.mark.parametrize("word", [word for word in WORDS if word not in ("png", "jpegls")])
+@pytest.mark.parametrize("word", [word for word in ANY_SIZE if word not in ("png", "jpegls")])
 def test_more_quality_is_more_bytes_and_less_distortion(every_codec: dict[str, ImageCodec], word: str) -> None:
     codec, image = every_codec[word], waves(96, 128, 5)
     lowest, *_, highest = (measure(codec, quality, image, with_ms_ssim=False) for quality in codec.spec.qualities[::3])
@@ -50,7 +51,7 @@ def test_more_quality_is_more_bytes_and_less_distortion(every_codec: dict[str, I
     assert lowest.psnr_db + 1 < highest.psnr_db
 
 
-@pytest.mark.parametrize("word", [word for word in WORDS if word not in ("png", "jpegls")])
+@pytest.mark.parametrize("word", [word for word in ANY_SIZE if word not in ("png", "jpegls")])
 def test_the_ends_of_the_scale_are_codable(every_codec: dict[str, ImageCodec], word: str) -> None:
     codec = every_codec[word]
     for quality in (codec.spec.lowest, codec.spec.highest):
@@ -110,6 +111,23 @@ def test_an_imagecodecs_built_without_a_codec_is_named(monkeypatch: pytest.Monke
 def test_a_codec_or_quality_that_nobody_knows_is_said(words: list[str], qualities: dict[str, list[float]], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         select(words, [], qualities)
+
+
+def test_jpeg_is_the_jpeg_that_most_files_are() -> None:
+    found = select(["jpeg", "webp", "avif", "jxl", "jpeg420"], [], {"jpeg": [50]}).classical
+    assert [spec.name for spec in found] == ["jpeg420", "webp", "avif", "jxl"]
+    assert found[0].qualities == (50,)
+
+
+def test_avif_may_be_asked_for_at_another_speed() -> None:
+    fast, slow = select(["avif@9", "avif-psnr@4"], [], {"avif@9": [50]}).classical
+    assert (fast.name, fast.label, fast.qualities) == ("avif@9", "AVIF, speed 9", (50,))
+    assert slow.label == "AVIF tuned for PSNR, speed 4"
+    sizes = {name: len(library_codec(name).encode(waves(96, 128), 50)) for name in ("avif", "avif@6", "avif@9")}
+    assert sizes["avif"] == sizes["avif@6"] != sizes["avif@9"]
+    for word in ("avif@11", "avif@", "webp@4", "avif@06"):
+        with pytest.raises(UsageError, match="no codec is called"):
+            select([word], [], {})
 
 
 def test_asked_qualities_are_sorted_and_counted_once() -> None:

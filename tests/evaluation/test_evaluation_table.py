@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from cnnbatch.evaluation.codecs import CodecSpec
+from cnnbatch.evaluation.bd_rate import rate_points
+from cnnbatch.evaluation.codecs import LOSSLESS, CodecSpec
 from cnnbatch.evaluation.measurement import Measured, Row
 from cnnbatch.evaluation.table import SCHEMA, Means, Measurements, means
 from cnnbatch.storage import ObjectInfo
@@ -72,9 +73,30 @@ def test_pictures_without_ms_ssim_are_not_in_its_mean() -> None:
     assert means_of(small).curves[0].points[0].ms_ssim is None
 
 
-def test_pictures_that_came_back_exactly_are_counted() -> None:
+def test_a_picture_that_a_lossy_codec_gave_back_exactly_is_in_no_mean_of_db_and_in_no_bd_rate() -> None:
+    first, *others = good("e").rows
+    exact = picture("e", replace(first, psnr_db=100.0, num_bytes=10), *(replace(r, num_bytes=10) for r in others))
+    alone, found = means_of(good("x")), means_of(good("x"), exact)
+    assert (found.keys, found.psnr_keys) == ({"x", "e"}, {"x"})
+    for one, both in zip(alone.curves, found.curves, strict=True):
+        assert [p.psnr_db for p in one.points] == [p.psnr_db for p in both.points]
+        assert [p.psnr_bpp for p in one.points] == [p.psnr_bpp for p in both.points] == [p.bpp for p in one.points]
+        assert {(p.images, p.psnr_images) for p in both.points} == {(2, 1)}
+        assert rate_points(one, "psnr_db") == rate_points(both, "psnr_db")
+    assert [p.exact_images for p in found.curves[0].points] == [1, 0]
+
+
+def test_a_lossless_codec_takes_no_picture_from_the_means_of_db() -> None:
+    exact = Row("png", 0.0, 4000, 100.0, None, "small", 0.5, 0.25)
+    measurements = Measurements()
+    measurements.add(picture("x", row("a", 10), row("a", 20, 2000, 36), exact))
+    found = means(measurements.table(), [A, CodecSpec("png", "PNG", "1", LOSSLESS)], pictures=1)
+    assert (found.psnr_keys, [p.psnr_images for p in found.curves[0].points]) == ({"x"}, [1, 1])
+
+
+def test_where_every_picture_came_back_exactly_they_count_as_100_db() -> None:
     exact = picture("e", *(replace(r, psnr_db=100.0) for r in good("e").rows))
-    assert {point.exact_images for point in means_of(good("x"), exact).curves[0].points} == {1}
+    assert {point.psnr_db for point in means_of(exact).curves[0].points} == {100.0}
 
 
 def test_qualities_beyond_the_curve_are_no_points_of_it() -> None:

@@ -11,10 +11,11 @@ import pytest
 
 from cnnbatch.classification import PREDICTIONS, parse_head
 from cnnbatch.codec import Codec
-from cnnbatch.codec.file import dump_codec
+from cnnbatch.codec.file import dump_codec, unseal
 from tests.archive.rows import sha256, stored
 from tests.classification.archives import CLASSES, labelled, rows_of, write_archive, write_labels
 from tests.codec.dense_models import GRAY, dense_codec, dense_model
+from tests.codec.models import tiny_codec
 from tests.conftest import Bucket
 from tests.jobs.conftest import Ended, Jobs, files_below
 from tests.jobs.test_job_bad_input import check_refused
@@ -56,6 +57,12 @@ def predictions(out: Path) -> dict[str, dict[str, Any]]:
     return {row["key"]: row for row in rows}
 
 
+def notes(head: Path) -> dict[str, Any]:
+    """What a head file says of its training."""
+    found: dict[str, Any] = json.loads(unseal(head.read_bytes())[0]["training"])
+    return found
+
+
 def check_learned(ended: Ended) -> None:
     assert ended.code == 0, ended.stderr
     assert ended.report["complete"]
@@ -91,6 +98,38 @@ def test_train_tells_its_accuracy_and_what_guessing_would_reach(
 ) -> None:
     ended = jobs.classify("train", archive, labels, tmp_path / "head", *QUICK)
     assert "on 9 held-out pictures of 3 classes (always the commonest class: 33.3 %)" in ended.stdout
+
+
+@inline
+def test_an_accuracy_on_latents_that_were_taught_labels_is_marked(
+    jobs: Jobs, archive: Path, labels: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = "learned from labels itself"
+    ended = jobs.classify("train", archive, labels, tmp_path / "head", "--json", *QUICK)
+    assert ended.report["classification"]["codec_saw_labels"] is True
+    assert said in caplog.text
+    assert notes(tmp_path / "head")["codec_saw_labels"] is True
+    caplog.clear()
+    codec = other_codec()
+    write_archive(tmp_path / "unsupervised", rows_of(LABELS, codec), codecs=[codec])
+    ended = jobs.classify("train", tmp_path / "unsupervised", labels, tmp_path / "head2", *QUICK)
+    assert ended.code == 0
+    assert notes(tmp_path / "head2")["codec_saw_labels"] is False
+    assert said not in caplog.text + ended.stdout
+
+
+@inline
+def test_an_archive_of_the_large_codec_is_recognised_by_its_pooled_latents(jobs: Jobs, labels: Path, tmp_path: Path) -> None:
+    codec = tiny_codec()
+    write_archive(tmp_path / "large", rows_of(LABELS, codec), codecs=[codec])
+    ended = jobs.classify("train", tmp_path / "large", labels, tmp_path / "head", "--json", *QUICK)
+    check_learned(ended)
+    assert ended.report["classification"]["features"] == 3 * codec.file.settings.latent_channels
+    assert ended.report["classification"]["codec_saw_labels"] is False
+    ended = jobs.classify("predict", tmp_path / "large", tmp_path / "head", tmp_path / "out", "--json")
+    assert (ended.code, ended.outcomes) == (0, {"predicted": 90})
+    found = predictions(tmp_path / "out")
+    assert sum(found[key]["label"] == label for key, label in LABELS.items()) >= 81
 
 
 @inline

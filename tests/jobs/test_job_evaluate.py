@@ -1,5 +1,6 @@
 """`jobs.evaluate`: what it leaves behind, what it says of bad input, and the same on Ray and from a bucket."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,12 +10,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from cnnbatch.archive import open_archive
+from cnnbatch.codec import shipped_codec
 from cnnbatch.errors import StorageError
 from cnnbatch.evaluation.summary import EvaluationSummary
 from cnnbatch.storage import open_store
 from jobs import engine, evaluate, tasks
+from jobs.measuring import CnnFile
+from tests.codec.dense_models import GRAY, dense_codec_file, pictures
 from tests.conftest import Bucket
 from tests.jobs.conftest import Ended, Jobs, files_below, run_inline
 from tests.jobs.fragile_task import Fragile
@@ -44,6 +49,7 @@ def one_by_one(inline: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return run_inline(wanted, build, engine.Pool(2, 2, 2, 0, 0, tuple(pauses_seconds)))
 
     monkeypatch.setattr(tasks, "run", run)
+    monkeypatch.setattr(CnnFile, "fetch", lambda file: shipped_codec if file.data is None else partial(bytes, file.data))
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -134,6 +140,51 @@ def test_one_broken_image_among_many_is_an_outcome_row(jobs: Evaluations, source
 
 
 @pytest.mark.usefixtures("one_by_one")
+def test_a_codec_of_small_pictures_is_measured_on_those_it_takes(jobs: Evaluations, tmp_path: Path) -> None:
+    files = {f"{n}.png": as_file(picture) for n, picture in enumerate(pictures(GRAY, 6))}
+    source = write_files(tmp_path / "tiny", {"0-odd.png": as_file(waves(90, 80, gray=True)), **files})
+    (tmp_path / "small.safetensors").write_bytes(dense_codec_file())
+    words = ("--codecs", "cnn,png", "--codec", tmp_path / "small.safetensors", "qualities.cnn:small=[16,40]")
+    ended = jobs.evaluate(source, "--out", tmp_path / "out", "--json", *words)
+    assert (ended.code, ended.outcomes) == (0, {"measured": 7}), ended.stderr
+    found = ended.report["evaluation"]
+    assert (found["images"], [curve["codec"] for curve in found["curves"]]) == (6, ["cnn:small", "png"])
+    [missed] = found["unmeasured"]
+    assert (missed["key"], missed["codec"], missed["stage"]) == ("0-odd.png", "cnn:small", "encode")
+    assert "other-size: gray pictures of 14" in missed["error"]
+    assert {item["codec"] for item in found["recommendation"]["choices"]} == {"cnn:small"}
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_small_pictures_have_bytes_beside_bits_components_and_a_contact_sheet(jobs: Evaluations, tmp_path: Path) -> None:
+    source = write_files(tmp_path / "tiny", {f"{n}.png": as_file(p) for n, p in enumerate(pictures(GRAY, 40))})
+    (tmp_path / "small.safetensors").write_bytes(dense_codec_file())
+    words = ("--codecs", "cnn,pca,webp", "qualities.cnn:small=[16,40]", "qualities.webp=[10,60]", "qualities.pca=[8,16]")
+    ended = jobs.evaluate(source, "--codec", tmp_path / "small.safetensors", "--out", tmp_path / "out", "--sample", 15, *words)
+    assert ended.code == 0, ended.stderr
+    summary = EvaluationSummary.model_validate_json((tmp_path / "out/summary.json").read_text())
+    assert [curve.codec for curve in summary.curves] == ["cnn:small", "pca", "webp"]
+    assert all(p.bytes == pytest.approx(p.bpp * 9 * 14 / 8) for curve in summary.curves for p in curve.points)
+    assert "quality   bytes    bpp" in ended.stdout
+    with Image.open(tmp_path / "out/contact_sheet.png") as sheet:
+        assert sheet.width > 12 * 14 * 6
+        assert sheet.height >= 2 * 4 * 9 * 6  # two groups of the original and three codecs
+    report = (tmp_path / "out/report.html").read_text()
+    assert report.count('id="pixels-') == 15 * 4
+    assert '<th scope="col" class="n">Bytes</th>' in report
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_components_are_of_small_pictures_of_one_size_only(jobs: Evaluations, source: Path, tmp_path: Path) -> None:
+    two = write_files(tmp_path / "two", {"a.png": as_file(waves(9, 9)), "b.png": as_file(waves(9, 8))})
+    ended = jobs.evaluate(two, "--codecs", "png,pca")
+    assert ended.code == 0
+    assert "left out: PCA: it takes pictures of one size and mode, and these are of several: 8×9×3, 9×9×3" in ended.stdout
+    ended = jobs.evaluate(source, "--codecs", "png,pca", "--exclude", "b/*", "--exclude", "*.jpg")
+    assert "left out: PCA: it takes small pictures, up to 12,288 samples, and these have 91,800" in ended.stdout
+
+
+@pytest.mark.usefixtures("one_by_one")
 def test_pictures_below_the_window_of_ms_ssim_have_none_and_change_no_mean(jobs: Evaluations, source: Path) -> None:
     alone = jobs.evaluate(source, "--json", *FEW).report["evaluation"]
     write_files(source, {"small.png": as_file(SMALL)})
@@ -208,9 +259,22 @@ def test_missing_libraries_are_said(jobs: Evaluations, source: Path, monkeypatch
 def test_too_many_unreadable_files_end_the_job(jobs: Evaluations, source: Path) -> None:
     for number in range(12):
         (source / f"gone{number}").symlink_to("/nowhere")
-    ended = jobs.evaluate(source, "--json", "--codecs", "png")
+    ended = jobs.evaluate(source, "--json", "--codecs", "png", "--out", source.parent / "out")
     assert (ended.code, ended.report["exit_code"], ended.outcomes["failed"]) == (3, 3, 12)
     assert "of 12 files failed" in ended.stderr
+    left = json.loads((source.parent / "out/run.json").read_text())
+    assert (left["exit_code"], len(left["failures"]), left["error"] in ended.stderr) == (3, 12, True)
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_a_file_that_could_not_be_listed_is_a_row(jobs: Evaluations, source: Path, tmp_path: Path) -> None:
+    (source / "0-gone.png").symlink_to("/nowhere")
+    ended = jobs.evaluate(source, "--json", "--codecs", "png", "--out", tmp_path / "out")
+    assert (ended.code, ended.outcomes, ended.report["complete"]) == (0, {"measured": 4, "failed": 1}, True)
+    [missed] = ended.report["evaluation"]["unmeasured"]
+    assert (missed["key"], missed["codec"], missed["stage"]) == ("0-gone.png", None, "list")
+    [row] = [r for r in pq.read_table(tmp_path / "out/measurements.parquet").to_pylist() if r["outcome"] == "failed"]
+    assert (row["key"], row["stage"], row["error"]) == ("0-gone.png", "list", missed["error"])
 
 
 @pytest.mark.usefixtures("one_by_one")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import fashion_mnist
+from benchmarks import fashion_mnist, fashion_pixels
 from cnnbatch.codec import Codec
 from cnnbatch.codec.dense import DenseLayers
 from cnnbatch.codec.file import dump_codec
@@ -40,6 +40,15 @@ def test_the_pictures_are_written_with_their_labels(tmp_path: Path) -> None:
     assert rows[0] == {"key": "train/00000.png", "label": "ankle-boot"}
     assert {row["label"] for row in rows} == set(fashion_mnist.CLASSES)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "f" / "test" / "00007.png")), fashion_mnist.images("test")[7])
+
+
+def test_the_layers_learn_to_recognise_on_pixels(tmp_path: Path) -> None:
+    train = fashion_mnist.images("train")[:6000]
+    pictures = SmallPictures(train[..., None], fashion_mnist.labels("train")[:6000], fashion_mnist.CLASSES)
+    config = DenseTraining(steps=80, batch=64, threads=1, bf16=False)
+    model = fashion_pixels.trained(pictures, config, tmp_path / "run.ckpt")
+    found = fashion_pixels.accuracy(model, fashion_mnist.images("test")[:1000, ..., None], fashion_mnist.labels("test")[:1000])
+    assert 0.65 < found < 0.9
 
 
 def test_a_short_run_beats_pca_at_the_same_bytes(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from cnnbatch.storage import open_store
 from jobs.settings import TrainConfig
 from jobs.train import main, train
 from tests.codec.dense_models import COLOUR, GRAY, dense_codec, dense_codec_file, pictures
+from tests.conftest import Bucket
 
 SMALL = {"latents": 12, "context_width": 16, "hidden": 8, "analysis_channels": (3, 4), "synthesis_channels": (3, 2)}
 SHORT = {"steps": 3, "context_steps": 3, "batch": 8, "threads": 1, "bf16": False}
@@ -114,6 +115,26 @@ def test_another_size_or_mode_is_stored_with_its_reason_and_the_archive_trains_a
     assert archive["odd.png"].file() == (folder / "odd.png").read_bytes()
     train(config(tmp_path / "archive", tmp_path / "again.safetensors"))
     assert Codec.load(tmp_path / "again.safetensors", device="cpu").file.settings.height == 9
+
+
+def test_a_bucket_trains_as_the_folder_does(
+    folder: Path, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in bucket.server.environment().items():
+        monkeypatch.setenv(name, value)
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        key = f"in/{path.relative_to(folder).as_posix()}"
+        bucket.server.client.put_object(Bucket=bucket.name, Key=key, Body=path.read_bytes())
+    rows = "".join(f"deeper/{n:02}.png,{'even' if n % 2 == 0 else 'odd'}\n" for n in range(40))
+    bucket.server.client.put_object(Bucket=bucket.name, Key="labels.csv", Body=b"key,label\n" + rows.encode())
+    from_bucket, from_folder = tmp_path / "bucket.safetensors", tmp_path / "folder.safetensors"
+    train(config(f"{bucket.url}/in", from_bucket, labels=f"{bucket.url}/labels.csv"))
+    (tmp_path / "labels.csv").write_text(f"key,label\n{rows}")
+    train(config(folder, from_folder, labels=str(tmp_path / "labels.csv")))
+    one, other = (Codec.load(path, device="cpu").file for path in (from_bucket, from_folder))
+    assert one.settings == other.settings
+    assert one.settings.classes == ("even", "odd")
+    assert all(np.array_equal(one.arrays[name], other.arrays[name]) for name in other.arrays)
 
 
 def test_the_command_takes_its_flags(folder: Path, tmp_path: Path) -> None:

@@ -157,6 +157,12 @@ def test_labels_come_from_csv_and_parquet(data: bytes) -> None:
     assert read_labels(data, "labels") == {"a": "1", "b": "2"}
 
 
+def test_words_that_others_read_as_nothing_are_labels() -> None:
+    words = ("NA", "null", "nan", "None", "N/A", "NULL", "#N/A", "-nan")
+    data = "key,label\n" + "".join(f"{number},{word}\n" for number, word in enumerate(words))
+    assert tuple(read_labels(data.encode(), "labels").values()) == words
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -39,7 +39,7 @@ def _point(point: Point, lossless: bool) -> dict[str, Any]:
     return {
         "quality": point.quality,
         "exact": exact,
-        "psnr_db": {"bpp": point.bpp, "value": point.psnr_db},
+        "psnr_db": {"bpp": point.bpp if point.psnr_bpp is None else point.psnr_bpp, "value": point.psnr_db},
         "ms_ssim": None
         if point.ms_ssim is None
         else {"bpp": point.bpp if point.ms_ssim_bpp is None else point.ms_ssim_bpp, "value": point.ms_ssim},

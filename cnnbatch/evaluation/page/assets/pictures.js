@@ -141,12 +141,14 @@ class Pictures {
     return make("li", {}, picture, ...rest, make("div", {}, make("strong", {}, label), ...figures.map((text) => make("span", {}, text))));
   }
 
-  /** The stage takes the picture's shape, at most twice its size. */
+  /** The stage takes the picture's shape, at most twice its size; a tiny one in pixels that can be seen. */
   layOut() {
     const { width, height } = this.example;
     const stage = byId("stage");
     stage.style.aspectRatio = `${width} / ${height}`;
-    stage.style.maxWidth = `min(${2 * width}px, calc(72vh * ${width / height}))`;
+    const enlarged = Math.max(2, Math.floor(336 / Math.max(width, height)));
+    stage.classList.toggle("tiny", enlarged > 2);
+    stage.style.maxWidth = `min(${enlarged * width}px, calc(72vh * ${width / height}))`;
   }
 
   /** Where the first codec's picture differs most from the original: a detail of plain sky tells nothing. */
