@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
+from statistics import harmonic_mean
 
 import numpy as np
 import torch
@@ -83,6 +84,23 @@ def published_name(codec: str) -> str:
     return SAME.get(codec.partition("@")[0], "")
 
 
+def is_ours(word: str) -> bool:
+    """Whether ``word`` is ``cnn``, or ``cnn@N`` for ours with effort N."""
+    return word.partition("@")[0] == NAME
+
+
+def _ours(codec: Codec, word: str) -> CnnCodec:
+    return CnnCodec(codec, effort=int(word.partition("@")[2] or 0))
+
+
+def speeds(found: Sequence[Curve]) -> Iterator[str]:
+    """How fast ours encodes at each effort, in megapixels a second of processor time."""
+    for one in found:
+        rates = [point.encode_mps for point in one.points if point.encode_mps]
+        if is_ours(one.codec) and rates:
+            yield f"{one.label}: encodes {harmonic_mean(rates):.2f} megapixels a second of processor time"
+
+
 def boxes(codec: ImageCodec, pictures: Sequence[Picture]) -> float:
     """Bits per pixel of an AVIF file's container, which published points do not have: all but the content of its box mdat."""
     _, image = pictures[0]
@@ -114,7 +132,7 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--codecs", default=",".join(CODECS), help="words of cnnbatch.evaluation, separated by commas")
+    parser.add_argument("--codecs", default=",".join(CODECS), help="words of cnnbatch.evaluation, and cnn@N, by commas")
     parser.add_argument("--codec", help="another codec file")
     parser.add_argument("--published", type=Path, help="folder with published curves")
     parser.add_argument("--pictures", type=int, help="only the first so many")
@@ -123,8 +141,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(2)
     words = [ALIASES.get(word, word) for word in args.codecs.split(",")]
-    ours = CnnCodec(Codec.load(args.codec)) if NAME in words else None
-    codecs = [ours if ours is not None and word == NAME else library_codec(word) for word in words]
+    ours = Codec.load(args.codec) if any(is_ours(word) for word in words) else None
+    codecs = [_ours(ours, word) if ours is not None and is_ours(word) else library_codec(word) for word in words]
     paths = sorted(args.folder.glob("*.png"))[: args.pictures]
     pictures = [(path.stem, np.asarray(Image.open(path).convert("RGB"))) for path in paths]
     found = [curve(pictures, codec) for codec in codecs]
@@ -133,14 +151,15 @@ def main() -> None:
         title = f"{args.folder.name}, mean of {len(paths)} pictures"
         args.plot.write_bytes(plots.draw(found, "psnr_db", title=title))
     if args.json:
-        print_json(found, rates, ours and ours.codec.id, len(paths))
+        print_json(found, rates, ours and ours.id, len(paths))
         return
-    print(f"{len(paths)} pictures of {args.folder.name}{'' if ours is None else f', codec {ours.codec.id[:12]}'}")
+    print(f"{len(paths)} pictures of {args.folder.name}{'' if ours is None else f', codec {ours.id[:12]}'}")
     for one in found:
         print(f"{one.label:20}", "  ".join(f"{point.bpp:.3f} {point.psnr_db:.2f}" for point in one.points))
-    for rate in rates:
-        if rate.codec == NAME and rate.percent is not None:
-            print(f"BD-rate of cnn against {rate.anchor}: {rate.percent:+.1f} % over {rate.low_db:.1f}…{rate.high_db:.1f} dB")
+    for rate in (rate for rate in rates if is_ours(rate.codec) and rate.percent is not None):
+        reach = f"{rate.low_db:.1f}…{rate.high_db:.1f} dB"
+        print(f"BD-rate of {rate.codec} against {rate.anchor}: {rate.percent:+.1f} % over {reach}")
+    print(*speeds(found), sep="\n")
     if args.published is None:
         return
     containers = {codec.spec.name: boxes(codec, pictures) for codec in codecs if codec.spec.name.startswith("avif")}

@@ -6,6 +6,8 @@
                        └─ mean net (float) ───── μ
 
 (Ballé et al. 2018, arXiv 1802.01436; mean and scale: Minnen et al. 2018, arXiv 1809.02736; decoupled like JPEG AI.)
+The few channels that carry the picture's low frequencies go on from block to block, more than ẑ tells: their μ gains a linear
+prediction from decoded neighbours (differential coding; the symbols are decoded without it, so it stays in float, too).
 A wrong μ moves a pixel by less than one level; a wrong i would destroy everything behind it, which is why only i has to
 be exact. Both transforms have a linear bypass (a 16×16 block KLT, cf. AuxT, arXiv 2501.13751), so the untrained model is
 already a working transform coder.
@@ -20,7 +22,7 @@ import math
 from typing import Annotated, NamedTuple, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -54,6 +56,9 @@ GREY = 128
 PIXEL_UNIT = 64.0
 """Grey levels that the learned analysis path sees as 1."""
 
+NUM_NEIGHBOURS = 4
+"""Decoded latent positions that a mean is predicted from."""
+
 COARSER = (1.65, 1.05)
 """Quantisation step that training starts with at quality 0 and 63, in units of the high-rate optimum Δ(q): where most
 latents are zero a coarser step is better."""
@@ -77,6 +82,9 @@ class HyperpriorSettings(BaseModel):
     activation: Activation = "gelu"
     sees_picture: bool = False
     """Whether the learned synthesis path sees the picture that the bypass makes, and so the edges of its blocks."""
+    context_channels: int = Field(0, ge=0, le=64)
+    """Latent channels, the first, whose means are also predicted from decoded neighbours, see `neighbours`; at most
+    ``latent_channels``."""
     lapped: bool = False
     """Whether a lapped transform takes the place of plain blocks: filters across the borders of blocks, see `BorderFilter`."""
     lmbda_range: tuple[Positive, Positive] = (0.0009, 1.0)
@@ -84,6 +92,12 @@ class HyperpriorSettings(BaseModel):
     scale_range: tuple[Positive, Positive] = (0.11, 128.0)
     coded_from: int = Field(1, ge=0, le=63)
     """Symbols of smaller scale indexes are taken as zero and not coded."""
+
+    @model_validator(mode="after")
+    def _context_in_latents(self) -> "HyperpriorSettings":
+        if self.context_channels > self.latent_channels:
+            raise ValueError(f"context_channels {self.context_channels} of {self.latent_channels} latent_channels")
+        return self
 
     def lmbda(self, quality: Tensor) -> Tensor:
         """λ(q), see `lmbda_at`."""
@@ -262,6 +276,8 @@ class Hyperprior(nn.Module):
             latent_channels=settings.latent_channels,
         )
         self.scale_offset = QualityCurve(settings.latent_channels)
+        if settings.context_channels:
+            self.context = QualityCurve(settings.context_channels * NUM_NEIGHBOURS * settings.context_channels)
         self.z_scale = QualityCurve(settings.hyper_channels)
 
     def bits_per_square(self, quality: Tensor) -> Tensor:
@@ -289,7 +305,10 @@ class Hyperprior(nn.Module):
         z = self.h_a(y, quality)
         z_hat = round_half_up(z.clamp(-Z_MAX, Z_MAX))
         hyper = self.hyper_synthesis(z_hat, quality)
-        residual = y - hyper.means
+        means = hyper.means
+        if s.context_channels:
+            means = self._with_context(means, y, quality, noise=noise)
+        residual = y - means
         r_hat = round_half_up(residual)
         positions = soft_clamp(round_half_up(hyper.scale_positions), 0, s.num_scales - 1, share=1)
         scales = s.scale_range[0] * torch.exp(positions / s.indexes_per_nat)
@@ -298,7 +317,21 @@ class Hyperprior(nn.Module):
         bits = gaussian_bits(_noisy(residual) if noise else r_hat, scales) + gaussian_bits(
             _noisy(z) if noise else z_hat, z_scales
         )
-        return self.g_s(r_hat + hyper.means, quality), bits
+        return self.g_s(r_hat + means, quality), bits
+
+    def context_weights(self, quality: Tensor) -> Tensor:
+        """[N, K, 4·K]: what each of the K predicted channels takes of its `neighbours`."""
+        k = self.settings.context_channels
+        return cast(Tensor, self.context(quality)).reshape(-1, k, NUM_NEIGHBOURS * k)
+
+    def _with_context(self, means: Tensor, y: Tensor, quality: Tensor, *, noise: bool) -> Tensor:
+        """The means with the prediction added: in parallel, from neighbours that are rounded apart from each other."""
+        k = self.settings.context_channels
+        deviation = (y - means)[..., :k]
+        known = neighbours(_noisy(deviation) if noise else round_half_up(deviation))
+        with torch.autocast(y.device.type, enabled=False):
+            predicted = torch.einsum("nhwj,nkj->nhwk", known.float(), self.context_weights(quality))
+        return torch.cat([means[..., :k] + predicted, means[..., k:]], -1)
 
     @torch.no_grad()
     def initialise_from_klt(self, basis: Tensor, deviations: Tensor) -> None:
@@ -318,6 +351,12 @@ class Hyperprior(nn.Module):
         index = torch.log(in_steps / self.settings.scale_range[0]) * self.settings.indexes_per_nat
         self.scale_offset.anchors.copy_(index.clamp(0, self.settings.num_scales - 1))
         self.z_scale.anchors.fill_(self.settings.indexes_per_nat * math.log(1.0 / self.settings.scale_range[0]))
+
+
+def neighbours(values: Tensor) -> Tensor:
+    """[N, h, w, K] → [N, h, w, 4·K]: what lies left, above, above left and above right; zero beyond the border."""
+    around = F.pad(values, (0, 0, 1, 1, 1, 0))
+    return torch.cat([around[:, 1:, :-2], around[:, :-1, 1:-1], around[:, :-1, :-2], around[:, :-1, 2:]], -1)
 
 
 def _noisy(values: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from cnnbatch.codec.architecture import Array
 from cnnbatch.codec.hyperprior import HYPER_BLOCK, Hyperprior, HyperpriorSettings
-from cnnbatch.codec.quantisation import Quantiser
+from cnnbatch.codec.quantisation import Quantiser, restore
 from cnnbatch.codec.scale_net import Z_MAX
 from cnnbatch.rans import Decoder, Indexes, Symbols, Tables, encode
 
@@ -45,6 +45,17 @@ class Side(NamedTuple):
     """[N, a, b, M], on the codec's device."""
     weights: npt.NDArray[np.float32]
     """[N, M]: bits that the quantiser counts for a squared unit of error."""
+    context: npt.NDArray[np.float32]
+    """[N, K, 4·K]: see `Hyperprior.context_weights`."""
+
+
+class Quantised(NamedTuple):
+    """N quantised units."""
+
+    symbols: Symbols
+    """[N, a, b, M]."""
+    y_hat: Tensor
+    """[N, a, b, M], as a decoder will find it."""
 
 
 class LatentCoder:
@@ -70,13 +81,15 @@ class LatentCoder:
         z_hat = torch.floor(z.float().clamp(-Z_MAX, Z_MAX) + 0.5)
         indexes, means = self._hyper(z_hat, quality, a, b)
         weights = DISTORTION_WEIGHT * self.model.bits_per_square(quality)
-        return Side(z_hat.to(torch.int16).cpu().numpy(), indexes.cpu().numpy(), means, weights.cpu().numpy())
+        z, context = z_hat.to(torch.int16).cpu().numpy(), self._context(quality)
+        return Side(z, indexes.cpu().numpy(), means, weights.cpu().numpy(), context)
 
-    def quantise(self, values: Tensor, side: "Side") -> Symbols:
+    def quantise(self, values: Tensor, side: "Side") -> "Quantised":
         """y less its means [N, a, b, M] → symbols, see `cnnbatch.codec.quantisation`."""
         arrays = values.float().contiguous().cpu().numpy()
-        units = zip(arrays, side.indexes, side.weights, strict=True)
-        return np.stack(self._each(lambda unit: self.quantiser(*unit), units))
+        units = zip(arrays, side.indexes, side.weights, side.context, strict=True)
+        symbols, found = zip(*self._each(lambda unit: self.quantiser(*unit), units), strict=True)
+        return Quantised(stacked := np.stack(symbols), self._dequantise(stacked, np.stack(found), side.means))
 
     def encode(self, symbols: Symbols, side: "Side", quality: Tensor) -> list[bytes]:
         """Symbols [N, a, b, M] → one stream for each unit."""
@@ -93,7 +106,20 @@ class LatentCoder:
         z_hat = torch.from_numpy(np.stack(z)).float().reshape(len(streams), rows, columns, -1).to(quality.device)
         indexes, means = self._hyper(z_hat, quality, a, b)
         r = self._each(self._decode_unit, zip(decoders, indexes.cpu().numpy(), strict=True))
-        return torch.from_numpy(np.stack(r)).to(quality.device).float() + means
+        found = self._each(lambda unit: restore(*unit), zip(r, self._context(quality), strict=True))
+        return self._dequantise(np.stack(r), np.stack(found), means)
+
+    def _context(self, quality: Tensor) -> npt.NDArray[np.float32]:
+        if not self.settings.context_channels:
+            return np.zeros((len(quality), 0, 0), np.float32)
+        weights: npt.NDArray[np.float32] = self.model.context_weights(quality).contiguous().cpu().numpy()
+        return weights
+
+    def _dequantise(self, symbols: Symbols, found: npt.NDArray[np.float32], means: Tensor) -> Tensor:
+        """``found`` [N, a, b, K]: the values of the channels with context, prediction included."""
+        values = torch.from_numpy(symbols).to(means.device).float()
+        values[..., : found.shape[-1]] = torch.from_numpy(found).to(means.device)
+        return values.add_(means)
 
     def _hyper(self, z_hat: Tensor, quality: Tensor, a: int, b: int) -> tuple[Tensor, Tensor]:
         """(scale indexes uint8 [N, a, b, M], means [N, a, b, M]); the indexes are exact."""

@@ -29,13 +29,28 @@ class Quantiser:
     def __init__(self, tables: Tables) -> None:
         self._dearer = _dearer(tables)
 
-    def __call__(self, values: Values, indexes: Indexes, weights: Values) -> Symbols:
-        """``values`` [..., M] in quantisation steps and their scale ``indexes``, ``weights`` [M] → int16 [..., M]."""
+    def __call__(self, values: Values, indexes: Indexes, weights: Values, context: Values) -> tuple[Symbols, Values]:
+        """One unit: ``values`` [a, b, M], latents less their means, in quantisation steps, and their scale ``indexes``.
+
+        ``weights`` [M]: bits of a squared unit of error; ``context`` [K, 4·K], see `Hyperprior.context_weights`.
+        Returns the symbols int16 [a, b, M], and of the first K channels what a decoder will find for the values [a, b, K].
+        """
         symbols = np.empty(values.shape, np.int16)
+        half_inverse = np.float32(0.5) / weights
         channels = values.shape[-1]
-        flat = (part.reshape(-1, channels) for part in (values, indexes, symbols))
-        _quantise(*flat, np.float32(0.5) / weights, self._dearer)
-        return symbols
+        _quantise(
+            *(part.reshape(-1, channels) for part in (values, indexes, symbols)), half_inverse, self._dearer, len(context)
+        )
+        found = np.zeros((*values.shape[:2], len(context)), np.float32)
+        _quantise_in_context(values, indexes, symbols, found, half_inverse, self._dearer, context)
+        return symbols, found
+
+
+def restore(symbols: Symbols, context: Values) -> Values:
+    """Symbols int16 [a, b, M] → the values of the first K channels [a, b, K] float32, each with its prediction added."""
+    found = np.zeros((*symbols.shape[:2], len(context)), np.float32)
+    _restore(symbols, found, context)
+    return found
 
 
 def _dearer(tables: Tables) -> Values:
@@ -49,14 +64,57 @@ def _dearer(tables: Tables) -> Values:
     return np.diff(bits).astype(np.float32)
 
 
-@numba.njit("void(f4[:, ::1], u1[:, ::1], i2[:, ::1], f4[::1], f4[:, ::1])", nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _quantise(values: Values, indexes: Indexes, symbols: Symbols, half_inverse: Values, dearer: Values) -> None:
+@numba.njit(nogil=True, cache=True)
+def _choose(value, dearer, half_inverse):  # type: ignore[no-untyped-def]
+    """The symbol of one value; ``dearer``: the row of its scale index."""
+    magnitude = min(abs(value), np.float32(SYMBOL_LIMIT))
+    low = int(magnitude)
+    threshold = np.float32(0.5) + dearer[min(low, LEVELS - 1)] * half_inverse
+    if low < SYMBOL_LIMIT and magnitude - np.float32(low) > threshold:
+        low += 1
+    return low if value >= 0 else -low
+
+
+@numba.njit(nogil=True, cache=True)
+def _quantise(values, indexes, symbols, half_inverse, dearer, first):  # type: ignore[no-untyped-def]
+    """Channels from ``first`` on, which have no context."""
     for row in range(values.shape[0]):
-        for channel in range(values.shape[1]):
-            value = values[row, channel]
-            magnitude = min(abs(value), np.float32(SYMBOL_LIMIT))
-            low = int(magnitude)
-            extra = dearer[indexes[row, channel], min(low, LEVELS - 1)] * half_inverse[channel]
-            if low < SYMBOL_LIMIT and magnitude - np.float32(low) > np.float32(0.5) + extra:
-                low += 1
-            symbols[row, channel] = low if value >= 0 else -low
+        for channel in range(first, values.shape[1]):
+            symbols[row, channel] = _choose(values[row, channel], dearer[indexes[row, channel]], half_inverse[channel])
+
+
+@numba.njit(nogil=True, cache=True)
+def _quantise_in_context(values, indexes, symbols, found, half_inverse, dearer, context):  # type: ignore[no-untyped-def]
+    for i in range(values.shape[0]):
+        for j in range(values.shape[1]):
+            for channel in range(len(context)):
+                predicted = _predicted(found, i, j, context[channel])
+                left = values[i, j, channel] - predicted
+                symbol = _choose(left, dearer[indexes[i, j, channel]], half_inverse[channel])
+                symbols[i, j, channel] = symbol
+                found[i, j, channel] = predicted + np.float32(symbol)
+
+
+@numba.njit(nogil=True, cache=True)
+def _restore(symbols, found, context):  # type: ignore[no-untyped-def]
+    for i in range(symbols.shape[0]):
+        for j in range(symbols.shape[1]):
+            for channel in range(len(context)):
+                found[i, j, channel] = _predicted(found, i, j, context[channel]) + np.float32(symbols[i, j, channel])
+
+
+@numba.njit(nogil=True, cache=True)
+def _predicted(found, i, j, weights):  # type: ignore[no-untyped-def]
+    """Linear in what lies left, above, above left and above right; each gives all its channels. Nothing beyond the unit."""
+    channels = found.shape[2]
+    total = np.float32(0)
+    for k in range(channels):
+        if j > 0:
+            total += weights[k] * found[i, j - 1, k]
+        if i > 0:
+            total += weights[channels + k] * found[i - 1, j, k]
+        if i > 0 and j > 0:
+            total += weights[2 * channels + k] * found[i - 1, j - 1, k]
+        if i > 0 and j + 1 < found.shape[1]:
+            total += weights[3 * channels + k] * found[i - 1, j + 1, k]
+    return total

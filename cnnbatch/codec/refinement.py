@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from cnnbatch.codec.hyperprior import Hyperprior
-from cnnbatch.codec.latents import LatentCoder, Side
-from cnnbatch.rans import Symbols
+from cnnbatch.codec.latents import LatentCoder, Quantised, Side
 
 STEP_SHARE = 0.6
 """Of a Newton step: with whole ones latents that do interact overshoot."""
@@ -32,7 +31,7 @@ class Unit:
     side: Side
     values: Tensor
     """y less the means [N, a, b, M]."""
-    symbols: Symbols
+    quantised: Quantised
 
 
 def refine(
@@ -46,16 +45,12 @@ def refine(
     for _ in range(passes):
         y_hat = y.clone()
         for unit in units:
-            y_hat[:, *unit.place] = _dequantised(unit)
+            y_hat[:, *unit.place] = unit.quantised.y_hat
         gradient = _distortion_gradient(model, y_hat, x, quality)
         for unit in units:
-            target = _dequantised(unit) - unit.side.means - gradient[:, *unit.place] / curvature
+            target = unit.quantised.y_hat - unit.side.means - gradient[:, *unit.place] / curvature
             unit.values = torch.lerp(unit.values, target, STEP_SHARE)
-            unit.symbols = coder.quantise(unit.values, unit.side)
-
-
-def _dequantised(unit: Unit) -> Tensor:
-    return torch.from_numpy(unit.symbols).to(unit.values.device).float() + unit.side.means
+            unit.quantised = coder.quantise(unit.values, unit.side)
 
 
 def _distortion_gradient(model: Hyperprior, y_hat: Tensor, x: Tensor, quality: Tensor) -> Tensor:

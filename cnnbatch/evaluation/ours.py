@@ -1,5 +1,6 @@
 """Our codec as a row among the others, from any codec file."""
 
+from dataclasses import replace
 from pathlib import PurePath
 
 from cnnbatch.bitstream import QUALITY_STEPS
@@ -31,9 +32,11 @@ class CnnCodec:
 
     faults = (BitstreamError, ValueError)
 
-    def __init__(self, codec: Codec, file: str | None = None) -> None:
-        self.spec = cnn_spec(codec, file)
-        self.codec = codec
+    def __init__(self, codec: Codec, file: str | None = None, *, effort: int = 0) -> None:
+        """With any ``effort`` its word is ``cnn@N``."""
+        spec = cnn_spec(codec, file)
+        self.spec = replace(spec, name=f"{spec.name}@{effort}", label=f"{spec.label} effort {effort}") if effort else spec
+        self.codec, self.effort = codec, effort
 
     def refusal(self, image: Pixels) -> str | None:
         """Of the codec file: one of the architecture `dense` takes one size and mode."""
@@ -41,7 +44,7 @@ class CnnCodec:
 
     def encode(self, image: Pixels, quality: float) -> bytes:
         """The bitstream."""
-        return self.codec.compress([image], quality)[0]
+        return self.codec.compress([image], quality, effort=self.effort)[0]
 
     def decode(self, data: bytes) -> Pixels:
         """The picture, gray or RGB."""

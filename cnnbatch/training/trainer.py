@@ -19,6 +19,7 @@ from torch import Tensor
 from cnnbatch.codec.hyperprior import Hyperprior, HyperpriorSettings
 from cnnbatch.codec.process import dedicate_process
 from cnnbatch.training.checkpoint import Progress, load_checkpoint, read_settings, save_checkpoint
+from cnnbatch.training.context import with_context
 from cnnbatch.training.data import Pixels, crops
 from cnnbatch.training.evaluation import rate_distortion
 from cnnbatch.training.klt import block_klt
@@ -40,6 +41,7 @@ RELATIVE_RATES = {
     "scale_net.leave.": 10.0,
     "scale_offset.": 10.0,
     "z_scale.": 10.0,
+    "context.": 0.3,
 }
 """Learning rate relative to the others, by the beginning of a name, from the size of an update over that of the weight:
 the KLT undoes its good start when it moves fast, the last layers of both transforms write in large units, and what is
@@ -58,8 +60,10 @@ class TrainingConfig(BaseModel):
     minutes: float = Field(60.0, gt=0)
     """Wall-clock time of the run, all resumes together."""
     cooldown_share: float = Field(0.35, ge=0, le=1)
-    crop: int = Field(128, ge=64, multiple_of=64)
-    cooldown_crop: int = Field(256, ge=64, multiple_of=64)
+    crop: int = Field(64, ge=64, multiple_of=64)
+    """Many small crops teach more than few large ones of as many pixels."""
+    cooldown_crop: int = Field(128, ge=64, multiple_of=64)
+    """Larger at the end: inside a picture most latents are not at its border."""
     pixels_per_step: int = 8 * 128**2
     """Per process."""
     learning_rate: float = 4e-3
@@ -69,6 +73,8 @@ class TrainingConfig(BaseModel):
     """None: measured at the start."""
     checkpoint_minutes: float = 3.0
     report_minutes: float = 6.0
+    context_channels: int = Field(0, ge=0, le=64)
+    """Given, fitted, to a codec file without a context that training goes on from; a new one starts with its settings'."""
 
 
 class Trainer:
@@ -92,6 +98,8 @@ class Trainer:
         torch.manual_seed(config.seed + rank)
         if checkpoint.exists():
             settings = HyperpriorSettings.model_validate(read_settings(checkpoint))
+        if start is not None and config.context_channels and not start.settings.context_channels:
+            start = with_context(start, self.train_pictures, config.context_channels)
         self.model = Hyperprior(settings) if start is None or checkpoint.exists() else start
         self.optimiser = _optimiser(self.model, config.learning_rate)
         self.progress: Progress = {"step": 0, "seconds": 0.0, "pixels": 0}

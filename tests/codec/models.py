@@ -26,6 +26,7 @@ TINY = HyperpriorSettings(
     activation="hardswish",
     sees_picture=True,
     lapped=True,
+    context_channels=3,
     scale_range=(0.11, 32.0),
 )
 
@@ -37,7 +38,7 @@ def tiny_model(seed: int = 0, settings: HyperpriorSettings = TINY) -> Hyperprior
     model.initialise_from_klt(*klt(settings.latent_channels, settings.lapped))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith(("project.weight", "leave.weight", "gain.anchors")):
+            if name.endswith(("project.weight", "leave.weight", "gain.anchors", "context.anchors")):
                 parameter.copy_(0.05 * torch.randn(parameter.shape))
         for block in (*model.g_a.blocks_8, *model.g_a.blocks_16, *model.g_s.blocks_8, *model.g_s.blocks_16):
             block.project.weight.copy_(0.1 * torch.randn(block.project.weight.shape))

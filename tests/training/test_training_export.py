@@ -1,19 +1,42 @@
 """What training estimates is what the exported codec file delivers."""
 
+import numpy as np
 import pytest
+import torch
 from skimage import data
 
+from cnnbatch.bitstream import unpack
 from cnnbatch.codec import Codec
+from cnnbatch.codec.hyperprior import GREY, gaussian_bits
+from cnnbatch.codec.hyperprior_coder import HyperpriorCoder
 from cnnbatch.metrics import psnr_db
 from cnnbatch.training.evaluation import rate_distortion
 
 
 @pytest.mark.parametrize("quality", [20.0, 52.0])
-def test_real_bytes_are_within_a_hundredth_of_the_estimate(quality: float) -> None:
-    """On a photograph: the estimate counts some 20 bits for each symbol that the coder leaves out (below ``coded_from``)
-    and escapes at another price, more than a hundredth on pictures unlike any that the model has seen."""
+def test_real_bytes_and_decibels_are_near_the_estimate(quality: float) -> None:
+    """On a photograph. The estimate rounds to the nearest integers; the encoder weighs bits against errors and is cheaper."""
     codec, pixels = Codec.load(device="cpu"), data.astronaut()
     estimate = rate_distortion(codec.file.model(), [pixels], [quality])[0]
     bitstream = codec.compress([pixels], quality)[0]
-    assert 8 * len(bitstream) / pixels[..., 0].size == pytest.approx(estimate.bpp, rel=0.01)
-    assert psnr_db(pixels, codec.reconstruct([bitstream])[0]) == pytest.approx(estimate.psnr_db, abs=0.05)
+    assert 0.88 < 8 * len(bitstream) / pixels[..., 0].size / estimate.bpp < 1.01
+    assert -0.5 < psnr_db(pixels, codec.reconstruct([bitstream])[0]) - estimate.psnr_db < 0.1
+
+
+@pytest.mark.parametrize("quality", [20.0, 52.0])
+def test_the_coded_size_is_within_three_thousandths_of_the_entropy(quality: float) -> None:
+    codec, pixels = Codec.load(device="cpu"), data.astronaut()
+    assert isinstance(codec.coder, HyperpriorCoder)
+    latents, s, q = codec.coder.latents, codec.file.settings, torch.tensor([quality])
+    with torch.inference_mode():
+        y = codec.coder.model.g_a(torch.from_numpy(pixels)[None].float() - GREY, q)
+        side = latents.side(y, q, bf16=False)
+        symbols = latents.quantise(y - side.means, side).symbols
+        [stream] = latents.encode(symbols, side, q)
+    coded = side.indexes >= s.coded_from
+    z_indexes = np.broadcast_to(latents.z_indexes[round(quality * 4)], side.z.shape)
+    values = torch.from_numpy(np.concatenate([side.z.ravel(), symbols[coded]])).float()
+    scales = s.scales()[torch.from_numpy(np.concatenate([z_indexes.ravel(), side.indexes[coded]])).long()].float()
+    assert 8 * len(stream) / float(gaussian_bits(values[None], scales[None])) == pytest.approx(1, abs=3e-3)
+    [bitstream] = codec.compress([pixels], quality)
+    assert len(bitstream) - len(unpack(bitstream).units[0]) < 24
