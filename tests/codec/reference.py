@@ -105,6 +105,23 @@ def decode_unit(
     return r
 
 
+def with_context(arrays: Mapping[str, Array], settings: Mapping[str, Any], r: Array, step: int) -> Array:
+    """'Pixels': v of the symbols r [a, b, M], the prediction of the first K channels added."""
+    k = settings["context_channels"]
+    v = r.astype(np.float64)
+    if not k:
+        return v
+    anchor, share = divmod(step / 4 / 9, 1)
+    low, high = (arrays["context.anchors"][min(int(anchor) + i, 7)].reshape(k, 4 * k).astype(np.float64) for i in (0, 1))
+    matrix = low + share * (high - low)
+    rows, columns = r.shape[:2]
+    for i, j in np.ndindex(rows, columns):
+        places = [(i, j - 1), (i - 1, j), (i - 1, j - 1), (i - 1, j + 1)]
+        n = [v[p, q, :k] if p >= 0 and 0 <= q < columns else np.zeros(k) for p, q in places]
+        v[i, j, :k] += matrix @ np.concatenate(n)
+    return v
+
+
 def split_tables(arrays: Mapping[str, Array]) -> list[list[int]]:
     edges = list(accumulate((2 * int(r) + 2 for r in arrays["tables.radius"]), initial=0))
     return [arrays["tables.frequencies"][a:b].tolist() for a, b in pairwise(edges)]

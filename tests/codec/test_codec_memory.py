@@ -27,6 +27,13 @@ class Small(nn.Module):
             raise torch.OutOfMemoryError(f"no room for {len(x)}")
         return self.transform(x, *others)
 
+    def __getattr__(self, name: str) -> Any:
+        """What the codec asks of the transform's own layers."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("transform"), name)
+
 
 def small_codec(most: int) -> tuple[Codec, list[Small]]:
     codec = Codec(tiny_codec_file(), device="cpu", limits=Limits(batch_pixels=1 << 16))

@@ -20,7 +20,7 @@ def test_real_bytes_and_decibels_are_near_the_estimate(quality: float) -> None:
     estimate = rate_distortion(codec.file.model(), [pixels], [quality])[0]
     bitstream = codec.compress([pixels], quality)[0]
     assert 0.88 < 8 * len(bitstream) / pixels[..., 0].size / estimate.bpp < 1.01
-    assert -0.5 < psnr_db(pixels, codec.reconstruct([bitstream])[0]) - estimate.psnr_db < 0.1
+    assert -0.8 < psnr_db(pixels, codec.reconstruct([bitstream])[0]) - estimate.psnr_db < 0.1
 
 
 @pytest.mark.parametrize("quality", [20.0, 52.0])
