@@ -10,26 +10,33 @@ from cnnbatch.codec import Codec
 
 FOLDER = Path(__file__).parents[1] / "golden"
 NAMES = ["one_pixel", "colour_low", "colour_high", "gray", "two_units", "escapes"]
-CODEC_ID = "f19dadd12bfdfbbb72e22978ffe4d51e731fe67073d1ab0746c94a811eb33691"
+CODEC_IDS = {
+    ".": "f19dadd12bfdfbbb72e22978ffe4d51e731fe67073d1ab0746c94a811eb33691",
+    "lapped": "2dce7d253e5ec48b0ad08dba803810e8979c27f866b9543d741731dde7d6dd1d",
+}
+"""Folder → id of its codec file: plain blocks; lapped ones, with a context."""
 
 
 @cache
-def codec() -> Codec:
-    return Codec.load(FOLDER / "codec.safetensors", device="cpu")
+def codec(folder: str) -> Codec:
+    return Codec.load(FOLDER / folder / "codec.safetensors", device="cpu")
 
 
-def test_the_codec_file_is_the_one_of_the_bitstreams() -> None:
-    assert codec().id == CODEC_ID
+@pytest.mark.parametrize("folder", CODEC_IDS)
+def test_the_codec_file_is_the_one_of_the_bitstreams(folder: str) -> None:
+    assert codec(folder).id == CODEC_IDS[folder]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_golden_bitstream_decodes_to_its_pixels(name: str) -> None:
-    with np.load(FOLDER / "pixels.npz") as file:
+@pytest.mark.parametrize("folder", CODEC_IDS)
+def test_a_golden_bitstream_decodes_to_its_pixels(folder: str, name: str) -> None:
+    with np.load(FOLDER / folder / "pixels.npz") as file:
         expected = file[name]
-    found = codec().reconstruct([(FOLDER / f"{name}.bin").read_bytes()])[0]
+    found = codec(folder).reconstruct([(FOLDER / folder / f"{name}.bin").read_bytes()])[0]
     assert found.shape == expected.shape
     assert np.abs(found.astype(int) - expected).max() <= 1
 
 
-def test_no_golden_bitstream_is_left_out() -> None:
-    assert sorted(p.stem for p in FOLDER.glob("*.bin")) == sorted(NAMES)
+@pytest.mark.parametrize("folder", CODEC_IDS)
+def test_no_golden_bitstream_is_left_out(folder: str) -> None:
+    assert sorted(p.stem for p in (FOLDER / folder).glob("*.bin")) == sorted(NAMES)

@@ -2,8 +2,9 @@
 
     python -m tests.golden.make
 
-The files here say for ever what version 1 of the format means: a reader that no longer decodes them cannot read
-archives that exist. `tests/codec/test_codec_golden.py` decodes them.
+The files of `lapped` are made here: a codec with lapped blocks and a context. Those beside this script were written before
+there were such settings, and stay. All of them say for ever what version 1 of the format means: a reader that no longer
+decodes them cannot read archives that exist. `tests/codec/test_codec_golden.py` decodes them.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from cnnbatch.codec import Codec
 from tests.codec.models import picture, tiny_codec_file
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "lapped"
 CASES = {
     "one_pixel": (picture(1, 1, seed=1), 32),
     "colour_low": (picture(90, 140, seed=2), 3.25),
@@ -25,6 +26,7 @@ CASES = {
 
 
 def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
     (FOLDER / "codec.safetensors").write_bytes(tiny_codec_file())
     codec = Codec.load(FOLDER / "codec.safetensors", device="cpu")
     pixels = {}
