@@ -12,6 +12,7 @@ import logging
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -217,27 +218,55 @@ def read_shard(
     """Yield a shard's rows in key order, each checked; in place of a damaged row its `DamagedRow`, which names the key.
 
     ``keys`` limits the rows, and row groups without one are not read. Memory is one row group. ``check`` raises
-    ValueError for a row that is damaged.
+    ValueError for a row that is damaged; a row group with one is read a second time, and of each row the sound reading counts:
+    a bit that flipped on the way is no damage.
 
     Raises:
         ArchiveError: the shard is missing, or not one.
     """
+
+    def read(files: tuple[Any, Any], group: int) -> list[ArchiveRow | DamagedRow]:
+        return list(_read_group(store, *files, group, where=f"{path} row group {group}", keys=keys, check=check))
+
+    with _opened(store, path, num_bytes) as files:
+        for group in range(files[0].metadata.num_row_groups):
+            rows = read(files, group)
+            if any(isinstance(row, DamagedRow) for row in rows):
+                with _opened(store, path, num_bytes) as fresh:  # an open file keeps what it has read
+                    rows = _sounder(rows, read(fresh, group))
+            yield from rows
+
+
+@contextmanager
+def _opened(store: Store, path: str, num_bytes: int | None) -> Iterator[tuple[Any, Any]]:
+    """The shard twice: its small columns with their page checksums, payloads without, as each row has its own."""
     with (
         open_parquet(store, path, num_bytes=num_bytes) as small,
         open_parquet(store, path, num_bytes=num_bytes, check_pages=False) as large,
     ):
-        for group in range(small.metadata.num_row_groups):
-            where = f"{path} row group {group}"
-            try:
-                with damage_as_archive_error(store, where):
-                    table = read_group(small, group, SMALL_COLUMNS)
-            except ArchiveError as error:
-                yield DamagedRow(f"{small.metadata.row_group(group).num_rows} rows cannot be named: {error}")
-                continue
-            yield from _read_group(store, large, group, table, where=where, keys=keys, check=check)
+        yield small, large
+
+
+def _sounder(first: list[ArchiveRow | DamagedRow], second: list[ArchiveRow | DamagedRow]) -> list[ArchiveRow | DamagedRow]:
+    """Of two readings of one row group; where one could not name its rows, the other."""
+    if len(first) != len(second):
+        return max(first, second, key=len)
+    return [b if isinstance(a, DamagedRow) else a for a, b in zip(first, second, strict=True)]
 
 
 def _read_group(
+    store: Store, small: Any, large: Any, group: int, *, where: str, keys: Container[str] | None, check: Check
+) -> Iterator[ArchiveRow | DamagedRow]:
+    try:
+        with damage_as_archive_error(store, where):
+            table = read_group(small, group, SMALL_COLUMNS)
+    except ArchiveError as error:
+        yield DamagedRow(f"{small.metadata.row_group(group).num_rows} rows cannot be named: {error}")
+        return
+    yield from _with_payloads(store, large, group, table, where=where, keys=keys, check=check)
+
+
+def _with_payloads(
     store: Store, file: Any, group: int, small: pa.Table, *, where: str, keys: Container[str] | None, check: Check
 ) -> Iterator[ArchiveRow | DamagedRow]:
     names = _decode_keys(small)

@@ -5,7 +5,8 @@ from importlib.resources import files
 import pytest
 from pydantic import BaseModel
 
-from jobs.settings import ClassifyConfig, CompressConfig, EvaluateConfig, ReconstructConfig, resolve
+from cnnbatch.codec import Codec
+from jobs.settings import ClassifyConfig, CompressConfig, EvaluateConfig, ReconstructConfig, TrainConfig, resolve
 
 CASES = [
     ("classify.yaml", ClassifyConfig, {"archive": "a", "head": "b"}),
@@ -19,3 +20,11 @@ CASES = [
 def test_the_files_hold_the_defaults(name: str, model: type[BaseModel], flags: dict[str, str]) -> None:
     path = str(files("jobs") / "configs" / name)
     assert resolve(model, file=path, flags=flags, words=()) == model.model_validate(flags)
+
+
+def test_the_recipe_for_training_is_that_of_the_shipped_codec() -> None:
+    path = str(files("jobs") / "configs" / "train.yaml")
+    recipe = resolve(TrainConfig, file=path, flags={"source": "a", "codec_file": "/b"}, words=())
+    assert recipe.model == Codec.load(device="cpu").file.settings
+    defaults = TrainConfig.model_validate({"source": "a", "codec_file": "/b"})
+    assert recipe.training == defaults.training
