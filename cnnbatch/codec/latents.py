@@ -54,8 +54,8 @@ class Quantised(NamedTuple):
 
     symbols: Symbols
     """[N, a, b, M]."""
-    y_hat: Tensor
-    """[N, a, b, M], as a decoder will find it."""
+    found: npt.NDArray[np.float32]
+    """[N, a, b, K]: what a decoder will find for the values of the channels with context, prediction included."""
 
 
 class LatentCoder:
@@ -89,7 +89,7 @@ class LatentCoder:
         arrays = values.float().contiguous().cpu().numpy()
         units = zip(arrays, side.indexes, side.weights, side.context, strict=True)
         symbols, found = zip(*self._each(lambda unit: self.quantiser(*unit), units), strict=True)
-        return Quantised(stacked := np.stack(symbols), self._dequantise(stacked, np.stack(found), side.means))
+        return Quantised(np.stack(symbols), np.stack(found))
 
     def encode(self, symbols: Symbols, side: "Side", quality: Tensor) -> list[bytes]:
         """Symbols [N, a, b, M] → one stream for each unit."""
@@ -107,7 +107,7 @@ class LatentCoder:
         indexes, means = self._hyper(z_hat, quality, a, b)
         r = self._each(self._decode_unit, zip(decoders, indexes.cpu().numpy(), strict=True))
         found = self._each(lambda unit: restore(*unit), zip(r, self._context(quality), strict=True))
-        return self._dequantise(np.stack(r), np.stack(found), means)
+        return self.dequantise(Quantised(np.stack(r), np.stack(found)), means)
 
     def _context(self, quality: Tensor) -> npt.NDArray[np.float32]:
         if not self.settings.context_channels:
@@ -115,10 +115,10 @@ class LatentCoder:
         weights: npt.NDArray[np.float32] = self.model.context_weights(quality).contiguous().cpu().numpy()
         return weights
 
-    def _dequantise(self, symbols: Symbols, found: npt.NDArray[np.float32], means: Tensor) -> Tensor:
-        """``found`` [N, a, b, K]: the values of the channels with context, prediction included."""
-        values = torch.from_numpy(symbols).to(means.device).float()
-        values[..., : found.shape[-1]] = torch.from_numpy(found).to(means.device)
+    def dequantise(self, quantised: "Quantised", means: Tensor) -> Tensor:
+        """ŷ [N, a, b, M], as a decoder finds it."""
+        values = torch.from_numpy(quantised.symbols).to(means.device).float()
+        values[..., : quantised.found.shape[-1]] = torch.from_numpy(quantised.found).to(means.device)
         return values.add_(means)
 
     def _hyper(self, z_hat: Tensor, quality: Tensor, a: int, b: int) -> tuple[Tensor, Tensor]:

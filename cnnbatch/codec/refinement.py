@@ -45,10 +45,10 @@ def refine(
     for _ in range(passes):
         y_hat = y.clone()
         for unit in units:
-            y_hat[:, *unit.place] = unit.quantised.y_hat
+            y_hat[:, *unit.place] = coder.dequantise(unit.quantised, unit.side.means)
         gradient = _distortion_gradient(model, y_hat, x, quality)
         for unit in units:
-            target = unit.quantised.y_hat - unit.side.means - gradient[:, *unit.place] / curvature
+            target = y_hat[:, *unit.place] - unit.side.means - gradient[:, *unit.place] / curvature
             unit.values = torch.lerp(unit.values, target, STEP_SHARE)
             unit.quantised = coder.quantise(unit.values, unit.side)
 
