@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -16,6 +16,7 @@ from tests.codec.models import picture, tiny_codec, tiny_codec_file
 
 SCALES = np.array([0.11, 0.5, 2.0, 20.0])
 TABLES = gaussian_tables(SCALES)
+PROPERTY = settings(deadline=None)  # the first call compiles
 
 
 def chosen_symbols(v: npt.NDArray[np.float32], i: npt.NDArray[np.uint8], w: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
@@ -41,6 +42,7 @@ def cost(
     return float((bits_of(symbols, i) + w * (v.astype(np.float64) - symbols) ** 2).sum())
 
 
+@PROPERTY
 @given(values, indexes, weights)
 def test_the_choice_costs_no_more_than_the_nearest_integers(
     v: npt.NDArray[np.float32], i: npt.NDArray[np.uint8], w: npt.NDArray[np.float32]
@@ -49,6 +51,7 @@ def test_the_choice_costs_no_more_than_the_nearest_integers(
     assert cost(chosen_symbols(v, i, w), v, i, w) <= cost(nearest, v, i, w) + 1e-2
 
 
+@PROPERTY
 @given(values, indexes, weights)
 def test_a_latent_moves_less_than_a_step_and_never_away_from_zero(
     v: npt.NDArray[np.float32], i: npt.NDArray[np.uint8], w: npt.NDArray[np.float32]
