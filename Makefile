@@ -54,7 +54,8 @@ bench: $(VENV)/.test
 KODAK ?= ../shared/data/kodak
 
 kodak-plot: $(VENV)/.test
-	$(BIN)/python -m benchmarks.rate_distortion $(KODAK) --codecs cnn,jpeg444,jpeg420,webp,avif,jxl --plot docs/rate_distortion.svg
+	$(BIN)/python -m jobs.evaluate $(KODAK) --codecs cnn,jpeg444,jpeg420,webp,avif,jxl --examples 0 --out .kodak
+	cp .kodak/rate_distortion.svg docs/rate_distortion.svg
 
 clean:
 	rm -rf $(DEMO) .kodak build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
