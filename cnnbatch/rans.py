@@ -239,7 +239,7 @@ def push(x, frequency, cumulative, out, position):  # type: ignore[no-untyped-de
 
 
 @numba.njit(nogil=True, cache=True)
-def push_symbol(x, symbol, table, start, radius, frequencies, cumulative, out, position):  # type: ignore[no-untyped-def]
+def _push_symbol(x, symbol, table, start, radius, frequencies, cumulative, out, position):  # type: ignore[no-untyped-def]
     """`push` of a symbol of ``table``, with 16 raw bits where the table does not hold it; `pop` is the inverse."""
     r = np.int64(radius[table])
     entry = start[table] + symbol + r
@@ -247,6 +247,18 @@ def push_symbol(x, symbol, table, start, radius, frequencies, cumulative, out, p
         entry = start[table] + 2 * r + 1
         x, position = push(x, 1, symbol + 32768, out, position)
     return push(x, np.int64(frequencies[entry]), np.int64(cumulative[entry]), out, position)
+
+
+@numba.njit(nogil=True, cache=True)
+def push_stream(x, symbols, indexes, start, radius, frequencies, cumulative, out):  # type: ignore[no-untyped-def]
+    """A whole small stream from state ``x``, last symbol first, and the final state, to the end of ``out``; where it begins."""
+    position = len(out)
+    for i in range(len(symbols) - 1, -1, -1):
+        x, position = _push_symbol(x, symbols[i], indexes[i], start, radius, frequencies, cumulative, out, position)
+    for shift in (16, 8, 0):
+        position -= 1
+        out[position] = x >> shift & 0xFF
+    return position
 
 
 @numba.njit(nogil=True, cache=True)

@@ -79,10 +79,7 @@ class Picture:
             )
         from cnnbatch.codec.architecture import Region
 
-        image = self.image()
-        region = Region(top, left, height, width)
-        region.check(*image.shape[:2])
-        return image[region.within(Region(0, 0, *image.shape[:2]))]
+        return Region(top, left, height, width).cut(self.image())
 
     def file(self, format: str = "original") -> bytes:
         """It as a file: ``original`` (a JPEG as 4:4:4 quality 95), ``png``, ``webp`` or ``jpeg``.

@@ -16,7 +16,7 @@ from cnnbatch.archive.erased import add_erased
 from cnnbatch.archive.log import ArchiveLog
 from cnnbatch.archive.parquet import damage_as_archive_error, map_parallel, read_columns
 from cnnbatch.archive.schema import BLOBS, ArchiveRow
-from cnnbatch.archive.shards import ShardInfo, read_footer, read_shard, read_twice_if_damaged, rewrite_without, write_shard
+from cnnbatch.archive.shards import ShardInfo, read_footer, read_shard, rewrite_without, write_shard
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, Snapshot
 from cnnbatch.errors import ArchiveError, DamagedRow, StorageError
 from cnnbatch.storage import Store
@@ -225,12 +225,8 @@ def _sample(store: Store, shard: LiveShard) -> list[str]:
 def _sound_rows(store: Store, shard: LiveShard, first: str | None, end: str | None) -> Iterator[ArchiveRow]:
     """A shard's rows from ``first`` up to and without ``end``; payloads are read of the row groups that have one."""
     wanted = None if first is None and end is None else _KeyRange(first, end)
-
-    def read() -> Iterator[ArchiveRow | DamagedRow]:
-        return read_shard(store, shard.path, keys=wanted, num_bytes=shard.num_bytes)
-
     try:
-        for row in read_twice_if_damaged(read, where=f"{shard.path} in {store.url}"):
+        for row in read_shard(store, shard.path, keys=wanted, num_bytes=shard.num_bytes):
             if isinstance(row, DamagedRow):
                 raise row
             yield row

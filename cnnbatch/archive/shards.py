@@ -306,7 +306,7 @@ def rewrite_without(store: Store, path: str, keys: Collection[str], *, num_bytes
         return (row for row in rows if row.key not in keys)
 
     kept: list[ArchiveRow] = []
-    for row in read_twice_if_damaged(read, where=f"{path} in {store.url}"):
+    for row in _read_twice_if_damaged(read, where=f"{path} in {store.url}"):
         if isinstance(row, DamagedRow):
             raise row
         kept.append(row)
@@ -320,7 +320,7 @@ def rewrite_without(store: Store, path: str, keys: Collection[str], *, num_bytes
     return _write(store, kept, footer, (path,))
 
 
-def read_twice_if_damaged(
+def _read_twice_if_damaged(
     read: Callable[[], Iterable[ArchiveRow | DamagedRow]], *, where: str
 ) -> list[ArchiveRow | DamagedRow]:
     """The rows of ``read()``; where one is damaged, it is called again, and of each row the sound reading counts.

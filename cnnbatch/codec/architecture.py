@@ -48,6 +48,12 @@ class Region:
             size = f"{self.width} × {self.height} pixels at column {self.left}, row {self.top}"
             raise ValueError(f"a region of {size} is not inside an image of {width} × {height}")
 
+    def cut(self, image: Pixels) -> Pixels:
+        """Its pixels of ``image``. Raises ValueError unless it lies inside."""
+        height, width = image.shape[:2]
+        self.check(height, width)
+        return image[self.within(Region(0, 0, height, width))]
+
     def pieces(self, side: int) -> Iterator["Region"]:
         """The same pixels in rectangles of at most ``side`` × ``side``."""
         for top in range(self.top, self.top + self.height, side):

@@ -72,10 +72,8 @@ class DenseCoder:
 
     def reconstruct_region(self, bitstream: bytes, region: Region) -> Pixels:
         """See `Coder.reconstruct_region`; a small picture is decoded whole."""
-        region.check(self.settings.height, self.settings.width)
         [image] = self.reconstruct([bitstream])
-        rows, columns = region.within(Region(0, 0, *image.shape[:2]))
-        return image[rows, columns]
+        return region.cut(image)
 
     def shape(self, bitstream: bytes) -> tuple[int, int]:
         """See `Coder.shape`; the codec file says it."""

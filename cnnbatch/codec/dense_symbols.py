@@ -30,7 +30,7 @@ from cnnbatch.codec.dense_context import (
     degrees,
 )
 from cnnbatch.errors import BitstreamError
-from cnnbatch.rans import PRECISION, SMALL_LOWER, SMALL_STATE_BYTES, SYMBOL_LIMIT, Tables, pop, push_symbol
+from cnnbatch.rans import PRECISION, SMALL_LOWER, SMALL_STATE_BYTES, SYMBOL_LIMIT, Tables, pop, push_stream
 
 HEADER_BYTES = 1
 SMALLEST = HEADER_BYTES + SMALL_STATE_BYTES
@@ -153,12 +153,7 @@ def _encode(y, steps, weight, costs, ends, context, tables, out, starts):  # typ
 @numba.njit(nogil=True, cache=True)
 def _write(symbols, indexes, q, x, start, radius, frequencies, cumulative, out):  # type: ignore[no-untyped-def]
     """The stream from its last symbol to its first, to the end of ``out``; returns where it begins."""
-    position = len(out)
-    for i in range(len(symbols) - 1, -1, -1):
-        x, position = push_symbol(x, symbols[i], indexes[i], start, radius, frequencies, cumulative, out, position)
-    for shift in (16, 8, 0):
-        position -= 1
-        out[position] = x >> shift & 0xFF
+    position = push_stream(x, symbols, indexes, start, radius, frequencies, cumulative, out)
     out[position - 1] = q
     return position - 1
 

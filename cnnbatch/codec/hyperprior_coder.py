@@ -108,25 +108,29 @@ class HyperpriorCoder:
         header = parsed.header
         region.check(header.height, header.width)
         image = np.empty((region.height, region.width, 3), np.uint8)
-        for piece in region.pieces(self.limits.tile_side):
-            image[piece.within(region)] = self._reconstruct_piece(parsed, piece)
+        quality = torch.tensor([header.quality], device=self.device)
+        shape = latent_shape(header.height, header.width)
+        around = window(region, shape, self._halo)
+        with torch.inference_mode():
+            y_hat = self._decode_window(parsed, around, quality)
+            for piece in region.pieces(self.limits.tile_side):
+                rows, columns = window(piece, shape, self._halo)
+                [pixels] = self._synthesise(y_hat[moved((rows, columns), *around)][None], quality)
+                covered = Region(rows.start * BLOCK, columns.start * BLOCK, *pixels.shape[:2])
+                image[piece.within(region)] = pixels[piece.within(covered)]
         return _gray(image) if header.gray else image
 
-    def _reconstruct_piece(self, parsed: Bitstream, piece: Region) -> Pixels:
-        """[H, W, 3]; its latents, a halo around them, and the units that these lie in."""
-        h = parsed.header
-        rows, columns = window(piece, latent_shape(h.height, h.width), self._halo)
+    def _decode_window(self, parsed: Bitstream, around: tuple[slice, slice], quality: Tensor) -> Tensor:
+        """ŷ [h, w, M] of these rows and columns; each unit that they lie in is decoded once."""
+        rows, columns = around
         shape = (rows.stop - rows.start, columns.stop - columns.start)
-        y_hat = torch.empty((1, *shape, self.file.settings.latent_channels), device=self.device)
-        quality = torch.tensor([h.quality], device=self.device)
-        with torch.inference_mode():
-            for job in _unit_jobs(0, h):
-                common = overlap(rows, job.rows), overlap(columns, job.columns)
-                if all(part.stop > part.start for part in common):
-                    latents = self._decode_units([job], [parsed], quality)
-                    y_hat[0][moved(common, rows, columns)] = latents[0][moved(common, job.rows, job.columns)]
-            pixels: Pixels = self._synthesise(y_hat, quality)[0]
-        return pixels[piece.within(Region(rows.start * BLOCK, columns.start * BLOCK, 0, 0))]
+        y_hat = torch.empty((*shape, self.file.settings.latent_channels), device=self.device)
+        for job in _unit_jobs(0, parsed.header):
+            common = overlap(rows, job.rows), overlap(columns, job.columns)
+            if all(part.stop > part.start for part in common):
+                [latents] = self._decode_units([job], [parsed], quality)
+                y_hat[moved(common, rows, columns)] = latents[moved(common, job.rows, job.columns)]
+        return y_hat
 
     def shape(self, bitstream: bytes) -> tuple[int, int]:
         """See `Coder.shape`."""

@@ -19,7 +19,7 @@ from cnnbatch.errors import BitstreamError, ImageError, Unreadable
 from cnnbatch.evaluation.codecs import LIBRARY_FAULTS, CodecSpec, Pixels
 from cnnbatch.evaluation.measurement import Limits
 from cnnbatch.images import decode
-from cnnbatch.rans import SMALL_LOWER, SMALL_STATE_BYTES, SYMBOL_LIMIT, Tables, integer_frequencies, pop, push_symbol
+from cnnbatch.rans import SMALL_LOWER, SMALL_STATE_BYTES, SYMBOL_LIMIT, Tables, integer_frequencies, pop, push_stream
 from cnnbatch.storage import ObjectInfo, Store
 
 NAME: Final = "pca"
@@ -137,7 +137,8 @@ class PrincipalComponents:
         symbols = _rounded(coefficients, number)
         out = np.empty(_BYTES_OF_A_SYMBOL * len(symbols) + SMALL_STATE_BYTES, np.uint8)
         t = self.components.tables(number)
-        start = _encode(symbols, t.start, t.radius, t.frequencies, t.cumulative, out)
+        own = np.arange(len(symbols))  # each coefficient has its own table
+        start = push_stream(np.int64(SMALL_LOWER), symbols, own, t.start, t.radius, t.frequencies, t.cumulative, out)
         return bytes([number]) + out[start:].tobytes()
 
     def decode(self, data: bytes) -> Pixels:
@@ -161,18 +162,6 @@ def _rounded(coefficients: npt.NDArray[Any], quality: int) -> npt.NDArray[np.int
 
 def _size(shape: Sequence[int]) -> str:
     return "×".join(str(side) for side in (shape[1], shape[0], *shape[2:]))
-
-
-@numba.njit(nogil=True, cache=True)
-def _encode(symbols, start, radius, frequencies, cumulative, out):  # type: ignore[no-untyped-def]
-    """The stream from its last symbol to its first, to the end of ``out``; returns where it begins."""
-    x, position = np.int64(SMALL_LOWER), len(out)
-    for i in range(len(symbols) - 1, -1, -1):
-        x, position = push_symbol(x, symbols[i], i, start, radius, frequencies, cumulative, out, position)
-    for shift in (16, 8, 0):
-        position -= 1
-        out[position] = x >> shift & 0xFF
-    return position
 
 
 @numba.njit(nogil=True, cache=True)
