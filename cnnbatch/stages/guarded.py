@@ -6,6 +6,7 @@ verify        a finding ``kills-worker``
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -52,7 +53,7 @@ Result = TypeVar("Result", covariant=True)
 Worker = TypeVar("Worker", bound=ShardCompressor | ShardReconstructor | ShardVerifier)
 
 
-class Guarded(Generic[Worker, Task, Result]):
+class Guarded(ABC, Generic[Worker, Task, Result]):
     """A worker that survives poisonous inputs. ``build`` makes it, here and in the child."""
 
     def __init__(self, build: Callable[[], Worker], attempts: Callable[[Worker], Attempts], seconds: float) -> None:
@@ -97,16 +98,18 @@ class Guarded(Generic[Worker, Task, Result]):
             logger.warning("%r kills its worker", one.key)
         return answer
 
+    @abstractmethod
     def _name(self, task: Task) -> str:
-        raise NotImplementedError
+        """What of a shard an error message names."""
 
+    @abstractmethod
     def _one_by_one(self, task: Task, child: Child) -> Result:
-        raise NotImplementedError
+        """The shard, each input of it by the child."""
 
     @staticmethod
+    @abstractmethod
     def _answer(worker: Any, request: Any) -> bytes:
         """Runs in the child; bytes and no pickle come back, as it has seen the input."""
-        raise NotImplementedError
 
 
 class GuardedCompressor(Guarded[ShardCompressor, CompressTask, CompressResult]):
