@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch.distributed as dist
@@ -36,6 +36,7 @@ from cnnbatch.storage import StorageConfig, open_store, read_object
 from cnnbatch.training.data import load_pictures
 from cnnbatch.training.dense import DenseTrainer
 from cnnbatch.training.dense_data import MAX_PIXELS, decoded_files, gather, read_labels
+from cnnbatch.training.tables import with_fitted_tables
 from cnnbatch.training.trainer import Trainer
 from jobs.command import LOG_FORMAT, run_command
 from jobs.settings import TrainConfig, resolve
@@ -72,7 +73,12 @@ def _train_process(rank: int, config: TrainConfig, rendezvous: str | None) -> No
     pictures = load_pictures(open_store(config.source, StorageConfig.from_environment(**config.storage)))
     checkpoint = config.codec_file.with_suffix(".checkpoint")
     trainer = Trainer(config.training, config.model, pictures, checkpoint, rank=rank, start=_start(config, Hyperprior))
-    trainer.run(lambda model, progress: _export(config, model, {**progress, "config": config.training.model_dump(mode="json")}))
+    notes = config.training.model_dump(mode="json")
+    trainer.run(
+        lambda model, progress: _export(
+            config, with_fitted_tables(dump_codec(model, training={**progress, "config": notes}), pictures[0])
+        )
+    )
 
 
 def train_dense(config: TrainConfig) -> None:
@@ -87,7 +93,7 @@ def train_dense(config: TrainConfig) -> None:
     checkpoint = config.codec_file.with_suffix(".checkpoint")
     trainer = DenseTrainer(config.dense_training, config.dense, pictures, checkpoint, start=start)
     notes = config.dense_training.model_dump(mode="json")
-    trainer.run(lambda model, progress: _export(config, model, {**progress, "config": notes}))
+    trainer.run(lambda model, progress: _export(config, dump_codec(model, training={**progress, "config": notes})))
 
 
 def _small_pictures(source: str, storage: StorageConfig) -> Iterator[tuple[str, Pixels]]:
@@ -125,9 +131,9 @@ def _start(config: TrainConfig, kind: type[M]) -> M | None:
     return model
 
 
-def _export(config: TrainConfig, model: nn.Module, training: dict[str, Any]) -> None:
+def _export(config: TrainConfig, data: bytes) -> None:
     temporary = config.codec_file.with_suffix(".partial")
-    temporary.write_bytes(dump_codec(model, training=training))
+    temporary.write_bytes(data)
     temporary.replace(config.codec_file)
     logger.info("wrote %s", config.codec_file)
 

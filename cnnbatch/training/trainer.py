@@ -162,7 +162,7 @@ class Trainer:
         if cooling > 0 and not self.before_cooldown.exists() and not self.rank:
             self.save(self.before_cooldown)
         x, quality = self._batch(self.config.cooldown_crop if cooling > 0 else self.config.crop)
-        loss = self._loss(x, quality)
+        loss = self._loss(x, quality, rdo=cooling > 0)
         torch.autograd.backward(loss)
         self._average_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM)
@@ -193,9 +193,9 @@ class Trainer:
         quality = (torch.arange(count) + torch.rand(count)) * (63 / count)
         return x, quality
 
-    def _loss(self, x: Tensor, quality: Tensor) -> Tensor:
+    def _loss(self, x: Tensor, quality: Tensor, *, rdo: bool) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            x_hat, bits = self.model(x, quality, noise=True)
+            x_hat, bits = self.model(x, quality, noise=True, rdo=rdo)
         lmbda = self.model.settings.lmbda(quality)
         mse = (x_hat - x).square().flatten(1).mean(1)
         bpp = bits / (x.shape[1] * x.shape[2])

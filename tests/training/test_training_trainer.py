@@ -110,7 +110,7 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing(tmp_path: Path, cap
     trainer = Trainer(SHORT, TINY, PICTURES, tmp_path / "run.ckpt")
     trainer._step()
     before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
-    trainer._loss = lambda x, quality: sum(p.sum() for p in trainer.model.parameters()) * math.nan  # type: ignore[assignment]
+    trainer._loss = lambda x, quality, **_: sum(p.sum() for p in trainer.model.parameters()) * math.nan  # type: ignore[assignment]
     with caplog.at_level(logging.WARNING):
         trainer._step()
     assert "not finite" in caplog.text

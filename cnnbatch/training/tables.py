@@ -1,0 +1,82 @@
+"""Entropy tables as the symbols of pictures really are, in place of the Gaussians that training took them for.
+
+Which scale index a latent gets stays; what each index says of the symbols is counted. Symbols chosen by rate and distortion
+are zero more often than rounded ones, and the tails of a mixture are longer than a Gaussian's.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cnnbatch.codec.file import CodecFile, parse_codec, seal, unseal
+from cnnbatch.codec.hyperprior import BLOCK, GREY, Hyperprior
+from cnnbatch.codec.latents import LatentCoder
+from cnnbatch.rans import Tables, integer_frequencies
+from cnnbatch.training.data import Pixels
+
+PICTURES = 48
+"""Counted on."""
+
+SIDE = 512
+"""What is counted of a larger picture, in pixels."""
+
+QUALITIES = tuple(float(q) for q in range(3, 64, 8))
+
+PRIOR = 64
+"""Symbols of the old table that count beside those found: what was never seen keeps a price."""
+
+Counts = npt.NDArray[np.int64]
+
+
+def with_fitted_tables(data: bytes, pictures: Sequence[Pixels]) -> bytes:
+    """The codec file ``data`` of a hyperprior with tables fitted to ``pictures``; decodes nothing that the old one coded."""
+    metadata, arrays = unseal(data)
+    old = Tables.from_arrays(arrays)
+    counts = _count(parse_codec(data), old, pictures[:: max(1, len(pictures) // PICTURES)][:PICTURES])
+    arrays["tables.frequencies"] = _frequencies(old, counts).astype(np.uint16)
+    return seal(arrays, metadata)
+
+
+@torch.inference_mode()
+def _count(file: CodecFile, tables: Tables, pictures: Sequence[Pixels]) -> Counts:
+    """[as `Tables.frequencies`]: how often each symbol of each table comes up at all `QUALITIES`."""
+    model = file.model()
+    assert isinstance(model, Hyperprior)
+    counts = np.zeros(len(tables.frequencies), np.int64)
+    with ThreadPoolExecutor(1) as pool:
+        coder = LatentCoder(file.settings, file.arrays, model, pool)
+        for picture in pictures:
+            height, width = (min(n, SIDE) // BLOCK * BLOCK for n in picture.shape[:2])
+            if not height * width:
+                continue
+            pixels = torch.from_numpy(picture[None, :height, :width].copy())
+            for quality in QUALITIES:
+                q = torch.tensor([quality])
+                y = model.g_a(pixels.float() - GREY, q)
+                side = coder.side(y, q, bf16=False)
+                symbols = coder.quantise(y - side.means, side).symbols
+                coded = side.indexes >= file.settings.coded_from
+                _add(counts, tables, symbols[coded], side.indexes[coded])
+                z_indexes = np.tile(coder.z_indexes[round(quality * 4)], side.z.size // side.z.shape[-1])
+                _add(counts, tables, side.z.ravel(), z_indexes)
+    return counts
+
+
+def _add(counts: Counts, tables: Tables, symbols: npt.NDArray[np.int16], indexes: npt.NDArray[np.uint8]) -> None:
+    radius, value = tables.radius[indexes], symbols.astype(np.int64)
+    place = np.where(np.abs(value) > radius, 2 * radius + 1, value + radius)
+    counts += np.bincount(tables.start[indexes] + place, minlength=len(counts))
+
+
+def _frequencies(old: Tables, counts: Counts) -> npt.NDArray[np.uint32]:
+    """Symmetric, as nothing tells the sign."""
+    parts = []
+    for start, radius in zip(old.start, old.radius, strict=True):
+        part = slice(start, start + 2 * radius + 2)
+        mass = counts[part] + PRIOR * old.frequencies[part] / old.frequencies[part].sum()
+        mass[:-1] = (mass[:-1] + mass[:-1][::-1]) / 2
+        parts.append(integer_frequencies(mass / mass.sum()))
+    return np.concatenate(parts)
