@@ -1,8 +1,9 @@
 """What the compress job costs over the bare loop: bare seconds ÷ job seconds on the same photographs.
 
-The job runs in this process on a local Ray; the bare loop does the same work on the same files with the same threads:
-decode the file, compress, reconstruct, PSNR. Both in turn, in one run. The start-up of Ray and of its workers (import of
-torch, loading the codec) is measured apart: the job's clock goes from the plan to the last commit, less that.
+The job runs in this process on a local Ray; the bare loop does the same work on the same files with the same threads, each
+taking the next file: decode it, compress, reconstruct, PSNR; its process has the settings of a worker. Both in turn, in one
+run. The start-up of Ray and of its workers (import of torch, loading the codec) is measured apart: the job's clock goes from
+the plan to the last commit, less that.
 
     python -m benchmarks.job_overhead [--images 200] [--threads 2] [--rounds 3] [--json]
 """
@@ -15,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -23,12 +25,12 @@ from unittest import mock
 
 import numpy as np
 import ray
-import torch
 from PIL import Image, ImageEnhance
 
 from benchmarks.hardware import hardware
 from benchmarks.photographs import NAMES
 from cnnbatch.codec import Codec
+from cnnbatch.codec.process import dedicate_process
 from cnnbatch.images import decode
 from cnnbatch.metrics import psnr_db
 from jobs import compress, engine
@@ -95,7 +97,7 @@ def _variant(original: Image.Image, generator: np.random.Generator) -> Image.Ima
 
 def measure(folder: Path, *, rounds: int, threads: int) -> list[Round]:
     """Photographs in ``folder``/photos; each round leaves nothing behind."""
-    torch.set_num_threads(threads)
+    dedicate_process()
     codec = Codec.load(device="cpu")
     engine.connect()
     try:
@@ -107,7 +109,7 @@ def measure(folder: Path, *, rounds: int, threads: int) -> list[Round]:
 def _round(codec: Codec, folder: Path, threads: int) -> Round:
     paths = sorted((folder / "photos").iterdir())
     begin = time.perf_counter()
-    bare = bare_loop(codec, paths)
+    bare = bare_loop(codec, paths, threads=threads)
     bare_seconds = time.perf_counter() - begin
     job_seconds, start_seconds, job = run_job(folder, threads)
     if len(paths) != len(bare) or job.report.tally.images != {"cnn": len(paths)}:
@@ -115,14 +117,16 @@ def _round(codec: Codec, folder: Path, threads: int) -> Round:
     return Round(bare_seconds, job_seconds, start_seconds)
 
 
-def bare_loop(codec: Codec, paths: Iterable[Path]) -> list[tuple[bytes, float]]:
-    """One file after the other: (bitstream, PSNR)."""
-    found = []
-    for path in paths:
+def bare_loop(codec: Codec, paths: Iterable[Path], *, threads: int) -> list[tuple[bytes, float]]:
+    """One file after the other in each thread: (bitstream, PSNR)."""
+
+    def coded(path: Path) -> tuple[bytes, float]:
         pixels = decode(path.read_bytes(), max_pixels=MAX_PIXELS).pixels
         bitstream = codec.compress([pixels])[0]
-        found.append((bitstream, psnr_db(pixels, codec.reconstruct([bitstream])[0])))
-    return found
+        return bitstream, psnr_db(pixels, codec.reconstruct([bitstream])[0])
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(coded, paths))
 
 
 @dataclass(frozen=True)
