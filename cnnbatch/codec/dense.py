@@ -26,7 +26,16 @@ from torch.nn import functional as F
 
 from cnnbatch.codec.dense_context import Context
 from cnnbatch.codec.hyperprior import PIXEL_UNIT, gaussian_bits
-from cnnbatch.codec.layers import FullPrecisionLinear, QualityCurve, depth_to_space, high_rate_step, lmbda_at, log_spaced
+from cnnbatch.codec.layers import (
+    FullPrecisionLinear,
+    Positive,
+    QualityCurve,
+    ScaleRange,
+    depth_to_space,
+    high_rate_step,
+    lmbda_at,
+    log_spaced,
+)
 from cnnbatch.codec.scale_net import round_half_up
 
 POOLED = 4
@@ -39,7 +48,6 @@ HEAD_DROPOUT = 0.3
 """Share of the head's hidden units that each training step leaves out."""
 
 Channels = Annotated[int, Field(ge=1, le=1024)]
-Positive = Annotated[float, Field(gt=0, le=1e6)]
 ClassName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -58,7 +66,7 @@ class DenseLayers(BaseModel):
     context_width: int = Field(256, ge=2, le=4096)
     lmbda_range: tuple[Positive, Positive] = (0.0001, 0.1)
     num_scales: int = Field(64, ge=2, le=64)
-    scale_range: tuple[Positive, Positive] = (0.11, 128.0)
+    scale_range: ScaleRange = (0.11, 128.0)
     head_width: int = Field(128, ge=1, le=4096)
     """Hidden units of the head that recognises classes."""
 

@@ -32,7 +32,9 @@ from cnnbatch.codec.layers import (
     Block,
     BorderFilter,
     FullPrecisionLinear,
+    Positive,
     QualityCurve,
+    ScaleRange,
     asinh,
     blocks,
     depth_to_space,
@@ -68,7 +70,6 @@ COARSER = (1.65, 1.05)
 latents are zero a coarser step is better."""
 
 BlockCount = Annotated[int, Field(ge=0, le=64)]
-Positive = Annotated[float, Field(gt=0, le=1e6)]
 
 
 class HyperpriorSettings(BaseModel):
@@ -93,7 +94,7 @@ class HyperpriorSettings(BaseModel):
     """Whether a lapped transform takes the place of plain blocks: filters across the borders of blocks, see `BorderFilter`."""
     lmbda_range: tuple[Positive, Positive] = (0.0009, 1.0)
     num_scales: int = Field(64, ge=2, le=64)
-    scale_range: tuple[Positive, Positive] = (0.11, 128.0)
+    scale_range: ScaleRange = (0.11, 128.0)
     coded_from: int = Field(1, ge=0, le=63)
     """Symbols of smaller scale indexes are taken as zero and not coded."""
 

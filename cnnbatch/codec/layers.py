@@ -6,9 +6,10 @@ product over the last axis, which on a CPU is far faster than `torch.nn.Conv2d` 
 
 import math
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -76,6 +77,18 @@ def lmbda_at(quality: Tensor, limits: tuple[float, float]) -> Tensor:
 def high_rate_step(lmbda: Tensor) -> Tensor:
     """Δ in grey levels of an orthonormal transform: the high-rate optimum √(18/(λ ln 2))."""
     return torch.sqrt(18 / (math.log(2) * lmbda))
+
+
+def _spread(limits: tuple[float, float]) -> tuple[float, float]:
+    low, high = limits
+    if high < 2 * low:
+        raise ValueError(f"scales from {low} to {high}: the largest must be at least twice the smallest")
+    return limits
+
+
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+ScaleRange = Annotated[tuple[Positive, Positive], AfterValidator(_spread)]
+"""The smallest and the largest scale, in quantisation steps, that a scale index can say."""
 
 
 def log_spaced(limits: tuple[float, float], count: int) -> Tensor:

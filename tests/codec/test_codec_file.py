@@ -143,6 +143,8 @@ def test_a_change_without_a_new_checksum_is_refused() -> None:
         {"lmbda_range": [0, 1]},
         {"lmbda_range": [1e300, 1]},
         {"scale_range": [-1, 1]},
+        {"scale_range": [0.5, 0.5]},
+        {"scale_range": [2, 1]},
         {"num_scales": 65},
         {"unknown": 1},
         {"latent_channels": "many"},

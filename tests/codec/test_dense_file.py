@@ -109,7 +109,16 @@ def test_a_number_that_cannot_be_is_refused(name: str, value: float, message: st
 
 @pytest.mark.parametrize(
     "changes",
-    [{"height": 3}, {"width": 10**6}, {"channels": 2}, {"latents": 1}, {"hidden": 0}, {"classes": [""]}, {"unknown": 1}],
+    [
+        {"height": 3},
+        {"width": 10**6},
+        {"channels": 2},
+        {"latents": 1},
+        {"hidden": 0},
+        {"classes": [""]},
+        {"scale_range": [1, 1]},
+        {"unknown": 1},
+    ],
     ids=str,
 )
 def test_settings_outside_their_limits_are_refused(changes: dict[str, Any]) -> None:
