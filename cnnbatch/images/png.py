@@ -30,28 +30,28 @@ XMP_KEYWORD: Final = b"XML:com.adobe.xmp\0"
 MODES: Final = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
 BIT_DEPTHS: Final = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 
+_HEAD: Final = struct.Struct(">I4s")
+_CHECKSUM: Final = struct.Struct(">I")
+
 
 def chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     """Type and bytes (length and checksum included) of each chunk up to IEND; raises Undecodable where one is damaged."""
     view, position = memoryview(data), len(SIGNATURE)
     while True:
-        length, kind = struct.unpack(">I4s", _take(view, position, 8))
-        body = _take(view, position + 8, length)
-        (checksum,) = struct.unpack(">I", _take(view, position + 8 + length, 4))
-        if zlib.crc32(body, zlib.crc32(kind)) != checksum:
+        if position + _HEAD.size > len(view):
+            raise Undecodable("truncated", "PNG ends inside a chunk")
+        length, kind = _HEAD.unpack_from(view, position)
+        end = position + _HEAD.size + length
+        if end + _CHECKSUM.size > len(view):
+            raise Undecodable("truncated", "PNG ends inside a chunk")
+        if zlib.crc32(view[position + 4 : end]) != _CHECKSUM.unpack_from(view, end)[0]:
             raise Undecodable("corrupt", f"PNG chunk {kind!r} with a wrong checksum")
-        yield kind, view[position : position + 12 + length]
-        position += 12 + length
+        yield kind, view[position : end + _CHECKSUM.size]
+        position = end + _CHECKSUM.size
         if kind == b"IEND":
             if len(data) - position > MAX_DROPPED_BYTES:
                 raise Undecodable("trailing-data", f"{len(data) - position} bytes after the end of the PNG")
             return
-
-
-def _take(view: memoryview, start: int, length: int) -> memoryview:
-    if start + length > len(view):
-        raise Undecodable("truncated", "PNG ends inside a chunk")
-    return view[start : start + length]
 
 
 def scan(data: bytes) -> Scan:

@@ -187,6 +187,11 @@ class LocalStore:
         return path
 
     @cached_property
+    def _below(self) -> bytes:
+        """What the path of nearly every listed object begins with; `os.path.relpath` took half of a listing's time."""
+        return os.fsencode(self._root).rstrip(b"/") + b"/"
+
+    @cached_property
     def _real_root(self) -> str:
         return os.path.realpath(self._root)
 
@@ -216,7 +221,8 @@ class LocalStore:
             yield _info(key, status, fault)
 
     def _key(self, path: bytes) -> tuple[str, str | None]:
-        relative = os.path.relpath(path, os.fsencode(self._root))
+        below = self._below
+        relative = path[len(below) :] if path.startswith(below) else os.path.relpath(path, os.fsencode(self._root))
         try:
             return relative.decode(), None
         except UnicodeDecodeError:
