@@ -188,7 +188,7 @@ class LocalStore:
 
     @cached_property
     def _below(self) -> bytes:
-        """What the path of nearly every listed object begins with; `os.path.relpath` took half of a listing's time."""
+        """What the path of nearly every listed object begins with; `os.path.relpath` took nearly half of a listing's time."""
         return os.fsencode(self._root).rstrip(b"/") + b"/"
 
     @cached_property
