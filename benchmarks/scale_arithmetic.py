@@ -19,8 +19,8 @@ class Figures:
     gpu_images_per_second: float = 500  # assumed for one data-centre GPU and 1 MP; no machine of these tests has one
     page_keys: int = 1000  # S3 API reference, ListObjectsV2: MaxKeys at most 1000
     page_ms: float = 100  # S3: 100 to 200 ms for a small request (AWS, "Best practices design patterns: performance")
-    parse_cpu_ms: float = 21.0  # cpu_ms_a_page of `benchmarks.scale --steps parse`: benchmarks/results/scale.txt
-    read_cpu_ms: float = 4.1  # cpu_ms_a_shard of `benchmarks.scale --steps read`: benchmarks/results/scale.txt
+    parse_cpu_ms: float = 12.5  # cpu_ms_a_page of `benchmarks.scale --steps parse`: benchmarks/results/scale.txt
+    read_cpu_ms: float = 2.2  # cpu_ms_a_shard of `benchmarks.scale --steps read`: benchmarks/results/scale.txt
     read_requests: float = 2  # requests_a_shard of the same
     commit_shards: int = 8  # shards.commit_every
     list_usd_per_1000: float = 0.005  # S3 Standard, us-east-1: PUT, COPY, POST, LIST
