@@ -112,12 +112,12 @@ def openvino(work: Work) -> Run:
 
 
 def openvino_int8(work: Work) -> Run:
-    os.environ.setdefault("CI", "true")
+    model = _openvino_model(work)
     import nncf
 
     return _openvino_run(
         nncf.quantize(
-            _openvino_model(work),
+            model,
             nncf.Dataset(list(work.calibration)),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(work.calibration),

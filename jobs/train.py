@@ -33,6 +33,7 @@ from cnnbatch.images import decode
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.reconstruct import reconstruct_each, restore_file
 from cnnbatch.storage import StorageConfig, open_store, read_object
+from cnnbatch.training.checkpoint import Progress
 from cnnbatch.training.data import load_pictures
 from cnnbatch.training.dense import DenseTrainer
 from cnnbatch.training.dense_data import MAX_PIXELS, decoded_files, gather, read_labels
@@ -74,11 +75,12 @@ def _train_process(rank: int, config: TrainConfig, rendezvous: str | None) -> No
     checkpoint = config.codec_file.with_suffix(".checkpoint")
     trainer = Trainer(config.training, config.model, pictures, checkpoint, rank=rank, start=_start(config, Hyperprior))
     notes = config.training.model_dump(mode="json")
-    trainer.run(
-        lambda model, progress: _export(
-            config, with_fitted_tables(dump_codec(model, training={**progress, "config": notes}), pictures[0])
-        )
-    )
+
+    def export(model: Hyperprior, progress: Progress) -> None:
+        data = dump_codec(model, training={**progress, "config": notes})
+        _export(config, with_fitted_tables(data, trainer.train_pictures))
+
+    trainer.run(export)
 
 
 def train_dense(config: TrainConfig) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnnbatch.codec.dense_context import Context
-from cnnbatch.codec.hyperprior import PIXEL_UNIT, gaussian_bits
+from cnnbatch.codec.hyperprior import PIXEL_UNIT
 from cnnbatch.codec.layers import (
     FullPrecisionLinear,
     Positive,
@@ -36,6 +36,7 @@ from cnnbatch.codec.layers import (
     lmbda_at,
     log_spaced,
 )
+from cnnbatch.codec.likelihood import gaussian_bits, noisy
 from cnnbatch.codec.scale_net import round_half_up
 
 POOLED = 4
@@ -220,10 +221,10 @@ class Dense(nn.Module):
         rounded latents with straight-through gradients.
         """
         y = self.g_a(x, quality)
-        means, scales = self.context(y + torch.rand_like(y) - 0.5, self.settings.step(quality), quality)
+        means, scales = self.context(noisy(y), self.settings.step(quality), quality)
         residual = y - means
         y_hat = round_half_up(residual) + means
-        bits = gaussian_bits(residual + torch.rand_like(y) - 0.5, scales)
+        bits = gaussian_bits(noisy(residual), scales)
         return self.g_s(y_hat, quality), bits, self.g_s.dequantised(y_hat, quality)
 
     @torch.no_grad()

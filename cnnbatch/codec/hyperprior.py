@@ -44,6 +44,7 @@ from cnnbatch.codec.layers import (
     log_spaced,
     space_to_depth,
 )
+from cnnbatch.codec.likelihood import cheaper_integers, gaussian_bits, noisy
 from cnnbatch.codec.scale_net import Z_MAX, ScaleNet, round_half_up, soft_clamp
 
 BLOCK = 16
@@ -295,6 +296,10 @@ class Hyperprior(nn.Module):
             norm = self.g_s.bypass.weight.square().sum(0)
             return self.settings.lmbda(quality)[:, None] / 3 * gain.square() * norm
 
+    def quantiser_weights(self, quality: Tensor) -> Tensor:
+        """[N, M]: bits that the quantiser counts for a squared unit of error."""
+        return DISTORTION_WEIGHT * self.bits_per_square(quality)
+
     def hyper_synthesis(self, z_hat: Tensor, quality: Tensor) -> HyperLatents:
         """``z_hat`` integers → scale positions (real, to be rounded half up and clamped) and means."""
         positions = self.scale_net(z_hat) + round_half_up(self.scale_offset(quality))
@@ -319,9 +324,13 @@ class Hyperprior(nn.Module):
         scales = s.scale_range[0] * torch.exp(positions / s.indexes_per_nat)
         z_positions = round_half_up(self.z_scale(quality)).clamp(0, s.num_scales - 1)
         z_scales = s.scale_range[0] * torch.exp(z_positions / s.indexes_per_nat)
-        r_hat = self._chosen(residual, scales, quality) if rdo else round_half_up(residual)
+        if rdo:
+            chosen = cheaper_integers(residual, scales, self.quantiser_weights(quality)[:, None, None, :])
+            r_hat = residual + (chosen - residual).detach()
+        else:
+            r_hat = round_half_up(residual)
         bits = self._symbol_bits(residual, r_hat, scales, noise=noise, rdo=rdo)
-        bits = bits + gaussian_bits(_noisy(z) if noise else z_hat, z_scales)
+        bits = bits + gaussian_bits(noisy(z) if noise else z_hat, z_scales)
         return self.g_s(r_hat + means, quality), bits
 
     def _symbol_bits(self, residual: Tensor, r_hat: Tensor, scales: Tensor, *, noise: bool, rdo: bool) -> Tensor:
@@ -329,23 +338,10 @@ class Hyperprior(nn.Module):
         if not noise:
             return gaussian_bits(r_hat, scales)
         if not rdo:
-            return gaussian_bits(_noisy(residual), scales)
+            return gaussian_bits(noisy(residual), scales)
         fitted = gaussian_bits(r_hat.detach(), scales)
-        return fitted + _gradient_only(gaussian_bits(_noisy(residual), scales.detach()))
-
-    def _chosen(self, residual: Tensor, scales: Tensor, quality: Tensor) -> Tensor:
-        """Of the two nearest integers the cheaper one by rate and distortion; gradients pass straight through.
-
-        As `cnnbatch.codec.quantisation` chooses, with bits of the Gaussian itself.
-        """
-        with torch.no_grad():
-            weights = DISTORTION_WEIGHT * self.bits_per_square(quality)[:, None, None, :]
-            magnitude = residual.abs()
-            low = magnitude.floor()
-            inner, middle, outer = (torch.special.ndtr((k - low) / scales) for k in (0.5, -0.5, -1.5))
-            dearer = torch.log2((inner - middle).clamp(min=1e-9) / (middle - outer).clamp(min=1e-9))
-            chosen = torch.where(magnitude - low > 0.5 + dearer / (2 * weights), low + 1, low).copysign(residual)
-        return residual + (chosen - residual).detach()
+        pull = gaussian_bits(noisy(residual), scales.detach())
+        return fitted + (pull - pull.detach())
 
     def context_weights(self, quality: Tensor) -> Tensor:
         """[N, K, 4·K]: what each of the K predicted channels takes of its `neighbours`."""
@@ -356,7 +352,7 @@ class Hyperprior(nn.Module):
         """The means with the prediction added: in parallel, from neighbours that are rounded apart from each other."""
         k = self.settings.context_channels
         deviation = (y - means)[..., :k]
-        known = neighbours(_noisy(deviation) if noise else round_half_up(deviation))
+        known = neighbours(noisy(deviation) if noise else round_half_up(deviation))
         with torch.autocast(y.device.type, enabled=False):
             predicted = torch.einsum("nhwj,nkj->nhwk", known.float(), self.context_weights(quality))
         return torch.cat([means[..., :k] + predicted, means[..., k:]], -1)
@@ -385,19 +381,3 @@ def neighbours(values: Tensor) -> Tensor:
     """[N, h, w, K] → [N, h, w, 4·K]: what lies left, above, above left and above right; zero beyond the border."""
     around = F.pad(values, (0, 0, 1, 1, 1, 0))
     return torch.cat([around[:, 1:, :-2], around[:, :-1, 1:-1], around[:, :-1, :-2], around[:, :-1, 2:]], -1)
-
-
-def _gradient_only(values: Tensor) -> Tensor:
-    return values - values.detach()
-
-
-def _noisy(values: Tensor) -> Tensor:
-    return values + torch.rand_like(values) - 0.5
-
-
-def gaussian_bits(values: Tensor, scales: Tensor) -> Tensor:
-    """−log₂ of a zero-mean Gaussian integrated over ±½ around each value, summed per image → [N]."""
-    magnitude = values.abs()
-    upper = torch.special.ndtr((0.5 - magnitude) / scales)
-    lower = torch.special.ndtr((-0.5 - magnitude) / scales)
-    return -torch.log2((upper - lower).clamp(min=1e-9)).flatten(1).sum(1)

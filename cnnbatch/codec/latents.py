@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cnnbatch.codec.architecture import Array
-from cnnbatch.codec.hyperprior import DISTORTION_WEIGHT, HYPER_BLOCK, Hyperprior, HyperpriorSettings
+from cnnbatch.codec.hyperprior import HYPER_BLOCK, Hyperprior, HyperpriorSettings
 from cnnbatch.codec.quantisation import Quantiser, restore
 from cnnbatch.codec.scale_net import Z_MAX
 from cnnbatch.rans import Decoder, Indexes, Symbols, Tables, encode
@@ -76,7 +76,7 @@ class LatentCoder:
             z = self.model.h_a(padded.bfloat16() if bf16 else padded, quality)
         z_hat = torch.floor(z.float().clamp(-Z_MAX, Z_MAX) + 0.5)
         indexes, means = self._hyper(z_hat, quality, a, b)
-        weights = DISTORTION_WEIGHT * self.model.bits_per_square(quality)
+        weights = self.model.quantiser_weights(quality)
         z, context = z_hat.to(torch.int16).cpu().numpy(), self._context(quality)
         return Side(z, indexes.cpu().numpy(), means, weights.cpu().numpy(), context)
 
@@ -125,12 +125,15 @@ class LatentCoder:
         indexes = positions.clamp_(0, self.settings.num_scales - 1).to(torch.uint8)
         return indexes, self.model.mean_net(z_hat, quality)[:, :a, :b]
 
-    def _encode_unit(self, unit: tuple[Symbols, Symbols, Indexes, float]) -> bytes:
-        z, r, indexes, quality = unit
+    def in_stream(self, z: Symbols, r: Symbols, indexes: Indexes, quality: float) -> tuple[Symbols, Indexes]:
+        """What the stream of one unit holds: symbols and their scale indexes, in order."""
         coded = indexes >= self.settings.coded_from
-        symbols = np.concatenate([z.ravel(), r[coded]])
-        all_indexes = np.concatenate([self._z_indexes(quality, z.shape[0] * z.shape[1]), indexes[coded]])
-        return encode(symbols, all_indexes, self.tables, lanes=self._lanes(r.shape[0] * r.shape[1]))
+        z_indexes = self._z_indexes(quality, z.shape[0] * z.shape[1])
+        return np.concatenate([z.ravel(), r[coded]]), np.concatenate([z_indexes, indexes[coded]])
+
+    def _encode_unit(self, unit: tuple[Symbols, Symbols, Indexes, float]) -> bytes:
+        r = unit[1]
+        return encode(*self.in_stream(*unit), self.tables, lanes=self._lanes(r.shape[0] * r.shape[1]))
 
     def _decode_unit(self, unit: tuple[Decoder, Indexes]) -> Symbols:
         decoder, indexes = unit

@@ -38,13 +38,13 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     """Type and bytes (length and checksum included) of each chunk up to IEND; raises Undecodable where one is damaged."""
     view, position = memoryview(data), len(SIGNATURE)
     while True:
-        if position + _HEAD.size > len(view):
-            raise Undecodable("truncated", "PNG ends inside a chunk")
-        length, kind = _HEAD.unpack_from(view, position)
-        end = position + _HEAD.size + length
-        if end + _CHECKSUM.size > len(view):
-            raise Undecodable("truncated", "PNG ends inside a chunk")
-        if zlib.crc32(view[position + 4 : end]) != _CHECKSUM.unpack_from(view, end)[0]:
+        try:
+            length, kind = _HEAD.unpack_from(view, position)
+            end = position + _HEAD.size + length
+            (checksum,) = _CHECKSUM.unpack_from(view, end)
+        except struct.error as error:
+            raise Undecodable("truncated", "PNG ends inside a chunk") from error
+        if zlib.crc32(view[position + 4 : end]) != checksum:
             raise Undecodable("corrupt", f"PNG chunk {kind!r} with a wrong checksum")
         yield kind, view[position : end + _CHECKSUM.size]
         position = end + _CHECKSUM.size

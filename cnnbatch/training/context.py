@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cnnbatch.codec.hyperprior import GREY, NUM_NEIGHBOURS, Hyperprior, HyperpriorSettings, gaussian_bits, neighbours
+from cnnbatch.codec.hyperprior import GREY, NUM_NEIGHBOURS, Hyperprior, HyperpriorSettings, neighbours
 from cnnbatch.codec.layers import NUM_ANCHORS
+from cnnbatch.codec.likelihood import gaussian_bits
 from cnnbatch.codec.scale_net import Z_MAX, round_half_up
 from cnnbatch.training.data import Pixels
 

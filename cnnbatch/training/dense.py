@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from cnnbatch.codec import Codec
 from cnnbatch.codec.dense import Dense, DenseLayers, DenseSettings
 from cnnbatch.codec.file import dump_codec
-from cnnbatch.codec.hyperprior import gaussian_bits
+from cnnbatch.codec.likelihood import gaussian_bits, noisy
 from cnnbatch.metrics import psnr_db
 from cnnbatch.training.checkpoint import Progress, load_checkpoint, read_settings, save_checkpoint
 from cnnbatch.training.dense_data import SmallPictures, pca, varied
@@ -118,7 +118,7 @@ class DenseTrainer:
             with torch.no_grad():
                 y = model.g_a.bypass(x.flatten(1)) / delta[:, None]
             means, scales = model.context(y + torch.rand_like(y) - 0.5, delta, quality)
-            bits = gaussian_bits(y - means + torch.rand_like(y) - 0.5, scales)
+            bits = gaussian_bits(noisy(y - means), scales)
             loss = (bits / model.settings.pixels / torch.sqrt(model.settings.lmbda(quality))).mean()
             optimiser.param_groups[0]["lr"] = self.config.learning_rate * min(1.0, (step + 1) / WARMUP_STEPS)
             optimiser.zero_grad()

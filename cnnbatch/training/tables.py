@@ -14,7 +14,7 @@ import torch
 from cnnbatch.codec.file import CodecFile, parse_codec, seal, unseal
 from cnnbatch.codec.hyperprior import BLOCK, GREY, Hyperprior
 from cnnbatch.codec.latents import LatentCoder
-from cnnbatch.rans import Tables, integer_frequencies
+from cnnbatch.rans import Indexes, Symbols, Tables, integer_frequencies
 from cnnbatch.training.data import Pixels
 
 PICTURES = 48
@@ -52,20 +52,17 @@ def _count(file: CodecFile, tables: Tables, pictures: Sequence[Pixels]) -> Count
             height, width = (min(n, SIDE) // BLOCK * BLOCK for n in picture.shape[:2])
             if not height * width:
                 continue
-            pixels = torch.from_numpy(picture[None, :height, :width].copy())
+            pixels = torch.from_numpy(picture[None, :height, :width].copy()).float() - GREY
             for quality in QUALITIES:
                 q = torch.tensor([quality])
-                y = model.g_a(pixels.float() - GREY, q)
+                y = model.g_a(pixels, q)
                 side = coder.side(y, q, bf16=False)
-                symbols = coder.quantise(y - side.means, side).symbols
-                coded = side.indexes >= file.settings.coded_from
-                _add(counts, tables, symbols[coded], side.indexes[coded])
-                z_indexes = np.tile(coder.z_indexes[round(quality * 4)], side.z.size // side.z.shape[-1])
-                _add(counts, tables, side.z.ravel(), z_indexes)
+                quantised = coder.quantise(y - side.means, side)
+                _add(counts, tables, *coder.in_stream(side.z[0], quantised.symbols[0], side.indexes[0], quality))
     return counts
 
 
-def _add(counts: Counts, tables: Tables, symbols: npt.NDArray[np.int16], indexes: npt.NDArray[np.uint8]) -> None:
+def _add(counts: Counts, tables: Tables, symbols: Symbols, indexes: Indexes) -> None:
     radius, value = tables.radius[indexes], symbols.astype(np.int64)
     place = np.where(np.abs(value) > radius, 2 * radius + 1, value + radius)
     counts += np.bincount(tables.start[indexes] + place, minlength=len(counts))
