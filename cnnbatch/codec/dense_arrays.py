@@ -13,7 +13,7 @@ from torch import nn
 
 from cnnbatch.bitstream import MAX_QUALITY_STEPS, QUALITY_STEPS
 from cnnbatch.codec.architecture import Architecture, Array, Expected, Limits, Parsed, copy_weights
-from cnnbatch.codec.dense import Analysis, Dense, DenseSettings, Head, Synthesis
+from cnnbatch.codec.dense import Dense, DenseSettings
 from cnnbatch.codec.dense_coder import DenseCoder
 from cnnbatch.codec.dense_context import MAX_SHIFT, MIN_SHIFT, PARTS
 from cnnbatch.codec.dense_symbols import SymbolCoder, known_answer
@@ -56,8 +56,10 @@ class DenseArchitecture(Architecture[DenseSettings, Dense]):
     def expected(self, settings: DenseSettings) -> Expected:
         """See `Architecture.expected`."""
         s = settings
+        with torch.device("meta"):
+            model = Dense(s)
         expected: Expected = {}
-        for name, parameter in _parameters(_float_layers(s)):
+        for name, parameter in _parameters(model):
             expected[name] = (_dtype(name, parameter), tuple(parameter.shape))
             if _layer(name) in BYTE_MATRICES and name.endswith(".weight"):
                 expected[name] = ("|i1", tuple(parameter.shape))
@@ -114,19 +116,7 @@ class DenseArchitecture(Architecture[DenseSettings, Dense]):
         return DenseCoder(file, model, device=device, limits=limits, threads=threads)
 
 
-def _float_layers(s: DenseSettings) -> nn.Module:
-    """The shapes of a model's floats, without memory for them.
-
-    Without the context model: random numbers on the device ``meta`` import torch's compiler, 2.5 s of every process's start.
-    """
-    with torch.device("meta"):
-        layers = nn.ModuleDict({"g_a": Analysis(s), "g_s": Synthesis(s)})
-        if s.classes:
-            layers["head"] = Head(s)
-    return layers
-
-
-def _parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+def _parameters(model: Dense) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in model.named_parameters() if not name.startswith("context.")]
 
 

@@ -7,6 +7,7 @@ it as integers (`integers`), and only those are ever used for coding, by `cnnbat
 """
 
 import math
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -60,9 +61,11 @@ class Context(nn.Module):
         enter_mask, leave_mask = order < degree[:, None], degree <= order[:, None]
         self.register_buffer("enter_mask", torch.tensor(enter_mask, dtype=torch.float32), persistent=False)
         self.register_buffer("leave_mask", torch.tensor(leave_mask, dtype=torch.float32), persistent=False)
-        fan_in = torch.tensor(degree[:, None], dtype=torch.float32)
-        self.enter = nn.Parameter(0.1 * torch.randn(width, latents) / fan_in.sqrt())
-        self.enter_anchors = nn.Parameter(0.5 * torch.randn(width).expand(NUM_ANCHORS, width).clone())
+        fan_in = torch.from_numpy(degree[:, None].astype(np.float32))
+        # on the CPU even under the device meta, where normal numbers import torch's compiler
+        normal = partial(torch.randn, device="cpu")
+        self.enter = nn.Parameter(0.1 * normal(width, latents) / fan_in.sqrt())
+        self.enter_anchors = nn.Parameter(0.5 * normal(width).expand(NUM_ANCHORS, width).clone())
         self.mean = nn.Parameter(torch.zeros(latents, width))
         self.mean_anchors = nn.Parameter(torch.zeros(NUM_ANCHORS, latents))
         self.scale = nn.Parameter(torch.zeros(latents, width))

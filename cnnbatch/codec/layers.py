@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Annotated, Literal, cast
 
+import numpy as np
 import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
@@ -177,19 +178,22 @@ plain blocks have 9.46), by numerical search."""
 
 
 def lapping_matrix(taps: int) -> Tensor:
-    """[taps, taps] float64, the pre-filter of type III in Tran, Liang, Tu (2003): rows are outputs."""
+    """[taps, taps] float64, the pre-filter of type III in Tran, Liang, Tu (2003): rows are outputs.
+
+    On the CPU even under the device ``meta``, where `torch.eye` imports torch's compiler: two seconds of a process's start.
+    """
     half = taps // 2
-    flip, one = torch.eye(half, dtype=torch.float64).flip(0), torch.eye(half, dtype=torch.float64)
-    k = torch.arange(half, dtype=torch.float64)[:, None]
-    dct_2 = (2 / half) ** 0.5 * torch.cos(math.pi * k * (2 * k.T + 1) / (2 * half))
+    one = np.eye(half)
+    flip, k = one[::-1], np.arange(half)[:, None]
+    dct_2 = (2 / half) ** 0.5 * np.cos(math.pi * k * (2 * k.T + 1) / (2 * half))
     dct_2[0] /= 2**0.5
-    dct_4 = (2 / half) ** 0.5 * torch.cos(math.pi * (2 * k + 1) * (2 * k.T + 1) / (4 * half))
-    scale = torch.ones(half, dtype=torch.float64)
+    dct_4 = (2 / half) ** 0.5 * np.cos(math.pi * (2 * k + 1) * (2 * k.T + 1) / (4 * half))
+    scale = np.ones(half)
     scale[0] = LAPPING_SCALE
-    odd = flip @ dct_2.T @ torch.diag(scale) @ dct_4 @ flip
-    butterfly = torch.cat([torch.cat([one, flip], 1), torch.cat([flip, -one], 1)]) / 2**0.5
-    zero = torch.zeros_like(one)
-    return butterfly @ torch.cat([torch.cat([one, zero], 1), torch.cat([zero, odd], 1)]) @ butterfly
+    odd = flip @ dct_2.T @ np.diag(scale) @ dct_4 @ flip
+    butterfly = np.block([[one, flip], [flip, -one]]) / 2**0.5
+    zero = np.zeros_like(one)
+    return torch.from_numpy(butterfly @ np.block([[one, zero], [zero, odd]]) @ butterfly)
 
 
 @torch.no_grad()

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,8 @@ from cnnbatch.codec.file import _checksum, _metadata, dump_codec, expected_array
 from cnnbatch.codec.hyperprior import HyperpriorSettings
 from cnnbatch.errors import CodecFileError
 from tests.codec.models import TINY, tiny_codec_file, tiny_model
+
+ROOT = Path(__file__).parents[2]
 
 DATA = tiny_codec_file()
 Arrays = dict[str, np.ndarray]
@@ -59,6 +64,15 @@ def test_the_model_of_a_file_computes_what_the_exported_one_did() -> None:
         before, after = (m(x, quality, noise=False) for m in (tiny_model(), parse_codec(DATA).model()))
     torch.testing.assert_close(after[0], before[0], rtol=0, atol=8)
     torch.testing.assert_close(after[1], before[1], rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("name", ["cnnbatch/codecs/fast.safetensors", "tests/golden/dense/gray.safetensors"])
+def test_reading_a_codec_file_does_not_import_the_compiler_of_torch(name: str) -> None:
+    """Two seconds of the start of every command and worker."""
+    script = "import sys; from cnnbatch.codec.file import parse_codec; parse_codec(open(sys.argv[1], 'rb').read()).model()"
+    script += "; print(sorted({'sympy', 'torch._dynamo'} & sys.modules.keys()))"
+    found = subprocess.run([sys.executable, "-c", script, ROOT / name], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
 
 
 def test_the_shipped_codec_file_is_whole() -> None:
