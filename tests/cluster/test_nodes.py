@@ -19,7 +19,7 @@ from tests.kill.cluster import LocalCluster, wait_for
 from tests.kill.world import World, make
 from tests.stages.pictures import as_file, waves
 
-PICTURES = 150
+PICTURES = 80
 LIMIT_S = 150.0
 DRAINED_AFTER_MS = 20_000
 

@@ -292,10 +292,10 @@ def test_bad_input_is_one_clear_sentence(
 
 @pytest.mark.usefixtures("local_ray")
 def test_the_workers_of_a_ray_train_and_predict(jobs: Jobs, archive: Path, labels: Path, tmp_path: Path) -> None:
-    ended = jobs.classify("train", archive, labels, tmp_path / "head", "--json", "workers.cpus=1", *QUICK)
+    ended = jobs.classify("train", archive, labels, tmp_path / "head", "--json", "workers.cpus=2", *QUICK)
     check_learned(ended)
     assert ended.outcomes == {"training": 72, "stopping": 9, "held-out": 9, "unlabelled": 1}
-    ended = jobs.classify("predict", archive, tmp_path / "head", tmp_path / "out", "--json", "workers.cpus=1")
+    ended = jobs.classify("predict", archive, tmp_path / "head", tmp_path / "out", "--json", "workers.cpus=2")
     assert (ended.code, ended.outcomes) == (0, {"predicted": 90, "stored": 1})
     assert len(predictions(tmp_path / "out")) == 91
 

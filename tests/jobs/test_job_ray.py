@@ -25,7 +25,8 @@ from tests.stages.pictures import as_file, pixels_of, waves, with_alpha, write_f
 ROOT = Path(__file__).parents[2]
 HARD = ROOT.parent / "shared" / "data" / "hard"
 MANIFEST: list[dict[str, Any]] = json.loads((HARD / "MANIFEST.json").read_text()) if (HARD / "MANIFEST.json").exists() else []
-WORKERS = ("workers.cpus=1",)  # two workers on two cores
+ONE_WORKER = ("workers.cpus=2",)  # of the two cores: each worker takes five seconds of a core to start
+TWO_WORKERS = ("workers.cpus=1",)
 NOT_CODED = {  # marked "decode" for those who may show something near it; these are more than 8 bits or more than a frame
     *("jpg_cmyk_adobe.jpg", "jpg_cmyk_icc.jpg"),  # four colours: no faithful RGB
     *("png_16bit_rgb.png", "png_16bit_gray_alpha.png", "png_interlaced_16.png"),
@@ -48,10 +49,10 @@ def test_a_folder_becomes_an_archive_and_comes_back(jobs: Jobs, tmp_path: Path) 
     files = {f"{i}.png": as_file(waves(40, 60, seed=i)) for i in range(4)}
     files |= {"notes.txt": b"no picture", "deep/er/alpha.png": as_file(with_alpha(waves(50, 50)))}
     source = write_files(tmp_path / "source", files)
-    ended = jobs.compress(source, tmp_path / "archive", "--json", *WORKERS)
+    ended = jobs.compress(source, tmp_path / "archive", "--json", *ONE_WORKER)
     assert (ended.code, ended.outcomes, ended.report["complete"]) == (0, {"cnn": 5, "store": 1}, True)
     assert "rogress bars disabled" not in ended.stderr
-    back = jobs.reconstruct(tmp_path / "archive", tmp_path / "back", "--json", *WORKERS)
+    back = jobs.reconstruct(tmp_path / "archive", tmp_path / "back", "--json", *ONE_WORKER)
     assert (back.code, back.outcomes, back.report["complete"]) == (0, {"written": 6}, True)
     found = files_below(tmp_path / "back")
     assert found.keys() == files.keys()
@@ -72,9 +73,9 @@ def test_a_bucket_becomes_an_archive_in_a_bucket_and_comes_back(
     files = {"a b/ü.png": as_file(waves(32, 32)), "_x/.y.txt": b"text"}
     for key, data in files.items():
         put(Bucket=bucket.name, Key=f"in/{key}", Body=data)
-    ended = jobs.compress(f"{bucket.url}/in", f"{bucket.url}/archive", "--json", *WORKERS)
+    ended = jobs.compress(f"{bucket.url}/in", f"{bucket.url}/archive", "--json", *ONE_WORKER)
     assert (ended.code, ended.outcomes) == (0, {"cnn": 1, "store": 1})
-    assert jobs.reconstruct(f"{bucket.url}/archive", f"{bucket.url}/out", *WORKERS).code == 0
+    assert jobs.reconstruct(f"{bucket.url}/archive", f"{bucket.url}/out", *ONE_WORKER).code == 0
     listed = bucket.server.client.list_objects_v2(Bucket=bucket.name, Prefix="out/")["Contents"]
     assert {item["Key"] for item in listed} == {f"out/{key}" for key in files}
     assert get(Bucket=bucket.name, Key="out/_x/.y.txt")["Body"].read() == b"text"
@@ -82,7 +83,7 @@ def test_a_bucket_becomes_an_archive_in_a_bucket_and_comes_back(
 
 def run_small(jobs: Jobs, tmp_path: Path, count: int) -> None:
     source = write_files(tmp_path / "source", small_files(count))
-    ended = jobs.compress(source, tmp_path / "archive", "--json", *WORKERS)
+    ended = jobs.compress(source, tmp_path / "archive", "--json", *TWO_WORKERS)
     report = ended.report
     assert (ended.code, report["inputs"], sum(ended.outcomes.values()), report["complete"]) == (0, count, count, True)
     again = jobs.compress(source, tmp_path / "archive", "--json")
@@ -113,7 +114,7 @@ def expected_outcome(entry: dict[str, Any], row: ArchiveRow) -> str:
 @pytest.mark.skipif(not MANIFEST, reason="../shared/data/hard is not beside the checkout")
 @pytest.mark.usefixtures("local_ray")
 def test_the_hard_files_all_get_through_both_jobs(jobs: Jobs, tmp_path: Path) -> None:
-    ended = jobs.compress(HARD, tmp_path / "archive", "--json", "--exclude", "MANIFEST.json", *WORKERS)
+    ended = jobs.compress(HARD, tmp_path / "archive", "--json", "--exclude", "MANIFEST.json", *TWO_WORKERS)
     assert (ended.code, ended.report["inputs"], ended.report["failures"]) == (0, len(MANIFEST), [])
     rows = rows_of(tmp_path / "archive")
     either = {entry["file"] for entry in MANIFEST if entry["expect"] == "either"}
@@ -124,7 +125,7 @@ def test_the_hard_files_all_get_through_both_jobs(jobs: Jobs, tmp_path: Path) ->
         assert (row.outcome == "cnn") == (row.reason is None)
         assert row.outcome == "store" or len(row.payload) < row.source_size
     assert Counter(row.outcome for row in rows.values()) == ended.outcomes
-    back = jobs.reconstruct(tmp_path / "archive", tmp_path / "back", "--json", *WORKERS)
+    back = jobs.reconstruct(tmp_path / "archive", tmp_path / "back", "--json", *ONE_WORKER)
     assert (back.code, back.outcomes) == (0, {"written": len(MANIFEST)})
     found = files_below(tmp_path / "back")
     for key, row in rows.items():
@@ -138,9 +139,9 @@ def test_the_hard_files_all_get_through_both_jobs(jobs: Jobs, tmp_path: Path) ->
 @pytest.mark.usefixtures("local_ray")
 def test_trouble_with_a_store_in_a_worker_ends_as_one_sentence(jobs: Jobs, tmp_path: Path) -> None:
     source = write_files(tmp_path / "source", {"a/b.txt": b"1", "c.txt": b"2"})
-    assert jobs.compress(source, tmp_path / "archive", *WORKERS).code == 0
+    assert jobs.compress(source, tmp_path / "archive", *ONE_WORKER).code == 0
     write_files(tmp_path / "back", {"a": b"a file where a folder must be"})
-    ended = jobs.reconstruct(tmp_path / "archive", tmp_path / "back", "--json", "workers.pauses_seconds=[0.1]", *WORKERS)
+    ended = jobs.reconstruct(tmp_path / "archive", tmp_path / "back", "--json", "workers.pauses_seconds=[0.1]", *ONE_WORKER)
     assert (ended.code, ended.report["exit_code"]) == (1, 1)
     [line] = [line for line in ended.stderr.splitlines() if "error: " in line]
     assert "cannot write" in line
@@ -150,13 +151,13 @@ def test_trouble_with_a_store_in_a_worker_ends_as_one_sentence(jobs: Jobs, tmp_p
 @pytest.mark.usefixtures("local_ray")
 def test_a_worker_that_cannot_start_ends_as_one_sentence(jobs: Jobs, tmp_path: Path) -> None:
     source = write_files(tmp_path / "source", {"a.png": as_file(waves(64, 64))})
-    assert jobs.compress(source, tmp_path / "archive", *WORKERS).code == 0
+    assert jobs.compress(source, tmp_path / "archive", *ONE_WORKER).code == 0
     [codec] = (tmp_path / "archive" / "_cnnbatch" / "codecs").iterdir()
     codec.write_bytes(b"damaged")
     write_files(source, {"b.png": as_file(waves(64, 64))})
     for ended in (
-        jobs.compress(source, tmp_path / "archive", *WORKERS),
-        jobs.reconstruct(tmp_path / "archive", tmp_path / "back", *WORKERS),
+        jobs.compress(source, tmp_path / "archive", *ONE_WORKER),
+        jobs.reconstruct(tmp_path / "archive", tmp_path / "back", *ONE_WORKER),
     ):
         assert ended.code == 1
         assert [line for line in ended.stderr.splitlines() if "error: " in line and "damaged" in line]
@@ -164,12 +165,12 @@ def test_a_worker_that_cannot_start_ends_as_one_sentence(jobs: Jobs, tmp_path: P
 
 
 def command(source: Path, archive: Path) -> list[str]:
-    settings = ("shards.images=20", "shards.commit_every=1", "lease.lapse_seconds=2", "lease.heartbeat_seconds=0.5")
+    settings = ("shards.images=10", "shards.commit_every=1", "lease.lapse_seconds=2", "lease.heartbeat_seconds=0.5")
     return [sys.executable, "-m", "jobs.compress", str(source), str(archive), "--json", *settings, "lease.poll_seconds=0.2"]
 
 
 def test_after_its_driver_is_killed_the_same_command_finishes_the_rest(tmp_path: Path) -> None:
-    files = {f"{i:03}.png": as_file(waves(96, 96, seed=i)) for i in range(160)}
+    files = {f"{i:03}.png": as_file(waves(96, 96, seed=i)) for i in range(80)}
     source, archive = write_files(tmp_path / "source", files), tmp_path / "archive"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
     with (tmp_path / "log").open("wb") as log:
@@ -197,7 +198,7 @@ def test_after_its_driver_is_killed_the_same_command_finishes_the_rest(tmp_path:
 @pytest.mark.usefixtures("local_ray")
 def test_ray_data_reads_an_archive_and_audits_every_payload(jobs: Jobs, tmp_path: Path) -> None:
     files = {f"{i}.png": as_file(waves(30, 40, seed=i)) for i in range(5)} | {"notes.txt": b"no picture"}
-    assert jobs.compress(write_files(tmp_path / "source", files), tmp_path / "archive", *WORKERS).code == 0
+    assert jobs.compress(write_files(tmp_path / "source", files), tmp_path / "archive", *ONE_WORKER).code == 0
     dataset = ray.data.read_delta(str(tmp_path / "archive"), columns=["key", "payload", "payload_sha256"])
     audited = {row["key"]: hashlib.sha256(row["payload"]).digest() == row["payload_sha256"] for row in dataset.iter_rows()}
     assert audited == dict.fromkeys(files, True)
@@ -209,7 +210,7 @@ def test_the_cluster_itself_reads_a_plan_that_the_driver_does_not_hold(
 ) -> None:
     monkeypatch.setattr(plan, "PART_SHARDS", 2)
     source, archive = write_files(tmp_path / "source", small_files(20)), tmp_path / "archive"
-    settings = ("--json", "shards.images=2", *WORKERS)
+    settings = ("--json", "shards.images=2", *TWO_WORKERS)
     ended = jobs.compress(source, archive, *settings)
     assert (ended.code, ended.report["shards"], ended.report["complete"]) == (0, 10, True)
     changed = {key: as_file(waves(9, 9, seed=int(key[-7:-4]))) for key in list(small_files(20))[:5]}

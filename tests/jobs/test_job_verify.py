@@ -190,17 +190,17 @@ def test_erased_images_stay_out_of_the_next_run(jobs: Jobs, place: Place) -> Non
 def test_a_bucket_is_verified_on_ray(jobs: Jobs, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in bucket.server.environment().items():
         monkeypatch.setenv(name, value)
-    source, archive, one_cpu = f"{bucket.url}/in", f"{bucket.url}/archive", "workers.cpus=1"
+    source, archive, one_worker = f"{bucket.url}/in", f"{bucket.url}/archive", "workers.cpus=2"
     for key, data in FILES.items():
         bucket.server.client.put_object(Bucket=bucket.name, Key=f"in/{key}", Body=data)
-    assert jobs.compress(source, archive, one_cpu).code == 0
-    assert jobs.verify(archive, "--source", source, "--json", one_cpu).outcomes == {"sound": 6}
+    assert jobs.compress(source, archive, one_worker).code == 0
+    assert jobs.verify(archive, "--source", source, "--json", one_worker).outcomes == {"sound": 6}
     log = ArchiveLog.open(archive, bucket.config)
     [shard] = log.snapshot().shards
     data = bytearray(log.store.read(shard.path))
     payload = next(row.payload for row in read_shard(log.store, shard.path) if isinstance(row, ArchiveRow))
     data[data.index(payload)] ^= 1
     log.store.put(shard.path, bytes(data))
-    ended = jobs.verify(archive, "--json", one_cpu)
+    ended = jobs.verify(archive, "--json", one_worker)
     assert ended.code == 5
     assert [(f["kind"], f["key"]) for f in ended.report["findings"]] == [("damaged-row", "a/gray.png")]

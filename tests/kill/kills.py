@@ -72,7 +72,7 @@ def at_step_with_power_cut(case: Case, step: int, tally: Tally, rng: random.Rand
     if Path(world.archive, "_cnnbatch", "format.json").exists():
         code = Running(world.command("doctor", "--mend")).wait(LIMIT_S)
         if code:
-            verdict.unreadable.append(f"doctor --mend ended with {code}: {_last_line(world)}")
+            verdict.unreadable.append(f"doctor --mend ended with {code}: {last_line(world)}")
     if (now := _version(world)) < reported:
         verdict.lost.append(f"version {reported} of the log was reported as durable, {now} is left")
     _rerun_and_audit(case, world, where, tally, verdict)
@@ -139,7 +139,7 @@ def rerun(world: World, words: tuple[str, ...], tally: Tally, verdict: Verdict) 
         return
     tally.slowest_rerun_s = max(tally.slowest_rerun_s, time.monotonic() - started)
     if code:
-        verdict.other.append(f"the rerun ended with {code}: {_last_line(world)}")
+        verdict.other.append(f"the rerun ended with {code}: {last_line(world)}")
 
 
 def _version(world: World) -> int:
@@ -149,6 +149,7 @@ def _version(world: World) -> int:
         return -1
 
 
-def _last_line(world: World) -> str:
+def last_line(world: World) -> str:
+    """What the command of this world said last."""
     lines = (world.work / "log").read_text(errors="replace").strip().splitlines()
     return lines[-1] if lines else "no output"

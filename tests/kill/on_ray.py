@@ -10,7 +10,7 @@ from tests.kill.audit import Verdict
 from tests.kill.cases import MINUTE, Case, run
 from tests.kill.child import Command, Running
 from tests.kill.cluster import LocalCluster, wait_for
-from tests.kill.kills import Tally
+from tests.kill.kills import Tally, last_line
 from tests.kill.world import World, next_night
 from tests.stages.pictures import as_file, waves
 
@@ -46,20 +46,20 @@ def strike(case: Case, kind: str, cluster: LocalCluster, tally: Tally, rng: rand
     killed_at = time.monotonic() - started
     hit = running.process.exitcode is None and _kill(kind, running, cluster, rng)
     verdict = Verdict.clean()
-    code = _end(running, verdict)
+    code = _end(running, world, verdict)
     if not hit:
         tally.missed += 1
         world.drop()
         return
     if code not in ((-9,) if kind == "driver" else (0,)) and not verdict:
-        verdict.other.append(f"the job ended with {code} after a {kind} was killed")
+        verdict.other.append(f"the job ended with {code} after a {kind} was killed: {last_line(world)}")
     killed = audit.after_the_kill(world, before, case.leaving, verdict)
     tally.most_shards_lost = max(tally.most_shards_lost, len(audit.uncommitted(world) - audit.uncommitted(case.world)))
     rerun_at = time.monotonic()
-    code = _end(Running(_on(cluster, world, case.words)), verdict)
+    code = _end(Running(_on(cluster, world, case.words)), world, verdict)
     tally.slowest_rerun_s = max(tally.slowest_rerun_s, time.monotonic() - rerun_at)
     if code:
-        verdict.other.append(f"the rerun ended with {code}")
+        verdict.other.append(f"the rerun ended with {code}: {last_line(world)}")
     now = audit.after_the_rerun(world, killed, case.leaving, verdict)
     if case.gives_back:
         audit.given_back(world, now.rows, verdict)
@@ -101,9 +101,9 @@ def _kill(kind: str, running: Running, cluster: LocalCluster, rng: random.Random
     return True
 
 
-def _end(running: Running, verdict: Verdict) -> int | None:
+def _end(running: Running, world: World, verdict: Verdict) -> int | None:
     try:
         return running.wait(LIMIT_S)
     except TimeoutError as error:
-        verdict.other.append(str(error))
+        verdict.other.append(f"{error}: {last_line(world)}")
         return None

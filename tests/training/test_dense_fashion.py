@@ -55,7 +55,7 @@ def test_a_short_run_beats_pca_at_the_same_bytes(tmp_path: Path) -> None:
     """Two-sided: a tenth of a PNG at the start, and what so short a run can gain."""
     train, test = fashion_mnist.images("train")[:20000], fashion_mnist.images("test")[:500]
     pictures = SmallPictures(train[..., None], fashion_mnist.labels("train")[:20000], fashion_mnist.CLASSES)
-    config = DenseTraining(steps=240, context_steps=200, threads=1, bf16=False)
+    config = DenseTraining(steps=160, context_steps=100, threads=1, bf16=False)
     trainer = DenseTrainer(config, DenseLayers(), pictures, tmp_path / "run.ckpt")
     trainer.run()
     codec = Codec(dump_codec(trainer.model, training={}), device="cpu")
