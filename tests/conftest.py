@@ -11,6 +11,7 @@ from cnnbatch.storage import StorageConfig
 from tests.seaweedfs import SeaweedFS
 
 os.environ["RAY_AUTH_MODE"] = "disabled"  # else ray.init() writes ~/.ray/auth_token
+os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 a busy machine leaves workers no time to start
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 a busy machine leaves workers no time to start
 
 import ray
 from ray.cluster_utils import Cluster
