@@ -4,7 +4,6 @@ A power cut can tear what a local disk had not written yet: the last commit, or 
 reported as done, and a checkpoint only repeats commits, so both may go; they are moved to ``_cnnbatch/quarantine/``.
 """
 
-import io
 import json
 import re
 from collections.abc import Sequence
@@ -160,7 +159,7 @@ def _of(action: dict[str, Any], kind: str) -> dict[str, Any]:
 
 def _is_parquet(store: Store, name: str) -> bool:
     try:
-        pq.read_table(io.BytesIO(store.read(name)), use_threads=False)
+        pq.read_table(pa.BufferReader(store.read(name)), use_threads=False)
     except (pa.ArrowException, OSError, ValueError):
         return False
     return True

@@ -2,7 +2,7 @@
 
 import io
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -22,13 +22,24 @@ R = TypeVar("R")
 MAX_GROUP_ROWS = 1 << 20  # a file that claims more in one row group is refused before anything is allocated
 MAX_GROUP_BYTES = 1 << 33  # uncompressed; our largest is one image of 2 GiB with its alpha
 
+MAX_HOLE_BYTES = 8192
+"""Bytes between two wanted ranges up to which one request for both is cheaper than two."""
+
 
 class _RangedFile(io.RawIOBase):
-    """One object as a seekable file; each read is one range request."""
+    """One object as a seekable file; each read is one range request, unless `fetch` has brought those bytes."""
 
     def __init__(self, store: Store, path: str, num_bytes: int) -> None:
         self._store, self._path, self._num_bytes = store, path, num_bytes
         self._position = 0
+        self._fetched: list[tuple[int, bytes]] = []
+
+    def fetch(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Read these (start, end), neighbours together, and keep them until the next call."""
+        self._fetched = []
+        inside = ((max(0, start), min(end, self._num_bytes)) for start, end in ranges)
+        for start, end in _joined(sorted((start, end) for start, end in inside if start < end)):
+            self._fetched.append((start, self._store.read_range(self._path, start, end - start)))
 
     def readable(self) -> bool:
         return True
@@ -47,15 +58,74 @@ class _RangedFile(io.RawIOBase):
     def read(self, size: int | None = -1) -> bytes:
         left = max(0, self._num_bytes - self._position)
         size = left if size is None or size < 0 else min(size, left)
-        data = self._store.read_range(self._path, self._position, size) if size else b""
+        data = self._read_at(self._position, size) if size else b""
         self._position += len(data)
         return data
 
+    def _read_at(self, start: int, size: int) -> bytes:
+        for known, data in self._fetched:
+            if known <= start and start + size <= known + len(data):
+                return data[start - known : start - known + size]
+        return self._store.read_range(self._path, start, size)
 
-@contextmanager
-def open_parquet(
-    store: Store, path: str, *, num_bytes: int | None = None, check_pages: bool = True
-) -> Iterator[pq.ParquetFile]:
+
+def _joined(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Sorted (start, end) with holes of at most `MAX_HOLE_BYTES` closed."""
+    waiting: tuple[int, int] | None = None
+    for start, end in ranges:
+        if waiting and start <= waiting[1] + MAX_HOLE_BYTES:
+            waiting = waiting[0], max(waiting[1], end)
+            continue
+        if waiting:
+            yield waiting
+        waiting = start, end
+    if waiting:
+        yield waiting
+
+
+class ParquetObject:
+    """A Parquet file in a store. Every byte is read by the thread that asks for it.
+
+    Arrow's own coalescing (``pre_buffer``) reads on Arrow's threads, and one that lets go of a Python file while the
+    interpreter ends aborts a process whose work was done (apache/arrow#34314); so the ranges of a row group are fetched here.
+    """
+
+    def __init__(self, store: Store, path: str, num_bytes: int, *, check_pages: bool) -> None:
+        """Raises what Arrow says of a file that is not sound, see `damage_as_archive_error`."""
+        self._file = _RangedFile(store, path, num_bytes)
+        source = pa.PythonFile(self._file, mode="r")
+        self._parquet = pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=check_pages)
+        self.metadata = self._parquet.metadata
+        _check_metadata(self.metadata)
+
+    def read_group(self, group: int, columns: Sequence[str]) -> pa.Table:
+        """Read columns of one row group; Arrow itself takes a damaged page header for the end of the column."""
+        return self._read([group], columns, f"row group {group} has")
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        """Read columns of all row groups."""
+        return self._read(range(self.metadata.num_row_groups), columns, "there are")
+
+    def _read(self, groups: Sequence[int], columns: Sequence[str], subject: str) -> pa.Table:
+        self._file.fetch(self._ranges(groups, frozenset(columns)))
+        try:
+            table = conform(self._parquet.read_row_groups(list(groups), columns=list(columns), use_threads=False))
+        finally:
+            self._file.fetch(())  # the table holds what it needs
+        if table.num_rows != (expected := sum(self.metadata.row_group(group).num_rows for group in groups)):
+            raise pa.ArrowInvalid(f"{subject} {table.num_rows} rows, expected {expected}")
+        return table
+
+    def _ranges(self, groups: Iterable[int], columns: Container[str]) -> Iterator[tuple[int, int]]:
+        for group in map(self.metadata.row_group, groups):
+            for chunk in map(group.column, range(group.num_columns)):
+                if chunk.path_in_schema.split(".")[0] in columns:
+                    offsets = chunk.dictionary_page_offset, chunk.data_page_offset
+                    start = min(offset for offset in offsets if offset is not None)
+                    yield start, start + chunk.total_compressed_size
+
+
+def open_parquet(store: Store, path: str, *, num_bytes: int | None = None, check_pages: bool = True) -> ParquetObject:
     """Open one Parquet object; pass ``num_bytes`` where it is known, it saves a request.
 
     ``check_pages`` verifies the CRC of each page read: off for payloads, which have a checksum per row, so that one
@@ -69,16 +139,12 @@ def open_parquet(
         if info is None:
             raise ArchiveError(f"{path} is missing from {store.url}")
         num_bytes = info.size
-    with again_if_damaged(partial(_open, store, path, num_bytes, check_pages)) as file:
-        yield file
+    return again_if_damaged(partial(_open, store, path, num_bytes, check_pages))
 
 
-def _open(store: Store, path: str, num_bytes: int, check_pages: bool) -> pq.ParquetFile:
-    source = pa.PythonFile(_RangedFile(store, path, num_bytes), mode="r")
+def _open(store: Store, path: str, num_bytes: int, check_pages: bool) -> ParquetObject:
     with damage_as_archive_error(store, path):
-        file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=check_pages)
-        _check_metadata(file.metadata)
-        return file
+        return ParquetObject(store, path, num_bytes, check_pages=check_pages)
 
 
 @contextmanager
@@ -106,14 +172,6 @@ def _check_metadata(metadata: Any) -> None:
         raise pa.ArrowInvalid(f"the row groups do not add up to {metadata.num_rows} rows")
 
 
-def read_group(file: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa.Table:
-    """Read columns of one row group; Arrow itself takes a damaged page header for the end of the column."""
-    table = conform(file.read_row_group(group, columns=list(columns), use_threads=False))
-    if table.num_rows != (expected := file.metadata.row_group(group).num_rows):
-        raise pa.ArrowInvalid(f"row group {group} has {table.num_rows} rows, expected {expected}")
-    return table
-
-
 def again_if_damaged(read: Callable[[], R]) -> R:
     """What ``read()`` gives; if it meets damage, once more: a bit that flipped on the way comes right the second time."""
     try:
@@ -130,11 +188,9 @@ def read_columns(store: Store, path: str, columns: Sequence[str], *, num_bytes: 
 
 
 def _read_columns(store: Store, path: str, columns: Sequence[str], num_bytes: int | None) -> pa.Table:
-    with open_parquet(store, path, num_bytes=num_bytes) as file, damage_as_archive_error(store, path):
-        table = conform(file.read(columns=list(columns), use_threads=False))
-        if table.num_rows != file.metadata.num_rows:
-            raise pa.ArrowInvalid(f"{table.num_rows} rows, expected {file.metadata.num_rows}")
-        return table
+    file = open_parquet(store, path, num_bytes=num_bytes)
+    with damage_as_archive_error(store, path):
+        return file.read(columns)
 
 
 def map_parallel(function: Callable[[T], R], items: Iterable[T], *, threads: int) -> Iterator[R]:

@@ -12,14 +12,13 @@ import logging
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cnnbatch.archive.parquet import again_if_damaged, damage_as_archive_error, open_parquet, read_group
+from cnnbatch.archive.parquet import ParquetObject, again_if_damaged, damage_as_archive_error, open_parquet
 from cnnbatch.archive.schema import (
     BLOBS,
     COLUMNS,
@@ -198,8 +197,7 @@ def read_summary(store: Store, path: str, *, num_bytes: int | None = None) -> Sh
 
 def read_footer(store: Store, path: str, *, num_bytes: int | None = None) -> dict[str, str]:
     """Read a shard's lineage: what `write_shard` was given as ``footer``, and the summary."""
-    with open_parquet(store, path, num_bytes=num_bytes) as file:
-        found = file.metadata.metadata or {}
+    found = open_parquet(store, path, num_bytes=num_bytes).metadata.metadata or {}
     return {
         name.decode("utf-8", "replace"): value.decode("utf-8", "replace")
         for name, value in found.items()
@@ -225,26 +223,21 @@ def read_shard(
         ArchiveError: the shard is missing, or not one.
     """
 
-    def read(files: tuple[Any, Any], group: int) -> list[ArchiveRow | DamagedRow]:
+    def read(files: tuple[ParquetObject, ParquetObject], group: int) -> list[ArchiveRow | DamagedRow]:
         return list(_read_group(store, *files, group, where=f"{path} row group {group}", keys=keys, check=check))
 
-    with _opened(store, path, num_bytes) as files:
-        for group in range(files[0].metadata.num_row_groups):
-            rows = read(files, group)
-            if any(isinstance(row, DamagedRow) for row in rows):
-                with _opened(store, path, num_bytes) as fresh:  # an open file keeps what it has read
-                    rows = _sounder(rows, read(fresh, group))
-            yield from rows
+    files = open_shard(store, path, num_bytes)
+    for group in range(files[0].metadata.num_row_groups):
+        rows = read(files, group)
+        if any(isinstance(row, DamagedRow) for row in rows):  # opened anew: the damage may be in the footer as it was read
+            rows = _sounder(rows, read(open_shard(store, path, num_bytes), group))
+        yield from rows
 
 
-@contextmanager
-def _opened(store: Store, path: str, num_bytes: int | None) -> Iterator[tuple[Any, Any]]:
-    """The shard twice: its small columns with their page checksums, payloads without, as each row has its own."""
-    with (
-        open_parquet(store, path, num_bytes=num_bytes) as small,
-        open_parquet(store, path, num_bytes=num_bytes, check_pages=False) as large,
-    ):
-        yield small, large
+def open_shard(store: Store, path: str, num_bytes: int | None) -> tuple[ParquetObject, ParquetObject]:
+    """The shard twice: for its small columns with their page checksums, for payloads without, as each row has its own."""
+    small = open_parquet(store, path, num_bytes=num_bytes)
+    return small, open_parquet(store, path, num_bytes=num_bytes, check_pages=False)
 
 
 def _sounder(first: list[ArchiveRow | DamagedRow], second: list[ArchiveRow | DamagedRow]) -> list[ArchiveRow | DamagedRow]:
@@ -255,11 +248,18 @@ def _sounder(first: list[ArchiveRow | DamagedRow], second: list[ArchiveRow | Dam
 
 
 def _read_group(
-    store: Store, small: Any, large: Any, group: int, *, where: str, keys: Container[str] | None, check: Check
+    store: Store,
+    small: ParquetObject,
+    large: ParquetObject,
+    group: int,
+    *,
+    where: str,
+    keys: Container[str] | None,
+    check: Check,
 ) -> Iterator[ArchiveRow | DamagedRow]:
     try:
         with damage_as_archive_error(store, where):
-            table = read_group(small, group, SMALL_COLUMNS)
+            table = small.read_group(group, SMALL_COLUMNS)
     except ArchiveError as error:
         yield DamagedRow(f"{small.metadata.row_group(group).num_rows} rows cannot be named: {error}")
         return
@@ -267,7 +267,7 @@ def _read_group(
 
 
 def _with_payloads(
-    store: Store, file: Any, group: int, small: pa.Table, *, where: str, keys: Container[str] | None, check: Check
+    store: Store, file: ParquetObject, group: int, small: pa.Table, *, where: str, keys: Container[str] | None, check: Check
 ) -> Iterator[ArchiveRow | DamagedRow]:
     names = _decode_keys(small)
     wanted = [index for index, key in enumerate(names) if keys is None or key in keys]
@@ -275,7 +275,7 @@ def _with_payloads(
         return
     try:
         with damage_as_archive_error(store, where):
-            payloads = read_group(file, group, ["payload"]).column("payload")
+            payloads = file.read_group(group, ["payload"]).column("payload")
     except ArchiveError as error:
         yield from (DamagedRow(f"{names[index]!r}: {error}", names[index]) for index in wanted)
         return

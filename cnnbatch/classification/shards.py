@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cnnbatch.archive.parquet import damage_as_archive_error, open_parquet, read_group
+from cnnbatch.archive.parquet import ParquetObject, damage_as_archive_error
+from cnnbatch.archive.shards import open_shard
 from cnnbatch.codec import Codec
 from cnnbatch.errors import ArchiveError, BitstreamError
 from cnnbatch.stages.codecs import CodecShelf
@@ -73,30 +74,27 @@ def read_features(
     """
     unread = 0
     seen: set[str] = set()
-    with (
-        open_parquet(store, path, num_bytes=num_bytes) as small,
-        open_parquet(store, path, num_bytes=num_bytes, check_pages=False) as large,
-    ):
-        for group in range(small.metadata.num_row_groups):
-            where = f"{path} row group {group}"
-            try:
-                with damage_as_archive_error(store, where):
-                    table = _small_rows(small, group)
-            except ArchiveError as error:
-                count = small.metadata.row_group(group).num_rows
-                if keys is None:
-                    yield LeftOut(None, FAILED, str(error), count)
-                unread += count
-                continue
-            rows = [(index, row) for index, row in enumerate(table) if keys is None or row["key"] in keys]
-            seen.update(row["key"] for _, row in rows)
-            yield from _read_group(store, large, group, rows, codecs, where=where, wanted=wanted)
+    small, large = open_shard(store, path, num_bytes)
+    for group in range(small.metadata.num_row_groups):
+        where = f"{path} row group {group}"
+        try:
+            with damage_as_archive_error(store, where):
+                table = _small_rows(small, group)
+        except ArchiveError as error:
+            count = small.metadata.row_group(group).num_rows
+            if keys is None:
+                yield LeftOut(None, FAILED, str(error), count)
+            unread += count
+            continue
+        rows = [(index, row) for index, row in enumerate(table) if keys is None or row["key"] in keys]
+        seen.update(row["key"] for _, row in rows)
+        yield from _read_group(store, large, group, rows, codecs, where=where, wanted=wanted)
     if keys is not None and unread and len(seen) < len(keys):
         yield LeftOut(None, FAILED, f"{unread} rows of {path} cannot be read", min(unread, len(keys) - len(seen)))
 
 
-def _small_rows(file: Any, group: int) -> list[dict[str, Any]]:
-    table = read_group(file, group, _SMALL)
+def _small_rows(file: ParquetObject, group: int) -> list[dict[str, Any]]:
+    table = file.read_group(group, _SMALL)
     if empty := [name for name in _NEVER_NULL if table.column(name).null_count]:
         raise pa.ArrowInvalid(f"{empty[0]} is null")
     return list(table.to_pylist())
@@ -104,7 +102,7 @@ def _small_rows(file: Any, group: int) -> list[dict[str, Any]]:
 
 def _read_group(
     store: Store,
-    file: Any,
+    file: ParquetObject,
     group: int,
     rows: Sequence[tuple[int, dict[str, Any]]],
     codecs: CodecShelf,
@@ -124,7 +122,7 @@ def _read_group(
         return
     try:
         with damage_as_archive_error(store, where):
-            payloads = read_group(file, group, ["payload"]).column("payload").to_pylist()
+            payloads = file.read_group(group, ["payload"]).column("payload").to_pylist()
     except ArchiveError as error:
         yield from (LeftOut(row["key"], FAILED, str(error)) for _, row in coded)
         return

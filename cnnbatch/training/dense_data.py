@@ -1,6 +1,5 @@
 """Training pictures of one size with their labels, all in memory as bytes."""
 
-import io
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -54,7 +53,7 @@ def read_labels(data: bytes, name: str) -> dict[str, str]:
     Raises UsageError: no such file, other columns, a key twice with two labels, or a single class.
     """
     try:
-        table = pq.read_table(io.BytesIO(data)) if data[:4] == b"PAR1" else _read_csv(data)
+        table = pq.read_table(pa.BufferReader(data)) if data[:4] == b"PAR1" else _read_csv(data)
         keys, labels = (table.column(column).cast(pa.string()).to_pylist() for column in ("key", "label"))
     except (pa.ArrowException, KeyError, UnicodeDecodeError) as error:
         detail = " ".join(str(error).split())[:200]
@@ -74,7 +73,7 @@ def _read_csv(data: bytes) -> pa.Table:
     """Only an empty field is none: ``NA``, ``null`` and ``None`` are labels like others."""
     types = {"key": pa.string(), "label": pa.string()}
     text = pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
-    return pa.csv.read_csv(io.BytesIO(data), convert_options=text)
+    return pa.csv.read_csv(pa.BufferReader(data), convert_options=text)
 
 
 def decoded_files(source: Store) -> Iterator[tuple[str, Pixels]]:

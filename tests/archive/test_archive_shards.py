@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnnbatch.archive import ArchiveRow, read_footer, read_shard, read_summary, rewrite_without, write_shard
+from cnnbatch.archive import ArchiveRow, parquet, read_footer, read_shard, read_summary, rewrite_without, write_shard
 from cnnbatch.archive.parquet import read_columns
 from cnnbatch.archive.schema import SMALL_COLUMNS
 from cnnbatch.archive.shards import ROW_GROUP_ROWS, TINY_ROW_BYTES, ShardInfo
@@ -158,6 +159,31 @@ def test_only_the_row_groups_of_wanted_keys_are_read(store: Store, monkeypatch: 
     found = list(read_shard(store, shard.path, keys={"0003"}, num_bytes=shard.num_bytes))
     assert found == [rows[3]]
     assert sum(lengths) < shard.num_bytes * 0.6
+
+
+def test_every_byte_is_read_once_and_by_the_thread_that_asks(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [stored(f"{number:04}", bytes(9000)) for number in range(ROW_GROUP_ROWS * 2)]
+    shard = write_shard(store, rows, footer=LINEAGE)
+    requests: list[tuple[int, int]] = []
+    threads: set[int] = set()
+    read_range, read = type(store).read_range, parquet._RangedFile.read
+
+    def watched_range(self: Store, key: str, start: int, length: int) -> bytes:
+        requests.append((start, length))
+        return read_range(self, key, start, length)
+
+    def watched_read(self: parquet._RangedFile, size: int | None = -1) -> bytes:
+        threads.add(threading.get_ident())
+        return read(self, size)
+
+    monkeypatch.setattr(type(store), "read_range", watched_range)
+    monkeypatch.setattr(parquet._RangedFile, "read", watched_read)
+    assert list(read_shard(store, shard.path, num_bytes=shard.num_bytes)) == rows
+    assert threads == {threading.get_ident()}
+    footers, columns = requests[:2], requests[2:]
+    assert all(start + length == shard.num_bytes for start, length in footers)
+    assert len(columns) <= 3 * 2  # of each row group: what lies before the payloads, what lies behind, the payloads
+    assert sum(length for _, length in columns) < shard.num_bytes
 
 
 def test_a_shard_without_some_keys_keeps_rows_and_lineage(store: Store) -> None:
