@@ -14,14 +14,14 @@ class Figures:
     """One line each in the printed list, with its source."""
 
     source_kb: float = 300  # assumed: a photograph of a web shop, 1 MP; `benchmarks.synthetic` makes as much
-    archive_kb: float = 100  # assumed: twice the 49 KB of a megapixel (0.395 bits a pixel) in results/codec_speed.txt
+    archive_kb: float = 100  # assumed: three times the 32 KB of a megapixel (0.255 bits a pixel) in results/codec_speed.txt
     shard_images: int = 1300  # 128 MiB of `archive_kb`
     gpu_images_per_second: float = 500  # assumed for one data-centre GPU and 1 MP; no machine of these tests has one
     page_keys: int = 1000  # S3 API reference, ListObjectsV2: MaxKeys at most 1000
     page_ms: float = 100  # S3: 100 to 200 ms for a small request (AWS, "Best practices design patterns: performance")
     parse_cpu_ms: float = 12.5  # cpu_ms_a_page of `benchmarks.scale --steps parse`: benchmarks/results/scale.txt
     read_cpu_ms: float = 2.2  # cpu_ms_a_shard of `benchmarks.scale --steps read`: benchmarks/results/scale.txt
-    read_requests: float = 2  # requests_a_shard of the same
+    read_requests: float = 9  # the footer and the 8 row groups of 16 MiB (the benchmark's synthetic shards have one each)
     commit_shards: int = 8  # shards.commit_every
     list_usd_per_1000: float = 0.005  # S3 Standard, us-east-1: PUT, COPY, POST, LIST
     put_usd_per_1000: float = 0.005  # the same

@@ -159,7 +159,7 @@ def _of(action: dict[str, Any], kind: str) -> dict[str, Any]:
 
 def _is_parquet(store: Store, name: str) -> bool:
     try:
-        pq.read_table(pa.BufferReader(store.read(name)), use_threads=False)
+        pq.ParquetFile(pa.BufferReader(store.read(name)), pre_buffer=False).read(use_threads=False)
     except (pa.ArrowException, OSError, ValueError):
         return False
     return True

@@ -2,9 +2,9 @@
 
 import io
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
@@ -26,20 +26,33 @@ MAX_HOLE_BYTES = 8192
 """Bytes between two wanted ranges up to which one request for both is cheaper than two."""
 
 
+class _NotNow(Exception):
+    """In place of bytes that Arrow asked for while the ranges that it will want are found out."""
+
+
 class _RangedFile(io.RawIOBase):
     """One object as a seekable file; each read is one range request, unless `fetch` has brought those bytes."""
 
     def __init__(self, store: Store, path: str, num_bytes: int) -> None:
         self._store, self._path, self._num_bytes = store, path, num_bytes
         self._position = 0
-        self._fetched: list[tuple[int, bytes]] = []
+        self._fetched: list[tuple[int, memoryview]] = []
+        self._asked: list[tuple[int, int]] | None = None
+
+    @contextmanager
+    def asking(self) -> Iterator[list[tuple[int, int]]]:
+        """Every read fails with `_NotNow`, and its (start, end) is noted."""
+        self._asked = []
+        try:
+            yield self._asked
+        finally:
+            self._asked = None
 
     def fetch(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Read these (start, end), neighbours together, and keep them until the next call."""
         self._fetched = []
-        inside = ((max(0, start), min(end, self._num_bytes)) for start, end in ranges)
-        for start, end in _joined(sorted((start, end) for start, end in inside if start < end)):
-            self._fetched.append((start, self._store.read_range(self._path, start, end - start)))
+        for start, end in _joined(sorted(ranges)):
+            self._fetched.append((start, memoryview(self._store.read_range(self._path, start, end - start))))
 
     def readable(self) -> bool:
         return True
@@ -55,14 +68,18 @@ class _RangedFile(io.RawIOBase):
         self._position = max(0, origin + offset)
         return self._position
 
-    def read(self, size: int | None = -1) -> bytes:
+    def read(self, size: int | None = -1) -> Any:
+        """Bytes, or a view of what was fetched: Arrow holds all chunks of a row group at once."""
         left = max(0, self._num_bytes - self._position)
         size = left if size is None or size < 0 else min(size, left)
+        if self._asked is not None:
+            self._asked.append((self._position, self._position + size))
+            raise _NotNow
         data = self._read_at(self._position, size) if size else b""
         self._position += len(data)
         return data
 
-    def _read_at(self, start: int, size: int) -> bytes:
+    def _read_at(self, start: int, size: int) -> bytes | memoryview:
         for known, data in self._fetched:
             if known <= start and start + size <= known + len(data):
                 return data[start - known : start - known + size]
@@ -87,7 +104,9 @@ class ParquetObject:
     """A Parquet file in a store. Every byte is read by the thread that asks for it.
 
     Arrow's own coalescing (``pre_buffer``) reads on Arrow's threads, and one that lets go of a Python file while the
-    interpreter ends aborts a process whose work was done (apache/arrow#34314); so the ranges of a row group are fetched here.
+    interpreter ends aborts a process whose work was done (apache/arrow#34314). So the columns of a row group are fetched
+    here, in few requests. Where they lie, Arrow is asked by a read that gets nothing: ``metadata.row_group(i).column(j)`` of
+    pyarrow would tell, but aborts the process when that part of a footer is damaged.
     """
 
     def __init__(self, store: Store, path: str, num_bytes: int, *, check_pages: bool) -> None:
@@ -107,22 +126,24 @@ class ParquetObject:
         return self._read(range(self.metadata.num_row_groups), columns, "there are")
 
     def _read(self, groups: Sequence[int], columns: Sequence[str], subject: str) -> pa.Table:
-        self._file.fetch(self._ranges(groups, frozenset(columns)))
+        if len(columns) > 1:
+            self._file.fetch([found for group in groups for column in columns for found in self._ranges(group, column)])
         try:
-            table = conform(self._parquet.read_row_groups(list(groups), columns=list(columns), use_threads=False))
+            table = conform(self._arrow_read(groups, columns))
         finally:
             self._file.fetch(())  # the table holds what it needs
         if table.num_rows != (expected := sum(self.metadata.row_group(group).num_rows for group in groups)):
             raise pa.ArrowInvalid(f"{subject} {table.num_rows} rows, expected {expected}")
         return table
 
-    def _ranges(self, groups: Iterable[int], columns: Container[str]) -> Iterator[tuple[int, int]]:
-        for group in map(self.metadata.row_group, groups):
-            for chunk in map(group.column, range(group.num_columns)):
-                if chunk.path_in_schema.split(".")[0] in columns:
-                    offsets = chunk.dictionary_page_offset, chunk.data_page_offset
-                    start = min(offset for offset in offsets if offset is not None)
-                    yield start, start + chunk.total_compressed_size
+    def _ranges(self, group: int, column: str) -> list[tuple[int, int]]:
+        """What Arrow will read first; of what is not sound nothing, so that reading it says why."""
+        with self._file.asking() as asked, suppress(_NotNow, pa.ArrowException, OSError, UnicodeDecodeError):
+            self._arrow_read([group], [column])
+        return [(start, end) for start, end in asked if start < end]
+
+    def _arrow_read(self, groups: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        return self._parquet.read_row_groups(list(groups), columns=list(columns), use_threads=False)
 
 
 def open_parquet(store: Store, path: str, *, num_bytes: int | None = None, check_pages: bool = True) -> ParquetObject:
@@ -161,9 +182,11 @@ def damage_as_archive_error(store: Store, path: str) -> Iterator[None]:
 
 def _check_metadata(metadata: Any) -> None:
     """Believe no count before it is checked: the footer has no checksum of its own."""
-    missing = set(SCHEMA.names) - set(metadata.schema.to_arrow_schema().names)
-    if missing:
+    names = metadata.schema.to_arrow_schema().names
+    if missing := set(SCHEMA.names) - set(names):
         raise pa.ArrowInvalid(f"the columns {', '.join(sorted(missing))} are missing")
+    if len(set(names)) < len(names):
+        raise pa.ArrowInvalid("two columns have one name")
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     for index, group in enumerate(groups):
         if not (0 <= group.num_rows <= MAX_GROUP_ROWS and 0 <= group.total_byte_size <= MAX_GROUP_BYTES):

@@ -53,7 +53,11 @@ def read_labels(data: bytes, name: str) -> dict[str, str]:
     Raises UsageError: no such file, other columns, a key twice with two labels, or a single class.
     """
     try:
-        table = pq.read_table(pa.BufferReader(data)) if data[:4] == b"PAR1" else _read_csv(data)
+        table = (
+            pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
+            if data[:4] == b"PAR1"
+            else _read_csv(data)
+        )
         keys, labels = (table.column(column).cast(pa.string()).to_pylist() for column in ("key", "label"))
     except (pa.ArrowException, KeyError, UnicodeDecodeError) as error:
         detail = " ".join(str(error).split())[:200]

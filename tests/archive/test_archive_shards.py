@@ -27,9 +27,9 @@ def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "archive"))
 
 
-def flip(store: Store, shard: ShardInfo, position: int) -> None:
+def flip(store: Store, shard: ShardInfo, position: int, bit: int = 0) -> None:
     data = bytearray(store.read(shard.path))
-    data[position] ^= 1
+    data[position] ^= 1 << bit
     store.put(shard.path, bytes(data))
 
 
@@ -120,6 +120,19 @@ def test_a_flipped_bit_never_changes_a_row_or_hides_one_silently(store: Store) -
             assert all(row in rows for row in found if isinstance(row, ArchiveRow)), position
             assert found == rows or any(isinstance(row, DamagedRow) for row in found), position
         flip(store, shard, position)
+
+
+def test_a_flipped_bit_of_a_footer_ends_in_a_report_and_never_in_an_abort(store: Store) -> None:
+    rows = [stored("a"), coded("b", exif=b"x")]
+    shard = write_shard(store, rows, footer=LINEAGE)
+    footer_bytes = int.from_bytes(store.read(shard.path)[-8:-4], "little")
+    for place in range(0, 8 * footer_bytes, 41):
+        position, bit = shard.num_bytes - 8 - footer_bytes + place // 8, place % 8
+        flip(store, shard, position, bit)
+        with suppress(ArchiveError):
+            found = list(read_shard(store, shard.path))
+            assert found == rows or any(isinstance(row, DamagedRow) for row in found), (position, bit)
+        flip(store, shard, position, bit)
 
 
 def test_a_damaged_row_group_leaves_the_others_readable(store: Store) -> None:
