@@ -14,7 +14,7 @@ class Figures:
     """One line each in the printed list, with its source."""
 
     source_kb: float = 300  # assumed: a photograph of a web shop, 1 MP; `benchmarks.synthetic` makes as much
-    archive_kb: float = 100  # assumed: three times the 32 KB of a megapixel (0.255 bits a pixel) in results/codec_speed.txt
+    archive_kb: float = 100  # assumed: three times the 32 KB of a megapixel (0.254 bits a pixel) in results/codec_speed.txt
     shard_images: int = 1300  # 128 MiB of `archive_kb`
     gpu_images_per_second: float = 500  # assumed for one data-centre GPU and 1 MP; no machine of these tests has one
     page_keys: int = 1000  # S3 API reference, ListObjectsV2: MaxKeys at most 1000

@@ -42,8 +42,8 @@ class Expected(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source_mb_per_second: float = Field(1.1, gt=0)
-    """Of one node: a whole job of 3.7 MP/s on two CPU cores (`benchmarks/results/job_overhead.txt`), and photographs of 0.3
-    bytes a pixel, which is assumed."""
+    """Of one node: a whole job of 4.2 MP/s on two CPU cores (157 MP in 37.3 s: `benchmarks/results/job_overhead.txt`) and
+    photographs of 0.3 bytes a pixel, which is assumed, make 1.26; a little less is safer."""
     overhead_seconds: float = Field(120, ge=0)
     """Of a night, however little there is to do: starting Ray and its workers, the sample of the old shards."""
     kind: str | None = None
