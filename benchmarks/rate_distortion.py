@@ -160,11 +160,10 @@ def main() -> None:
         reach = f"{rate.low_db:.1f}…{rate.high_db:.1f} dB"
         print(f"BD-rate of {rate.codec} against {rate.anchor}: {rate.percent:+.1f} % over {reach}")
     print(*speeds(found), sep="\n")
-    if args.published is None:
-        return
-    containers = {codec.spec.name: boxes(codec, pictures) for codec in codecs if codec.spec.name.startswith("avif")}
-    for line in against_published(found, read_published(args.published), containers):
-        print(line)
+    if args.published is not None:
+        containers = {codec.spec.name: boxes(codec, pictures) for codec in codecs if codec.spec.name.startswith("avif")}
+        print(*against_published(found, read_published(args.published), containers), sep="\n")
+    print("; ".join(hardware().values()))
 
 
 def print_json(found: Iterable[Curve], rates: Iterable[BdRate], codec_id: str | None, images: int) -> None:

@@ -53,11 +53,7 @@ def read_labels(data: bytes, name: str) -> dict[str, str]:
     Raises UsageError: no such file, other columns, a key twice with two labels, or a single class.
     """
     try:
-        table = (
-            pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
-            if data[:4] == b"PAR1"
-            else _read_csv(data)
-        )
+        table = _read_parquet(data) if data[:4] == b"PAR1" else _read_csv(data)
         keys, labels = (table.column(column).cast(pa.string()).to_pylist() for column in ("key", "label"))
     except (pa.ArrowException, KeyError, UnicodeDecodeError) as error:
         detail = " ".join(str(error).split())[:200]
@@ -73,11 +69,20 @@ def read_labels(data: bytes, name: str) -> dict[str, str]:
     return found
 
 
+def _read_parquet(data: bytes) -> pa.Table:
+    return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
+
+
 def _read_csv(data: bytes) -> pa.Table:
-    """Only an empty field is none: ``NA``, ``null`` and ``None`` are labels like others."""
+    """Only an empty field is none: ``NA``, ``null`` and ``None`` are labels like others.
+
+    From a copy that is Arrow's own: its threads must not be the last to hold an object of Python (apache/arrow#34314).
+    """
+    copy = pa.BufferOutputStream()
+    copy.write(data)
     types = {"key": pa.string(), "label": pa.string()}
     text = pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
-    return pa.csv.read_csv(pa.BufferReader(data), convert_options=text)
+    return pa.csv.read_csv(pa.BufferReader(copy.getvalue()), convert_options=text)
 
 
 def decoded_files(source: Store) -> Iterator[tuple[str, Pixels]]:
