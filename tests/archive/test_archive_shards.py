@@ -199,6 +199,20 @@ def test_every_byte_is_read_once_and_by_the_thread_that_asks(store: Store, monke
     assert sum(length for _, length in columns) < shard.num_bytes
 
 
+def test_what_was_fetched_is_never_copied(store: Store) -> None:
+    """A crafted footer may let every column claim the whole file, and Arrow holds the chunks of all at once."""
+    store.put("data/x", bytes(range(200)))
+    file = parquet._RangedFile(store, "data/x", 200)
+    file.fetch([(10, 60), (50, 120)])
+    chunks = []
+    for start in (10, 50):
+        file.seek(start)
+        chunks.append(file.read(60))
+    assert [bytes(chunk) for chunk in chunks] == [bytes(range(10, 70)), bytes(range(50, 110))]
+    assert all(isinstance(chunk, memoryview) for chunk in chunks)
+    assert chunks[0].obj is chunks[1].obj
+
+
 def test_a_shard_without_some_keys_keeps_rows_and_lineage(store: Store) -> None:
     rows = [stored(key) for key in "abc"]
     shard = write_shard(store, rows, footer=LINEAGE)
