@@ -167,13 +167,15 @@ def test_in_a_spot_drought_the_night_goes_on_with_on_demand_workers(dry: FakeClu
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_spot_node_that_is_taken_in_the_middle_of_a_shard_loses_nothing(wet: FakeCluster, night: Path) -> None:
-    process = start(wet, night, "workers.most=1")  # what is under way is on the one node there is
+    process = start(wet, night, "workers.most=1")  # Ray may have asked for a second node, which idles
     wet.wait(lambda: shards_written(night) >= 1, "the first commit", WITHIN_S)
-    [victim] = wet.nodes()
-    assert victim.node_id is not None
-    drain(wet, victim.node_id)
+    victims = [node.node_id for node in wet.nodes() if node.node_id is not None]
+    assert victims
+    for victim in victims:
+        drain(wet, victim)
     under_way = shards_begun(night)
-    wet.kill_node(victim.node_id)
+    for victim in victims:
+        wet.kill_node(victim)
     assert under_way & shards_begun(night), "no shard was under way when the node was taken"
     report = finish(process, night)
     assert "spot" in report["archives"][0]["cost"]["node_seconds"]
