@@ -95,8 +95,8 @@ def test_a_verification_that_waits_for_cpus_while_spot_is_dry_gets_an_on_demand_
 
 @pytest.fixture
 def night(tmp_path: Path) -> Path:
-    """A configuration of a night that needs a GPU for each of a few shards."""
-    files = {f"{i:03}.png": as_file(waves(96, 96, seed=i)) for i in range(120)}
+    """A configuration of a night that needs a GPU for each of a few shards, a second or so of work."""
+    files = {f"{i:03}.png": as_file(waves(512, 512, seed=i)) for i in range(120)}
     source = write_files(tmp_path / "source", files)
     config: dict[str, Any] = {
         "archives": [{"source": str(source), "archive": str(tmp_path / "archive")}],
