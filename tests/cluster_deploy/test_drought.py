@@ -156,9 +156,8 @@ def wet() -> Iterator[FakeCluster]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_in_a_spot_drought_the_night_goes_on_with_on_demand_workers(dry: FakeCluster, night: Path) -> None:
-    report = finish(start(dry, night), night)
-    assert "on-demand workers asked for" in (night.parent / "stderr").read_text()
-    cost = report["archives"][0]["cost"]
+    """The watchdog asks for them, unless Ray has come to it by itself: on a fast machine a failed launch is enough."""
+    cost = finish(start(dry, night), night)["archives"][0]["cost"]
     assert cost["node_seconds"]["ondemand"] > 0
     assert "spot" not in cost["node_seconds"]
     assert cost["amount"] > 0
