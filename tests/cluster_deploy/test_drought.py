@@ -156,8 +156,9 @@ def wet() -> Iterator[FakeCluster]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_in_a_spot_drought_the_night_goes_on_with_on_demand_workers(dry: FakeCluster, night: Path) -> None:
-    """The watchdog asks for them, unless Ray has come to it by itself: on a fast machine a failed launch is enough."""
-    cost = finish(start(dry, night), night)["archives"][0]["cost"]
+    report = finish(start(dry, night, "fallback.patience_seconds=0.2", "fallback.poll_seconds=0.2"), night)
+    assert "on-demand workers asked for" in (night.parent / "stderr").read_text()
+    cost = report["archives"][0]["cost"]
     assert cost["node_seconds"]["ondemand"] > 0
     assert "spot" not in cost["node_seconds"]
     assert cost["amount"] > 0
