@@ -101,7 +101,9 @@ def _add_encode(subparsers: "Subparsers") -> None:
     goal.add_argument("--lossless", action="store_true", help="keep the file so that it comes back byte for byte")
     parser.add_argument("--min-psnr", type=float, metavar="DB", help="raise the quality until this is met, else keep the file")
     parser.add_argument("--effort", type=int, metavar="N", help="passes that make the file smaller, more slowly (default: 0)")
-    parser.add_argument("--codec", metavar="FILE", help="codec file (default: the one that comes with cnnbatch)")
+    parser.add_argument(
+        "--codec", metavar="FILE", help="codec file, or the name of one that comes with cnnbatch (default: fast)"
+    )
     _add_force(parser)
 
 
@@ -109,7 +111,7 @@ def _add_decode(subparsers: "Subparsers") -> None:
     parser = _add(subparsers, "decode", "give the image of a .cnb file back")
     parser.add_argument("cnb", metavar="FILE.cnb")
     parser.add_argument("output", metavar="IMAGE", help="where to; - is stdout")
-    parser.add_argument("--codec", metavar="FILE", help="codec file, if not the one that comes with cnnbatch")
+    parser.add_argument("--codec", metavar="FILE", help="codec file, if not one that comes with cnnbatch")
     _add_format(parser)
     _add_force(parser)
 

@@ -86,7 +86,7 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], None]]] = {
 
 
 def _encode(path: Path, options: argparse.Namespace) -> ArchiveRow:
-    from cnnbatch.codec import Codec, shipped_codec
+    from cnnbatch.codec import SHIPPED, Codec, shipped_codec
     from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
 
     given = ("quality", "target_psnr", "target_bpp", "lossless", "min_psnr", "effort")
@@ -97,7 +97,8 @@ def _encode(path: Path, options: argparse.Namespace) -> ArchiveRow:
         fault = error.errors()[0]
         raise UsageError(f"--{'-'.join(map(str, fault['loc'])).replace('_', '-')}: {fault['msg']}") from None
     data = _read(path, limit=settings.max_source_bytes)
-    codec = Codec(shipped_codec() if options.codec is None else _read(options.codec))
+    name = SHIPPED[0] if options.codec is None else options.codec
+    codec = Codec(shipped_codec(name) if name in SHIPPED else _read(name))
     folder = open_store(str(path.parent))
     return ShardCompressor(folder, folder, codec, settings, run_id=RUN_ID).row(_object_info(path, len(data)), data)
 

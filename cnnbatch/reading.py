@@ -16,6 +16,7 @@ Codec files are taken out of the archive itself; torch is imported with the firs
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cnnbatch import archive
@@ -158,7 +159,7 @@ class Archive:
 
 @dataclass(frozen=True, slots=True)
 class CodecFiles:
-    """The codec file that comes with the package, and the bytes of another one: for what is outside of an archive.
+    """The codec files that come with the package, and the bytes of another one: for what is outside of an archive.
 
     ``Picture(parse_cnb(data), CodecFiles())`` is the picture of a ``.cnb`` file.
     """
@@ -167,14 +168,14 @@ class CodecFiles:
     device: str | None = None
 
     def __getitem__(self, codec_id: str) -> "Codec":
-        """Raises CodecFileError if neither is the one."""
-        from cnnbatch.codec import Codec, shipped_codec
+        """Raises CodecFileError if none is the one."""
+        from cnnbatch.codec import SHIPPED, Codec, shipped_codec
 
-        for data in (shipped_codec(), self.given or b""):
+        for data in chain([self.given or b""], map(shipped_codec, SHIPPED)):
             if hashlib.sha256(data).hexdigest() == codec_id:
                 return Codec(data, device=self.device)
         also = ": name its file with --codec" if self.given is None else ", nor the one that was given"
-        raise CodecFileError(f"the codec {codec_id} is not the one that comes with this cnnbatch{also}")
+        raise CodecFileError(f"the codec {codec_id} is none that comes with this cnnbatch{also}")
 
 
 def open(url: str, config: StorageConfig | None = None, *, device: str | None = None) -> Archive:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +18,7 @@ import pyarrow.compute as pc
 from cnnbatch.archive import ArchiveLog, Lease, LiveShard, Snapshot
 from cnnbatch.archive.erased import read_erased
 from cnnbatch.archive.leftovers import RUNS, clear_run_folder
-from cnnbatch.codec import Codec, shipped_codec
+from cnnbatch.codec import Codec
 from cnnbatch.codec.process import dedicate_process
 from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
 from cnnbatch.stages.codecs import CodecShelf
@@ -39,7 +38,7 @@ from jobs.command import add_common, run_command, run_job
 from jobs.metrics import record_shard, show
 from jobs.progress import Progress
 from jobs.report import RunReport, failed_keys, new_run_id, shown
-from jobs.settings import CompressConfig, resolve
+from jobs.settings import CompressConfig, read_codec, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +73,7 @@ class CompressJob:
             raise UsageError(f"SOURCE and ARCHIVE must not lie inside one another: {source}, {archive}")
         self.config = config
         self.storage = StorageConfig.from_environment(**config.storage)
-        self.codec_data = shipped_codec() if config.codec is None else read_codec(config.codec)
+        self.codec_data = read_codec(config.codec)
         self.codec = Codec(self.codec_data, device="cpu")
         self.source, self.archive = open_store(config.source, self.storage), open_store(config.archive, self.storage)
         self.source.check()
@@ -257,14 +256,6 @@ class CompressJob:
             )
 
 
-def read_codec(path: str) -> bytes:
-    """A codec file; raises UsageError where it cannot be read."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read the codec file {path}: {error.strerror}") from error
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m jobs.compress", description="Compress a folder or bucket of images.")
     parser.add_argument("source", metavar="SOURCE", help="folder or URL with images, such as photos/ or s3://bucket/photos")
@@ -276,7 +267,9 @@ def _parser() -> argparse.ArgumentParser:
     goal.add_argument("--lossless", action="store_true", default=None, help="keep every byte; JPEGs as JPEG XL transcodes")
     parser.add_argument("--min-psnr", type=float, metavar="DB", help="raise quality, or store, below this PSNR")
     parser.add_argument("--effort", type=int, metavar="N", help="passes that make bitstreams smaller and encoding slower; 0")
-    parser.add_argument("--codec", metavar="FILE", help="codec file; default: the one that comes with cnnbatch")
+    parser.add_argument(
+        "--codec", metavar="FILE", help="codec file, or the name of one that comes with cnnbatch; default: fast"
+    )
     parser.add_argument("--exclude", action="append", metavar="GLOB", help="leave out keys; * crosses /; repeatable")
     parser.add_argument("--mirror-deletes", action="store_true", default=None, help="remove images that vanished from SOURCE")
     parser.add_argument("--recompress", action="store_true", default=None, help="also take images coded with other settings")

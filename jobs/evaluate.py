@@ -31,11 +31,10 @@ from cnnbatch.stages.listing import list_source
 from cnnbatch.stages.records import Failure, Tally
 from cnnbatch.storage import ObjectInfo, StorageConfig, open_store, overlaps
 from jobs.command import add_common, run_command, run_job
-from jobs.compress import read_codec
 from jobs.measuring import Cluster, CnnFile
 from jobs.progress import Progress
 from jobs.report import RunReport, new_run_id, shown
-from jobs.settings import EvaluateConfig, resolve
+from jobs.settings import EvaluateConfig, read_codec, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -286,7 +285,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("source", metavar="SOURCE", help="folder or URL with images; nothing below it is changed")
     parser.add_argument("--codecs", metavar="A,B", help=f"which to compare; default: all of {','.join(WORDS)}")
     parser.add_argument(
-        "--codec", action="append", metavar="FILE", help="codec file of ours; repeatable; default: the shipped one"
+        "--codec",
+        action="append",
+        metavar="FILE",
+        help="codec file of ours, or the name of a shipped one; repeatable; default: fast",
     )
     parser.add_argument("--out", metavar="FOLDER", help="folder or URL for the page, plots, Parquet and JSON")
     parser.add_argument(

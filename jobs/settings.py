@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from cnnbatch.archive.lease import HEARTBEAT_SECONDS, LAPSE_SECONDS, POLL_SECONDS, WAIT_SECONDS
 from cnnbatch.classification.fit import HeadTraining
+from cnnbatch.codec import read_codec_file
 from cnnbatch.codec.dense import DenseLayers
 from cnnbatch.codec.hyperprior import HyperpriorSettings
 from cnnbatch.errors import UsageError
@@ -82,7 +83,7 @@ class CompressConfig(BaseModel):
     source: str
     archive: str
     codec: str | None = None
-    """A codec file; None: the shipped one."""
+    """A codec file, or the name of a shipped one; None: ``fast``."""
     exclude: tuple[str, ...] = ()
     mirror_deletes: bool = False
     recompress: bool = False
@@ -136,7 +137,7 @@ class EvaluateConfig(BaseModel):
     """Folder or URL for the page, the figures and the plots; None: the table on stdout is all."""
     codecs: tuple[str, ...] = WORDS
     codec: tuple[str, ...] = ()
-    """Codec files; none: the shipped one."""
+    """Codec files or names of shipped ones; none: the default."""
     qualities: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     """Instead of a codec's own, such as ``qualities.webp=[30, 60, 90]``."""
     exclude: tuple[str, ...] = ()
@@ -181,6 +182,9 @@ class TrainConfig(BaseModel):
     codec_file: Path
     architecture: Literal["hyperprior", "dense"] = "hyperprior"
     resume: bool = False
+    start: str | None = None
+    """Of ``hyperprior``: a codec file, or the name of a shipped one, whose weights a new run starts from, grown to the settings
+    of ``model``."""
     labels: str | None = None
     """Of ``dense``: path or URL of a CSV or Parquet file with the columns key and label, to recognise as well."""
     model: HyperpriorSettings = HyperpriorSettings()
@@ -263,3 +267,11 @@ def _set(values: dict[str, Any], name: str, value: Any) -> None:
         if not isinstance(values, dict):
             raise UsageError(f"setting {name}: {part} is not a group")
     values[last] = value
+
+
+def read_codec(path: str | None) -> bytes:
+    """A codec file by its path or, of the shipped ones, its name; raises UsageError where it cannot be read."""
+    try:
+        return read_codec_file(path)
+    except OSError as error:
+        raise UsageError(f"cannot read the codec file {path}: {error.strerror}") from error

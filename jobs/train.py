@@ -6,7 +6,8 @@ With ``--architecture dense`` the pictures are small and of one size (another si
 and with --labels, a CSV or Parquet file of key and label, the codec learns to recognise them as well.
 
 Beside CODEC_FILE lie CODEC_FILE.checkpoint, from which --resume goes on after a kill, and CODEC_FILE.before-cooldown, the
-state before the learning rate fell. Without a checkpoint --resume starts from the weights of CODEC_FILE itself.
+state before the learning rate fell. Without a checkpoint --resume starts from the weights of CODEC_FILE itself, and a new
+run with --start from those of another codec file, whose network grows to the sizes of the settings.
 """
 
 import argparse
@@ -37,10 +38,11 @@ from cnnbatch.training.checkpoint import Progress
 from cnnbatch.training.data import load_pictures
 from cnnbatch.training.dense import DenseTrainer
 from cnnbatch.training.dense_data import MAX_PIXELS, decoded_files, gather, read_labels
+from cnnbatch.training.growth import grown
 from cnnbatch.training.tables import with_fitted_tables
 from cnnbatch.training.trainer import Trainer
 from jobs.command import LOG_FORMAT, run_command
-from jobs.settings import TrainConfig, resolve
+from jobs.settings import TrainConfig, read_codec, resolve
 
 ARCHIVE_ROWS = 1024
 """Rows of an archive decoded in one call."""
@@ -56,6 +58,8 @@ def train(config: TrainConfig) -> None:
         raise UsageError(f"{config.codec_file} exists: --resume goes on from it, another name starts anew")
     open_store(config.source, StorageConfig.from_environment(**config.storage)).check()
     if config.architecture == "dense":
+        if config.start is not None:
+            raise UsageError("--start belongs to --architecture hyperprior")
         train_dense(config)
         return
     if config.labels is not None:
@@ -73,7 +77,8 @@ def _train_process(rank: int, config: TrainConfig, rendezvous: str | None) -> No
         dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=config.training.processes)
     pictures = load_pictures(open_store(config.source, StorageConfig.from_environment(**config.storage)))
     checkpoint = config.codec_file.with_suffix(".checkpoint")
-    trainer = Trainer(config.training, config.model, pictures, checkpoint, rank=rank, start=_start(config, Hyperprior))
+    start = _start(config, Hyperprior) or _grown(config)
+    trainer = Trainer(config.training, config.model, pictures, checkpoint, rank=rank, start=start)
     notes = config.training.model_dump(mode="json")
 
     def export(model: Hyperprior, progress: Progress) -> None:
@@ -133,6 +138,16 @@ def _start(config: TrainConfig, kind: type[M]) -> M | None:
     return model
 
 
+def _grown(config: TrainConfig) -> Hyperprior | None:
+    """The network of the codec file that a new run starts from, as large as the settings say."""
+    if config.start is None:
+        return None
+    file = parse_codec(read_codec(config.start))
+    if not isinstance(model := file.trainable_model(), Hyperprior):
+        raise UsageError(f"{config.start} is of the architecture {file.architecture}, not {config.architecture}")
+    return grown(model, config.model).train()
+
+
 def _export(config: TrainConfig, data: bytes) -> None:
     temporary = config.codec_file.with_suffix(".partial")
     temporary.write_bytes(data)
@@ -155,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, metavar="M", help="wall-clock time, all resumes together; default 60")
     parser.add_argument("--processes", type=int, metavar="N", help="processes of one thread; default 1")
     parser.add_argument("--resume", action="store_true", default=None, help="go on from the checkpoint, or from CODEC_FILE")
+    parser.add_argument("--start", metavar="FILE", help="codec file, or fast: a new run grows its network to model.… sizes")
     parser.add_argument("--config", metavar="F.yaml", help="read settings from this file; flags and name=value win over it")
     parser.add_argument("settings", nargs="*", metavar="name=value", help="any setting, such as training.learning_rate=0.001")
     return parser
@@ -164,7 +180,12 @@ def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     args = _parser().parse_intermixed_args(argv)
     flags = {"source": args.source, "codec_file": str(Path(args.codec_file).absolute()), "resume": args.resume}
-    flags |= {"architecture": args.architecture, "labels": args.labels, "training.processes": args.processes}
+    flags |= {
+        "start": args.start,
+        "architecture": args.architecture,
+        "labels": args.labels,
+        "training.processes": args.processes,
+    }
     flags |= {f"{run}.minutes": args.minutes for run in ("training", "dense_training")}
     train(resolve(TrainConfig, file=args.config, flags=flags, words=args.settings))
     return 0

@@ -1,5 +1,5 @@
 """The learned codec: pixels ↔ bitstreams."""
 
-from cnnbatch.codec.codec import DEFAULT_QUALITY, MAX_QUALITY, Codec, Limits, shipped_codec
+from cnnbatch.codec.codec import DEFAULT_QUALITY, MAX_QUALITY, SHIPPED, Codec, Limits, read_codec_file, shipped_codec
 
-__all__ = ["DEFAULT_QUALITY", "MAX_QUALITY", "Codec", "Limits", "shipped_codec"]
+__all__ = ["DEFAULT_QUALITY", "MAX_QUALITY", "SHIPPED", "Codec", "Limits", "read_codec_file", "shipped_codec"]

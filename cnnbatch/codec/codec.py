@@ -19,10 +19,12 @@ import torch
 from cnnbatch.codec.architecture import MAX_QUALITY, Coder, Limits, Pixels, Region
 from cnnbatch.codec.file import CodecFile, parse_codec
 
-__all__ = ["DEFAULT_QUALITY", "MAX_QUALITY", "Codec", "Limits", "Pixels", "shipped_codec"]
+__all__ = ["DEFAULT_QUALITY", "MAX_QUALITY", "SHIPPED", "Codec", "Limits", "Pixels", "read_codec_file", "shipped_codec"]
 
 DEFAULT_QUALITY = 32.0
-SHIPPED = "fast.safetensors"
+
+SHIPPED = ("fast",)
+"""Names of the codec files that come with the package, the default first."""
 
 
 class Codec:
@@ -52,9 +54,8 @@ class Codec:
         limits: Limits | None = None,
         threads: int = 1,
     ) -> "Codec":
-        """The codec file at ``path``, or the one that comes with the package."""
-        data = shipped_codec() if path is None else Path(path).read_bytes()
-        return cls(data, device=device, limits=limits, threads=threads)
+        """The codec file at ``path``, or one of `SHIPPED` by its name; by default its first."""
+        return cls(read_codec_file(path), device=device, limits=limits, threads=threads)
 
     @property
     def id(self) -> str:
@@ -108,6 +109,16 @@ class Codec:
         return self.coder.features(bitstreams)
 
 
-def shipped_codec() -> bytes:
-    """The codec file that comes with the package."""
-    return (files("cnnbatch.codecs") / SHIPPED).read_bytes()
+def shipped_codec(name: str = SHIPPED[0]) -> bytes:
+    """A codec file that comes with the package."""
+    return (files("cnnbatch.codecs") / f"{name}.safetensors").read_bytes()
+
+
+def read_codec_file(path: str | os.PathLike[str] | None) -> bytes:
+    """The codec file of this name in `SHIPPED` or, where it is none, at this path; None: the default.
+
+    Raises OSError if it cannot be read.
+    """
+    if path is None or path in SHIPPED:
+        return shipped_codec(str(path or SHIPPED[0]))
+    return Path(path).read_bytes()

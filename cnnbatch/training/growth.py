@@ -1,0 +1,62 @@
+"""A larger network that starts as a trained smaller one: function-preserving growth, cf. Net2Net (arXiv 1511.05641).
+
+New blocks are the identity; new channels carry random features that nothing old reads yet. So the grown model computes what
+the small one did, and every new weight has a gradient from the first or second step on.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cnnbatch.codec.hyperprior import Hyperprior, HyperpriorSettings
+from cnnbatch.codec.layers import Block, keep_variance
+from cnnbatch.errors import UsageError
+
+SIZES = ("width_8", "width_16", "analysis_blocks", "synthesis_blocks")
+"""Settings that may grow; all others must be those of the smaller model."""
+
+SPLIT = {"g_a.down.weight": (1, 4), "g_s.up.weight": (4, 1), "g_s.up.bias": (4,)}
+"""Axes that hold the channels of several positions one after the other, and of how many: beside a change of resolution."""
+
+
+@torch.no_grad()
+def grown(model: Hyperprior, settings: HyperpriorSettings) -> Hyperprior:
+    """A model of ``settings`` that computes what ``model`` does. Raises UsageError where it would have to shrink or change."""
+    _check(model.settings, settings)
+    larger = Hyperprior(settings)
+    for transform in (larger.g_a, larger.g_s):
+        keep_variance(transform)
+    _identity_blocks(larger)
+    small = dict(model.named_parameters())
+    for name, parameter in larger.named_parameters():
+        if name in small:
+            _embed(small[name], parameter, SPLIT.get(name, ()))
+    return larger
+
+
+def _check(small: HyperpriorSettings, large: HyperpriorSettings) -> None:
+    for name, old in small.model_dump().items():
+        new = getattr(large, name)
+        pairs = list(zip(old, new, strict=True)) if isinstance(old, tuple) else [(old, new)]
+        if not all(b >= a if name in SIZES else b == a for a, b in pairs):
+            raise UsageError(f"model.{name} is {old} in the codec file to start from and cannot become {new}")
+
+
+def _identity_blocks(model: nn.Module) -> None:
+    """Every block passes on what comes in, so that new channels of old blocks do, too."""
+    for module in model.modules():
+        if isinstance(module, Block):
+            nn.init.zeros_(module.project.weight)
+
+
+def _embed(small: Tensor, large: Tensor, split: Sequence[int]) -> None:
+    """Copies ``small`` to the first places along every axis of ``large``; old outputs read no new input."""
+    splits = [*split, *(1 for _ in range(large.ndim - len(split)))]
+    places = [_places(o, n, s) for o, n, s in zip(small.shape, large.shape, splits, strict=True)]
+    large[places[0]] = 0
+    large[torch.meshgrid(*places, indexing="ij")] = small
+
+
+def _places(old: int, new: int, split: int) -> Tensor:
+    return torch.cat([torch.arange(old // split) + part * (new // split) for part in range(split)])

@@ -1,0 +1,119 @@
+"""A network that grows computes at first what it did, and every new weight can learn."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from cnnbatch.codec import Codec
+from cnnbatch.codec.hyperprior import Hyperprior
+from cnnbatch.errors import UsageError
+from cnnbatch.metrics import psnr_db
+from cnnbatch.training.growth import grown
+from jobs.settings import TrainConfig
+from jobs.train import train
+from tests.codec.dense_models import dense_codec_file
+from tests.codec.models import TINY, picture, tiny_codec, tiny_codec_file, tiny_model
+
+LARGER = TINY.model_copy(
+    update={
+        "width_8": TINY.width_8 + 8,
+        "width_16": TINY.width_16 + 16,
+        "analysis_blocks": tuple(n + 1 for n in TINY.analysis_blocks),
+        "synthesis_blocks": tuple(n + 2 for n in TINY.synthesis_blocks),
+    }
+)
+X, QUALITY = torch.rand(2, 64, 128, 3, generator=torch.Generator().manual_seed(0)) * 255, torch.tensor([5.0, 50.0])
+
+
+def lively_model() -> Hyperprior:
+    """As after some training: nothing is zero, so that every misplaced weight shows."""
+    model = tiny_model()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for transform in (model.g_a, model.g_s):
+            for parameter in transform.parameters():
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+@pytest.mark.parametrize("size", ["width_8", "width_16", "analysis_blocks", "synthesis_blocks"])
+def test_each_size_alone_may_grow_and_nothing_changes(size: str) -> None:
+    small = lively_model()
+    large = grown(small, TINY.model_copy(update={size: getattr(LARGER, size)}))
+    assert sum(p.numel() for p in large.parameters()) > sum(p.numel() for p in small.parameters())
+    with torch.no_grad():
+        y, y_large = (m.g_a(X - 128, QUALITY) for m in (small, large))
+        torch.testing.assert_close(y_large, y, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(large.g_s(y, QUALITY), small.g_s(y, QUALITY), rtol=1e-4, atol=1e-2)
+
+
+def test_two_steps_move_every_weight_of_the_transforms() -> None:
+    model = grown(lively_model(), LARGER).train()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimiser = torch.optim.SGD(model.parameters(), lr=1e-6)
+    for _ in range(2):
+        x_hat, bits = model(X, QUALITY, noise=True)
+        loss = (x_hat - X).square().mean() + bits.mean()
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        assert all(p.grad is not None for p in model.parameters())
+        optimiser.step()
+    still = [n for n, p in model.named_parameters() if n.startswith(("g_a.", "g_s.")) and torch.equal(p, before[n])]
+    assert still == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("width_8", TINY.width_8 - 8), ("latent_channels", TINY.latent_channels + 8), ("synthesis_blocks", (9, 0))],
+)
+def test_what_cannot_grow_is_named(name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=rf"model\.{name} is .* cannot become"):
+        grown(tiny_model(), TINY.model_copy(update={name: value}))
+
+
+@pytest.fixture
+def settings_of_the_process() -> Iterator[None]:
+    """A trainer sets threads and denormals for its whole process."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for n in range(6):
+        Image.fromarray(picture(128, 192, seed=n)).save(folder / f"{n}.png")
+    return folder
+
+
+def config(source: Path, codec_file: Path, **values: object) -> TrainConfig:
+    training = {"minutes": 1 / 60, "pixels_per_step": 4 * 64**2, "cooldown_crop": 64, "bf16": False, "learning_rate": 1e-9}
+    return TrainConfig.model_validate({"source": str(source), "codec_file": codec_file, "training": training, **values})
+
+
+def test_a_run_starts_from_a_smaller_codec_file(source: Path, tmp_path: Path, settings_of_the_process: None) -> None:
+    small, large = tmp_path / "small.safetensors", tmp_path / "large.safetensors"
+    small.write_bytes(tiny_codec_file())
+    train(config(source, large, start=str(small), model=LARGER.model_dump()))
+    codec = Codec.load(large, device="cpu")
+    assert codec.file.settings == LARGER
+    image = picture(90, 140)
+    before, after = (psnr_db(image, c.reconstruct(c.compress([image], 50))[0]) for c in (tiny_codec(), codec))
+    assert after == pytest.approx(before, abs=0.1)
+
+
+def test_what_a_run_cannot_start_from_is_a_usage_error(source: Path, tmp_path: Path, settings_of_the_process: None) -> None:
+    with pytest.raises(UsageError, match="cannot read the codec file"):
+        train(config(source, tmp_path / "new.safetensors", start=str(tmp_path / "none")))
+    with pytest.raises(UsageError, match="--start belongs to --architecture hyperprior"):
+        train(config(source, tmp_path / "new.safetensors", start="fast", architecture="dense"))
+    dense = tmp_path / "dense.safetensors"
+    dense.write_bytes(dense_codec_file())
+    with pytest.raises(UsageError, match="is of the architecture dense"):
+        train(config(source, tmp_path / "new.safetensors", start=str(dense)))
