@@ -50,12 +50,12 @@ bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.read_objects
 
-# The first picture of README: the shipped codec file beside what people use. KODAK is a folder with Kodak's 24 PNG files.
+# The first picture of README: the shipped codec files beside what people use. KODAK is a folder with Kodak's 24 PNG files.
 KODAK ?= ../shared/data/kodak
 
 kodak-plot: $(VENV)/.test
-	$(BIN)/python -m jobs.evaluate $(KODAK) --codecs cnn,jpeg444,jpeg420,webp,avif,jxl --examples 0 --out .kodak
-	cp .kodak/rate_distortion.svg docs/rate_distortion.svg
+	$(BIN)/python -m benchmarks.rate_distortion $(KODAK) --codecs cnn,cnn:base,jpeg444,jpeg420,webp,jxl,avif \
+		--plot docs/rate_distortion.svg
 
 clean:
-	rm -rf $(DEMO) .kodak build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,7 +2,8 @@
 
     python -m benchmarks.rate_distortion FOLDER [--codecs A,B] [--codec FILE] [--published FOLDER] [--json] [--plot FILE.svg]
 
-The codecs, means and BD-rates are those of `cnnbatch.evaluation`, as in `jobs.evaluate`, which needs Ray and does more. With
+The codecs, means and BD-rates are those of `cnnbatch.evaluation`, as in `jobs.evaluate`, which needs Ray and does more. Ours is
+``cnn``, ``cnn:NAME`` another codec file that comes with cnnbatch, and ``@N`` behind either says with which effort. With
 ``--published`` the BD-rate of each pair in `SAME` is printed beside the published one, over the same range of dB.
 """
 
@@ -85,12 +86,15 @@ def published_name(codec: str) -> str:
 
 
 def is_ours(word: str) -> bool:
-    """Whether ``word`` is ``cnn``, or ``cnn@N`` for ours with effort N."""
-    return word.partition("@")[0] == NAME
+    """Whether ``word`` is ``cnn``, ``cnn:NAME`` for another codec file of ours, or either with ``@N`` for effort N."""
+    return word.partition("@")[0].partition(":")[0] == NAME
 
 
-def _ours(codec: Codec, word: str) -> CnnCodec:
-    return CnnCodec(codec, effort=int(word.partition("@")[2] or 0))
+def _ours(word: str, given: str | None) -> CnnCodec:
+    """``given``: the codec file that ``cnn`` means, None: the default."""
+    name, _, effort = word.partition("@")
+    file = name.partition(":")[2] or None
+    return CnnCodec(Codec.load(file or given), file, effort=int(effort or 0))
 
 
 def speeds(found: Sequence[Curve]) -> Iterator[str]:
@@ -132,8 +136,10 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--codecs", default=",".join(CODECS), help="words of cnnbatch.evaluation, and cnn@N, by commas")
-    parser.add_argument("--codec", help="another codec file")
+    parser.add_argument(
+        "--codecs", default=",".join(CODECS), help="words of cnnbatch.evaluation, cnn:NAME and cnn@N, by commas"
+    )
+    parser.add_argument("--codec", help="codec file that cnn means")
     parser.add_argument("--published", type=Path, help="folder with published curves")
     parser.add_argument("--pictures", type=int, help="only the first so many")
     parser.add_argument("--json", action="store_true")
@@ -141,8 +147,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(2)
     words = [ALIASES.get(word, word) for word in args.codecs.split(",")]
-    ours = Codec.load(args.codec) if any(is_ours(word) for word in words) else None
-    codecs = [_ours(ours, word) if ours is not None and is_ours(word) else library_codec(word) for word in words]
+    codecs = [_ours(word, args.codec) if is_ours(word) else library_codec(word) for word in words]
+    ids = list(dict.fromkeys(codec.codec.id for codec in codecs if isinstance(codec, CnnCodec)))
     paths = sorted(args.folder.glob("*.png"))[: args.pictures]
     pictures = [(path.stem, np.asarray(Image.open(path).convert("RGB"))) for path in paths]
     found = [curve(pictures, codec) for codec in codecs]
@@ -151,9 +157,10 @@ def main() -> None:
         title = f"{args.folder.name}, mean of {len(paths)} pictures"
         args.plot.write_bytes(plots.draw(found, "psnr_db", title=title))
     if args.json:
-        print_json(found, rates, ours and ours.id, len(paths))
+        print_json(found, rates, ids, len(paths))
         return
-    print(f"{len(paths)} pictures of {args.folder.name}{'' if ours is None else f', codec {ours.id[:12]}'}")
+    names = "".join(f", codec {one[:12]}" for one in ids)
+    print(f"{len(paths)} pictures of {args.folder.name}{names}")
     for one in found:
         print(f"{one.label:20}", "  ".join(f"{point.bpp:.3f} {point.psnr_db:.2f}" for point in one.points))
     for rate in (rate for rate in rates if is_ours(rate.codec) and rate.percent is not None):
@@ -166,11 +173,11 @@ def main() -> None:
     print("; ".join(hardware().values()))
 
 
-def print_json(found: Iterable[Curve], rates: Iterable[BdRate], codec_id: str | None, images: int) -> None:
+def print_json(found: Iterable[Curve], rates: Iterable[BdRate], codec_ids: Sequence[str], images: int) -> None:
     """The same as JSON."""
     content = {
         "images": images,
-        "codec": codec_id,
+        "codecs": list(codec_ids),
         "curves": [one.model_dump() for one in found],
         "bd_rate": [rate.model_dump() for rate in rates],
         **hardware(),
