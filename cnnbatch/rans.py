@@ -18,7 +18,7 @@ left, which `Decoder.finish` checks. Every read is bounds-checked: damaged input
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,6 +144,20 @@ class Decoder:
         self._count += len(indexes)
         return symbols
 
+    def decode_by(self, loop: Callable[..., int], values: Symbols, *args: Any) -> None:
+        """Fills ``values`` by a compiled loop that finds each index from the symbols before it, with `next_symbol`.
+
+        ``loop(values, *args, stream, position, count)`` decodes as many symbols as there are values and returns the position
+        after them, −1 at the end of the data, or −2 where a value cannot be; then BitstreamError is raised.
+        """
+        t = self._tables
+        stream = (t.frequencies, t.cumulative, t.start, t.radius, t.buckets, self._words, self._states)
+        self._position = loop(values, *args, stream, self._position, self._count)
+        if self._position < 0:
+            fault = "ends too early" if self._position == -1 else "holds a value that cannot be"
+            raise BitstreamError(f"entropy-coded stream {fault}")
+        self._count += values.size
+
     def finish(self) -> None:
         """Raises BitstreamError unless the stream ended exactly here."""
         if self._position != len(self._words) or (self._states != _LOWER).any():
@@ -216,6 +230,15 @@ def _decode(  # type: ignore[no-untyped-def]
         states[lane] = x
         symbols[i] = symbol
     return position
+
+
+@numba.njit(nogil=True, cache=True)
+def next_symbol(index, stream, position, count):  # type: ignore[no-untyped-def]
+    """The ``count``-th symbol of a `Decoder.decode_by` stream, and the position after it; −1: the data ended."""
+    frequencies, cumulative, start, radius, buckets, words, states = stream
+    symbol, table = np.zeros(1, np.int16), np.full(1, index, np.uint8)
+    position = _decode(symbol, table, frequencies, cumulative, start, radius, buckets, words, states, position, count)
+    return np.int64(symbol[0]), position
 
 
 SMALL_LOWER = 1 << PRECISION

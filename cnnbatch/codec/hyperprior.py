@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cnnbatch.codec.hyper_context import HyperContext
 from cnnbatch.codec.layers import (
     ACTIVATIONS,
     Activation,
@@ -91,6 +92,8 @@ class HyperpriorSettings(BaseModel):
     context_channels: int = Field(0, ge=0, le=64)
     """Latent channels, the first, whose means are also predicted from decoded neighbours, see `neighbours`; at most
     ``latent_channels``."""
+    hyper_context: bool = False
+    """Whether hyper-latents are predicted from each other, and their scales from how busy it is around, see `HyperContext`."""
     lapped: bool = False
     """Whether a lapped transform takes the place of plain blocks: filters across the borders of blocks, see `BorderFilter`."""
     lmbda_range: tuple[Positive, Positive] = (0.0009, 1.0)
@@ -285,6 +288,8 @@ class Hyperprior(nn.Module):
         if settings.context_channels:
             self.context = QualityCurve(settings.context_channels * NUM_NEIGHBOURS * settings.context_channels)
         self.z_scale = QualityCurve(settings.hyper_channels)
+        if settings.hyper_context:
+            self.hyper_context = HyperContext(settings.hyper_channels, settings.scale_range, settings.num_scales)
 
     def bits_per_square(self, quality: Tensor) -> Tensor:
         """[N, M]: bits that a squared unit of error in one latent of each channel is worth, by the synthesis' bypass alone.
@@ -322,16 +327,25 @@ class Hyperprior(nn.Module):
         residual = y - means
         positions = soft_clamp(round_half_up(hyper.scale_positions), 0, s.num_scales - 1, share=1)
         scales = s.scale_range[0] * torch.exp(positions / s.indexes_per_nat)
-        z_positions = round_half_up(self.z_scale(quality)).clamp(0, s.num_scales - 1)
-        z_scales = s.scale_range[0] * torch.exp(z_positions / s.indexes_per_nat)
         if rdo:
             chosen = cheaper_integers(residual, scales, self.quantiser_weights(quality)[:, None, None, :])
             r_hat = residual + (chosen - residual).detach()
         else:
             r_hat = round_half_up(residual)
         bits = self._symbol_bits(residual, r_hat, scales, noise=noise, rdo=rdo)
-        bits = bits + gaussian_bits(noisy(z) if noise else z_hat, z_scales)
+        bits = bits + self._hyper_bits(z, z_hat, quality, noise=noise)
         return self.g_s(r_hat + means, quality), bits
+
+    def _hyper_bits(self, z: Tensor, z_hat: Tensor, quality: Tensor, *, noise: bool) -> Tensor:
+        """Of the hyper-latents, noisy or rounded."""
+        s = self.settings
+        values = noisy(z) if noise else z_hat
+        positions = round_half_up(self.z_scale(quality)).clamp(0, s.num_scales - 1)
+        if s.hyper_context:
+            predicted, positions = self.hyper_context(z_hat, positions)
+            values = values - predicted
+        scales = s.scale_range[0] * torch.exp(positions.clamp(0, s.num_scales - 1) / s.indexes_per_nat)
+        return gaussian_bits(values, scales)
 
     def _symbol_bits(self, residual: Tensor, r_hat: Tensor, scales: Tensor, *, noise: bool, rdo: bool) -> Tensor:
         """Of noisy latents, whose gradient pulls at y, or of the symbols, to which scales are fitted."""

@@ -8,6 +8,7 @@ import torch
 
 from cnnbatch import bitstream
 from cnnbatch.codec.architecture import Architecture, Array, Expected, Limits, Parsed, copy_weights
+from cnnbatch.codec.hyper_context import EDGES
 from cnnbatch.codec.hyperprior import Hyperprior, HyperpriorSettings
 from cnnbatch.codec.hyperprior_coder import HyperpriorCoder
 from cnnbatch.codec.scale_net import IntegerLinear
@@ -44,6 +45,12 @@ class HyperpriorArchitecture(Architecture[HyperpriorSettings, Hyperprior]):
             expected[f"{name}.shift"] = ("|i1", (outputs,))
             expected[f"{name}.bias"] = ("<i4", (outputs,))
         steps = bitstream.MAX_QUALITY_STEPS + 1
+        if s.hyper_context:
+            expected |= {
+                "hyper_context.weight_table": ("|i1", (s.hyper_channels, 4)),
+                "hyper_context.shift_table": ("|i1", (len(EDGES) + 1,)),
+                "hyper_context.inverse_table": ("<u2", (s.num_scales,)),
+            }
         return expected | {
             "scale_offset.table": ("<i2", (steps, s.latent_channels)),
             "z_scale.table": ("|u1", (steps, s.hyper_channels)),
@@ -96,7 +103,8 @@ def _float_parameters(model: Hyperprior) -> list[tuple[str, torch.nn.Parameter]]
 
 
 def _float_dtype(name: str, parameter: torch.nn.Parameter) -> str:
-    return "<f2" if parameter.ndim >= 2 and not name.endswith((".anchors", ".border.weight")) else "<f4"
+    exact = name.endswith((".anchors", ".border.weight")) or name == "hyper_context.weight"
+    return "<f2" if parameter.ndim >= 2 and not exact else "<f4"
 
 
 @torch.no_grad()
@@ -112,6 +120,11 @@ def _integer_arrays(model: Hyperprior) -> dict[str, Array]:
         "tables.frequencies": tables.frequencies.astype(np.uint16),
         "tables.radius": tables.radius,
     }
+    if s.hyper_context:
+        found = model.hyper_context.tables()
+        arrays["hyper_context.weight_table"] = found.weights.astype(np.int8)
+        arrays["hyper_context.shift_table"] = found.shifts.astype(np.int8)
+        arrays["hyper_context.inverse_table"] = found.inverse.astype(np.uint16)
     for name, layer in _integer_layers(model):
         weight, shift, bias = layer.integers()
         arrays[f"{name}.weight"] = weight.numpy().astype(np.int8)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cnnbatch.codec.architecture import Array
+from cnnbatch.codec.hyper_context import HyperTables
 from cnnbatch.codec.hyperprior import HYPER_BLOCK, Hyperprior, HyperpriorSettings
 from cnnbatch.codec.quantisation import Quantiser, restore
 from cnnbatch.codec.scale_net import Z_MAX
@@ -63,6 +64,7 @@ class LatentCoder:
         self.settings, self.model, self.tables, self.pool = settings, model, Tables.from_arrays(arrays), pool
         self.offsets = torch.from_numpy(arrays["scale_offset.table"].astype(np.float32))
         self.z_indexes = arrays["z_scale.table"]
+        self.hyper = HyperTables.from_arrays(arrays) if settings.hyper_context else None
         self.quantiser = Quantiser(self.tables)
 
     def side(self, y: Tensor, quality: Tensor, *, bf16: bool) -> "Side":
@@ -97,9 +99,9 @@ class LatentCoder:
         lanes = self._lanes(a * b)
         decoders = [Decoder(s, self.tables, lanes=lanes) for s in streams]
         rows, columns = -(-a // HYPER_BLOCK), -(-b // HYPER_BLOCK)
-        z_indexes = [self._z_indexes(q, rows * columns) for q in quality.tolist()]
-        z = self._each(lambda unit: unit[0].decode(unit[1]), zip(decoders, z_indexes, strict=True))
-        z_hat = torch.from_numpy(np.stack(z)).float().reshape(len(streams), rows, columns, -1).to(quality.device)
+        static = [self._z_indexes(q) for q in quality.tolist()]
+        z = self._each(lambda unit: self._decode_z(*unit, (rows, columns)), zip(decoders, static, strict=True))
+        z_hat = torch.from_numpy(np.stack(z)).float().to(quality.device)
         indexes, means = self._hyper(z_hat, quality, a, b)
         r = self._each(self._decode_unit, zip(decoders, indexes.cpu().numpy(), strict=True))
         found = self._each(lambda unit: restore(*unit), zip(r, self._context(quality), strict=True))
@@ -128,8 +130,12 @@ class LatentCoder:
     def in_stream(self, z: Symbols, r: Symbols, indexes: Indexes, quality: float) -> tuple[Symbols, Indexes]:
         """What the stream of one unit holds: symbols and their scale indexes, in order."""
         coded = indexes >= self.settings.coded_from
-        z_indexes = self._z_indexes(quality, z.shape[0] * z.shape[1])
-        return np.concatenate([z.ravel(), r[coded]]), np.concatenate([z_indexes, indexes[coded]])
+        static = self._z_indexes(quality)
+        if self.hyper is not None:
+            z_symbols, z_indexes = self.hyper.encode(z, static)
+        else:
+            z_symbols, z_indexes = z.ravel(), np.tile(static, z.shape[0] * z.shape[1])
+        return np.concatenate([z_symbols, r[coded]]), np.concatenate([z_indexes, indexes[coded]])
 
     def _encode_unit(self, unit: tuple[Symbols, Symbols, Indexes, float]) -> bytes:
         r = unit[1]
@@ -143,8 +149,15 @@ class LatentCoder:
         decoder.finish()
         return r
 
-    def _z_indexes(self, quality: float, positions: int) -> Indexes:
-        return np.tile(self.z_indexes[round(quality * 4)], positions)
+    def _decode_z(self, decoder: Decoder, static: Indexes, shape: tuple[int, int]) -> Symbols:
+        if self.hyper is not None:
+            return self.hyper.decode(decoder, shape, static)
+        return decoder.decode(np.tile(static, shape[0] * shape[1])).reshape(*shape, -1)
+
+    def _z_indexes(self, quality: float) -> Indexes:
+        """Scale index of each hyper-latent channel."""
+        indexes: Indexes = self.z_indexes[round(quality * 4)]
+        return indexes
 
     def _lanes(self, positions: int) -> int:
         return 4 if positions * self.settings.latent_channels >= LANES_FROM else 1

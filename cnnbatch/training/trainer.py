@@ -22,6 +22,7 @@ from cnnbatch.training.checkpoint import Progress, load_checkpoint, read_setting
 from cnnbatch.training.context import with_context
 from cnnbatch.training.data import Pixels, crops
 from cnnbatch.training.evaluation import rate_distortion
+from cnnbatch.training.hyper_context import with_hyper_context
 from cnnbatch.training.klt import block_klt
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ RELATIVE_RATES = {
     "scale_offset.": 10.0,
     "z_scale.": 10.0,
     "context.": 0.3,
+    "hyper_context.": 0.1,
 }
 """Learning rate relative to the others, by the beginning of a name, from the size of an update over that of the weight:
 the KLT undoes its good start when it moves fast, the last layers of both transforms write in large units, and what is
@@ -75,6 +77,8 @@ class TrainingConfig(BaseModel):
     report_minutes: float = 6.0
     context_channels: int = Field(0, ge=0, le=64)
     """Given, fitted, to a codec file without a context that training goes on from; a new one starts with its settings'."""
+    hyper_context: bool = False
+    """The same of the hyper-latents' context."""
 
 
 class Trainer:
@@ -100,6 +104,8 @@ class Trainer:
             settings = HyperpriorSettings.model_validate(read_settings(checkpoint))
         if start is not None and config.context_channels and not start.settings.context_channels:
             start = with_context(start, self.train_pictures, config.context_channels)
+        if start is not None and config.hyper_context and not start.settings.hyper_context:
+            start = with_hyper_context(start, self.train_pictures)
         self.model = Hyperprior(settings) if start is None or checkpoint.exists() else start
         self.optimiser = _optimiser(self.model, config.learning_rate)
         self.progress: Progress = {"step": 0, "seconds": 0.0, "pixels": 0}

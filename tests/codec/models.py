@@ -27,6 +27,7 @@ TINY = HyperpriorSettings(
     sees_picture=True,
     lapped=True,
     context_channels=3,
+    hyper_context=True,
     scale_range=(0.11, 32.0),
 )
 
@@ -40,6 +41,8 @@ def tiny_model(seed: int = 0, settings: HyperpriorSettings = TINY) -> Hyperprior
         for name, parameter in model.named_parameters():
             if name.endswith(("project.weight", "leave.weight", "gain.anchors", "context.anchors")):
                 parameter.copy_(0.05 * torch.randn(parameter.shape))
+        if settings.hyper_context:
+            model.hyper_context.weight.copy_(0.3 * torch.randn(model.hyper_context.weight.shape))
         for block in (*model.g_a.blocks_8, *model.g_a.blocks_16, *model.g_s.blocks_8, *model.g_s.blocks_16):
             block.project.weight.copy_(0.1 * torch.randn(block.project.weight.shape))
     return model.eval()

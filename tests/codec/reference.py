@@ -94,8 +94,11 @@ def decode_unit(
     tables = split_tables(arrays)
     reader = RansReader(unit, 4 if a * b * channels >= 131072 else 1)
     rows, columns = -(-a // 4), -(-b // 4)
-    z_tables = [tables[i] for i in arrays["z_scale.table"][step]]
-    z = np.array([reader.read(t) for _ in range(rows * columns) for t in z_tables]).reshape(rows, columns, hyper)
+    static = [int(i) for i in arrays["z_scale.table"][step]]
+    if settings["hyper_context"]:
+        z = hyper_latents(arrays, reader, tables, (rows, columns), static)
+    else:
+        z = np.array([reader.read(tables[i]) for _ in range(rows * columns) for i in static]).reshape(rows, columns, hyper)
     indexes = scale_indexes(arrays, z, settings["num_scales"], step)[:a, :b]
     r = np.zeros(indexes.shape, np.int64)
     for place in np.ndindex(*indexes.shape):
@@ -103,6 +106,32 @@ def decode_unit(
             r[place] = reader.read(tables[indexes[place]])
     assert reader.at_end()
     return r
+
+
+def hyper_latents(
+    arrays: Mapping[str, Array], reader: RansReader, tables: list[list[int]], shape: tuple[int, int], static: list[int]
+) -> Array:
+    """'Context of the hyper-latents': ẑ, each read with what is known before it."""
+    weights, shifts, inverse = (arrays[f"hyper_context.{n}_table"].astype(int).tolist() for n in ("weight", "shift", "inverse"))
+    z: dict[tuple[int, int], list[int]] = {}
+    activity: dict[tuple[int, int], list[int]] = {}
+    for i, j in np.ndindex(*shape):
+        z[i, j], activity[i, j] = [], []
+        near = [place for place in ((i, j - 1), (i - 1, j)) if place in z]
+        for c, index in enumerate(static):
+            total = 4 * 256 + sum(activity[i, j])
+            total += sum(16 * sum(activity[place]) // len(static) + 4 * activity[place][c] for place in near)
+            count = 4 + c + 20 * len(near)
+            shift = shifts[sum(total > count * edge for edge in EDGES)]
+            symbol = reader.read(tables[min(max(index + shift, 0), len(inverse) - 1)])
+            places = ((i, j - 1), (i - 1, j), (i - 1, j - 1), (i - 1, j + 1))
+            known = sum(w * z[place][c] for w, place in zip(weights[c], places, strict=True) if place in z)
+            z[i, j].append(symbol + (known + 32) // 64)
+            activity[i, j].append(min(abs(symbol) * inverse[index], 2048))
+    return np.array([z[place] for place in np.ndindex(*shape)]).reshape(*shape, -1)
+
+
+EDGES = [int(256 * 2 ** (k / 4) + 0.5) for k in range(-14, 7)]
 
 
 def with_context(arrays: Mapping[str, Array], settings: Mapping[str, Any], r: Array, step: int) -> Array:

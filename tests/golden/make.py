@@ -2,9 +2,10 @@
 
     python -m tests.golden.make
 
-The files of `lapped` are made here: a codec with lapped blocks and a context. Those beside this script were written before
-there were such settings, and stay. All of them say for ever what version 1 of the format means: a reader that no longer
-decodes them cannot read archives that exist. `tests/codec/test_codec_golden.py` decodes them.
+The files of `hyper_context` are made here: of a codec whose hyper-latents have a context. Those beside this script and of
+`lapped` (lapped blocks, a context of the latents) were written before there were such settings, and stay. All of them say
+for ever what version 1 of the format means: a reader that no longer decodes them cannot read archives that exist.
+`tests/codec/test_codec_golden.py` decodes them.
 """
 
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from cnnbatch.codec import Codec
 from tests.codec.models import picture, tiny_codec_file
 
-FOLDER = Path(__file__).parent / "lapped"
+FOLDER = Path(__file__).parent / "hyper_context"
 CASES = {
     "one_pixel": (picture(1, 1, seed=1), 32),
     "colour_low": (picture(90, 140, seed=2), 3.25),

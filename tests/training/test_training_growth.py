@@ -59,7 +59,6 @@ def test_two_steps_move_every_weight_of_the_transforms() -> None:
         loss = (x_hat - X).square().mean() + bits.mean()
         optimiser.zero_grad()
         torch.autograd.backward(loss)
-        assert all(p.grad is not None for p in model.parameters())
         optimiser.step()
     still = [n for n, p in model.named_parameters() if n.startswith(("g_a.", "g_s.")) and torch.equal(p, before[n])]
     assert still == []

@@ -43,7 +43,8 @@ def loss(model: Hyperprior) -> float:
 def states(trainer: Trainer) -> list[dict[str, torch.Tensor]]:
     """Everything a checkpoint must hold, by name."""
     parameters = dict(trainer.model.named_parameters())
-    moments = [{n: trainer.optimiser.state[p][k] for n, p in parameters.items()} for k in ("exp_avg", "exp_avg_sq", "step")]
+    learned = {name: p for name, p in parameters.items() if p.requires_grad}
+    moments = [{n: trainer.optimiser.state[p][k] for n, p in learned.items()} for k in ("exp_avg", "exp_avg_sq", "step")]
     return [{n: p.detach() for n, p in parameters.items()}, trainer.average, *moments]
 
 
