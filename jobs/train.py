@@ -77,7 +77,7 @@ def _train_process(rank: int, config: TrainConfig, rendezvous: str | None) -> No
         dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=config.training.processes)
     pictures = load_pictures(open_store(config.source, StorageConfig.from_environment(**config.storage)))
     checkpoint = config.codec_file.with_suffix(".checkpoint")
-    start = _start(config, Hyperprior) or _grown(config)
+    start = None if checkpoint.exists() else _start(config, Hyperprior) or _grown(config)
     trainer = Trainer(config.training, config.model, pictures, checkpoint, rank=rank, start=start)
     notes = config.training.model_dump(mode="json")
 
@@ -145,7 +145,10 @@ def _grown(config: TrainConfig) -> Hyperprior | None:
     file = parse_codec(read_codec(config.start))
     if not isinstance(model := file.trainable_model(), Hyperprior):
         raise UsageError(f"{config.start} is of the architecture {file.architecture}, not {config.architecture}")
-    return grown(model, config.model).train()
+    wanted = config.model
+    if config.training.hyper_context:  # fitted by the trainer, to the grown network
+        wanted = wanted.model_copy(update={"hyper_context": model.settings.hyper_context})
+    return grown(model, wanted).train()
 
 
 def _export(config: TrainConfig, data: bytes) -> None:

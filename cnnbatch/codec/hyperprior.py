@@ -3,7 +3,7 @@
     x ─ g_a ─ y ──────────── r = round(y − μ) ──── ŷ = r + μ ─ g_s ─ x̂
               │                ▲ entropy coder: zero-mean Gaussian of scale index i
               h_a ─ ẑ ─┬─ scale net (integers) ─ i
-                       └─ mean net (float) ───── μ
+                       └─ mean net (float) ───── μ      ẑ itself is coded in an exact context, `HyperContext`
 
 (Ballé et al. 2018, arXiv 1802.01436; mean and scale: Minnen et al. 2018, arXiv 1809.02736; decoupled like JPEG AI.)
 The few channels that carry the picture's low frequencies go on from block to block, more than ẑ tells: their μ gains a linear

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 from safetensors.torch import save as save_torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from cnnbatch.codec import Codec, shipped_codec
+from cnnbatch.codec import SHIPPED, Codec, shipped_codec
 from cnnbatch.codec.file import _checksum, _metadata, dump_codec, expected_arrays, parse_codec
 from cnnbatch.codec.hyperprior import HyperpriorSettings
 from cnnbatch.errors import CodecFileError
@@ -66,7 +67,9 @@ def test_the_model_of_a_file_computes_what_the_exported_one_did() -> None:
     torch.testing.assert_close(after[1], before[1], rtol=0.01, atol=0)
 
 
-@pytest.mark.parametrize("name", ["cnnbatch/codecs/fast.safetensors", "tests/golden/dense/gray.safetensors"])
+@pytest.mark.parametrize(
+    "name", [*(f"cnnbatch/codecs/{name}.safetensors" for name in SHIPPED), "tests/golden/dense/gray.safetensors"]
+)
 def test_reading_a_codec_file_does_not_import_the_compiler_of_torch(name: str) -> None:
     """Two seconds of the start of every command and worker."""
     script = "import sys; from cnnbatch.codec.file import parse_codec; parse_codec(open(sys.argv[1], 'rb').read()).model()"
@@ -75,9 +78,33 @@ def test_reading_a_codec_file_does_not_import_the_compiler_of_torch(name: str) -
     assert found.stdout.strip() == "[]"
 
 
-def test_the_shipped_codec_file_is_whole() -> None:
-    codec = Codec(shipped_codec(), device="cpu")
-    assert codec.id == hashlib.sha256(shipped_codec()).hexdigest()
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_codec_file_has_a_name_and_is_whole(name: str) -> None:
+    codec = Codec.load(name, device="cpu")
+    assert codec.id == hashlib.sha256(shipped_codec(name)).hexdigest()
+    assert codec.data == Codec.load(ROOT / "cnnbatch" / "codecs" / f"{name}.safetensors", device="cpu").data
+
+
+def test_the_first_shipped_codec_file_is_the_default() -> None:
+    assert Codec.load(device="cpu").id == Codec.load(SHIPPED[0], device="cpu").id
+
+
+@pytest.mark.parametrize(("name", "most"), [("fast", 12), ("base", 35)])
+def test_a_shipped_codec_file_keeps_to_its_budget(name: str, most: float) -> None:
+    """Thousands of multiplications a pixel, hyper nets included, to encode and to decode."""
+    model, quality = Codec.load(name, device="cpu").file.model(), torch.tensor([32.0])
+    x = torch.zeros(1, 128, 128, 3)
+    with torch.no_grad(), FlopCounterMode(display=False) as encoding:
+        y = model.g_a(x, quality)
+        z = model.h_a(y, quality)
+        model.hyper_synthesis(z.round(), quality)
+    with torch.no_grad(), FlopCounterMode(display=False) as decoding:
+        model.hyper_synthesis(z.round(), quality)
+        model.g_s(y, quality)
+    thousands = [count.get_total_flops() / 2 / 128**2 / 1000 for count in (encoding, decoding)]
+    print(name, thousands)
+    assert most / 4 < min(thousands)
+    assert max(thousands) < most
 
 
 @PROPERTY

@@ -5,7 +5,7 @@ from importlib.resources import files
 import pytest
 from pydantic import BaseModel
 
-from cnnbatch.codec import Codec
+from cnnbatch.codec import SHIPPED, Codec
 from jobs.settings import ClassifyConfig, CompressConfig, EvaluateConfig, ReconstructConfig, TrainConfig, resolve
 
 CASES = [
@@ -22,9 +22,15 @@ def test_the_files_hold_the_defaults(name: str, model: type[BaseModel], flags: d
     assert resolve(model, file=path, flags=flags, words=()) == model.model_validate(flags)
 
 
-def test_the_recipe_for_training_is_that_of_the_shipped_codec() -> None:
+@pytest.mark.parametrize(("name", "file"), zip(SHIPPED, ["train.yaml", "train_base.yaml"], strict=True))
+def test_the_recipes_for_training_are_those_of_the_shipped_codecs(name: str, file: str) -> None:
+    path = str(files("jobs") / "configs" / file)
+    recipe = resolve(TrainConfig, file=path, flags={"source": "a", "codec_file": "/b"}, words=())
+    assert recipe.model == Codec.load(name, device="cpu").file.settings
+
+
+def test_the_first_recipe_holds_the_defaults_of_a_run() -> None:
     path = str(files("jobs") / "configs" / "train.yaml")
     recipe = resolve(TrainConfig, file=path, flags={"source": "a", "codec_file": "/b"}, words=())
-    assert recipe.model == Codec.load(device="cpu").file.settings
     defaults = TrainConfig.model_validate({"source": "a", "codec_file": "/b"})
     assert recipe.training == defaults.training

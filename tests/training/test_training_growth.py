@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from cnnbatch.codec import Codec
+from cnnbatch.codec.file import dump_codec
 from cnnbatch.codec.hyperprior import Hyperprior
 from cnnbatch.errors import UsageError
 from cnnbatch.metrics import psnr_db
@@ -89,6 +90,32 @@ def source(tmp_path: Path) -> Path:
     for n in range(6):
         Image.fromarray(picture(128, 192, seed=n)).save(folder / f"{n}.png")
     return folder
+
+
+def test_a_run_goes_on_without_the_file_that_it_started_from(
+    source: Path, tmp_path: Path, settings_of_the_process: None
+) -> None:
+    small, large = tmp_path / "small.safetensors", tmp_path / "large.safetensors"
+    small.write_bytes(tiny_codec_file())
+    values = config(source, large, start=str(small), model=LARGER.model_dump())
+    train(values)
+    small.unlink()
+    large.unlink()
+    train(values.model_copy(update={"resume": True}))
+    assert Codec.load(large, device="cpu").file.settings == LARGER
+
+
+def test_a_run_may_also_add_the_context_of_the_hyper_latents(
+    source: Path, tmp_path: Path, settings_of_the_process: None
+) -> None:
+    small, large = tmp_path / "small.safetensors", tmp_path / "large.safetensors"
+    small.write_bytes(dump_codec(tiny_model(settings=TINY.model_copy(update={"hyper_context": False})), training={}))
+    values = config(source, large, start=str(small), model=LARGER.model_dump()).model_dump()
+    values["training"]["hyper_context"] = True
+    train(TrainConfig.model_validate(values))
+    file = Codec.load(large, device="cpu").file
+    assert file.settings == LARGER
+    assert file.arrays["hyper_context.weight_table"].any()
 
 
 def config(source: Path, codec_file: Path, **values: object) -> TrainConfig:
