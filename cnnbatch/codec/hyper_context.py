@@ -1,6 +1,6 @@
 """What the hyper-latents tell of each other, in integers only: each is predicted, and its scale follows how busy it is around.
 
-ẑ takes a ninth of all bits at low quality. A symbol is ẑ less a prediction from the places left, above, above left and above
+ẑ takes an eighth of all bits at low quality. A symbol is ẑ less a prediction from the places left, above, above left and above
 right in its own channel; and where magnitudes are above what their scales expect, beside it and in the channels before it at
 the same place, its scale index rises. A wrong index would destroy everything behind it, so nothing here is float: what a
 decoder needs are the integer tables of the codec file (`HyperTables`), and any machine finds the same.

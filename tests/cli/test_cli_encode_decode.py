@@ -119,6 +119,15 @@ def test_another_codec_file_is_found_by_its_id(run: Run, photo: bytes, codec: Co
     assert run("decode", "a.cnb", "a.png", "--codec", "other.safetensors").code == 0
 
 
+def test_a_shipped_codec_file_goes_by_its_name(run: Run, photo: bytes) -> None:
+    """Nothing has to be named to decode."""
+    encoded = json.loads(run("encode", "photo.png", "a.cnb", "--codec", "base", "--json").out)
+    assert encoded["codec_id"] == Codec.load("base", device="cpu").id
+    assert run("decode", "a.cnb", "a.png").code == 0
+    with Image.open("a.png") as image:
+        assert image.size == (160, 120)
+
+
 def test_both_work_in_a_pipe(run: Run) -> None:
     Path("x.png").write_bytes(CORRUPT)
     command = "{0} encode x.png - | {0} decode /dev/stdin -".format(f"{sys.executable} -m cnnbatch.cli")

@@ -1,12 +1,10 @@
 """Fashion-MNIST as `docs/fashion_mnist.md` uses it: the pictures, and that a minute's training beats its own start."""
 
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from benchmarks import fashion_mnist, fashion_pixels
@@ -20,15 +18,6 @@ pytestmark = [
     pytest.mark.fashion,
     pytest.mark.skipif(not fashion_mnist.SOURCE.exists(), reason="dataset-fashion-mnist is not installed"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def settings_of_the_process() -> Iterator[None]:
-    """A trainer sets threads and denormals for its whole process."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
 
 
 @pytest.mark.slow

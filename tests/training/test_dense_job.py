@@ -1,12 +1,10 @@
 """`jobs.train --architecture dense` from a folder and from an archive, and its codec through the stages."""
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from cnnbatch import open as open_archive
@@ -23,15 +21,6 @@ from tests.conftest import Bucket
 
 SMALL = {"latents": 12, "context_width": 16, "hidden": 8, "analysis_channels": (3, 4), "synthesis_channels": (3, 2)}
 SHORT = {"steps": 3, "context_steps": 3, "batch": 8, "threads": 1, "bf16": False}
-
-
-@pytest.fixture(autouse=True)
-def settings_of_the_process() -> Iterator[None]:
-    """A trainer sets threads and denormals for its whole process."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
 
 
 @pytest.fixture

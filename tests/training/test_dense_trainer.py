@@ -1,7 +1,6 @@
 """Training of the dense architecture: it learns, recognises, stops and goes on; and what its pictures and labels may be."""
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +21,6 @@ from tests.codec.dense_models import COLOUR, GRAY, pictures
 
 LAYERS = DenseLayers(**GRAY.model_dump(include=set(DenseLayers.model_fields)))
 SHORT = DenseTraining(steps=300, context_steps=40, batch=32, threads=1, bf16=False)
-
-
-@pytest.fixture(autouse=True)
-def settings_of_the_process() -> Iterator[None]:
-    """A trainer sets threads and denormals for its whole process."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
 
 
 def small_pictures(*, classes: bool = False) -> SmallPictures:

@@ -1,6 +1,5 @@
 """A network that grows computes at first what it did, and every new weight can learn."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -75,15 +74,6 @@ def test_what_cannot_grow_is_named(name: str, value: object) -> None:
 
 
 @pytest.fixture
-def settings_of_the_process() -> Iterator[None]:
-    """A trainer sets threads and denormals for its whole process."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
-
-
-@pytest.fixture
 def source(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -92,9 +82,7 @@ def source(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_run_goes_on_without_the_file_that_it_started_from(
-    source: Path, tmp_path: Path, settings_of_the_process: None
-) -> None:
+def test_a_run_goes_on_without_the_file_that_it_started_from(source: Path, tmp_path: Path) -> None:
     small, large = tmp_path / "small.safetensors", tmp_path / "large.safetensors"
     small.write_bytes(tiny_codec_file())
     values = config(source, large, start=str(small), model=LARGER.model_dump())
@@ -105,9 +93,7 @@ def test_a_run_goes_on_without_the_file_that_it_started_from(
     assert Codec.load(large, device="cpu").file.settings == LARGER
 
 
-def test_a_run_may_also_add_the_context_of_the_hyper_latents(
-    source: Path, tmp_path: Path, settings_of_the_process: None
-) -> None:
+def test_a_run_may_also_add_the_context_of_the_hyper_latents(source: Path, tmp_path: Path) -> None:
     small, large = tmp_path / "small.safetensors", tmp_path / "large.safetensors"
     small.write_bytes(dump_codec(tiny_model(settings=TINY.model_copy(update={"hyper_context": False})), training={}))
     values = config(source, large, start=str(small), model=LARGER.model_dump()).model_dump()
@@ -123,7 +109,7 @@ def config(source: Path, codec_file: Path, **values: object) -> TrainConfig:
     return TrainConfig.model_validate({"source": str(source), "codec_file": codec_file, "training": training, **values})
 
 
-def test_a_run_starts_from_a_smaller_codec_file(source: Path, tmp_path: Path, settings_of_the_process: None) -> None:
+def test_a_run_starts_from_a_smaller_codec_file(source: Path, tmp_path: Path) -> None:
     small, large = tmp_path / "small.safetensors", tmp_path / "large.safetensors"
     small.write_bytes(tiny_codec_file())
     train(config(source, large, start=str(small), model=LARGER.model_dump()))
@@ -134,7 +120,7 @@ def test_a_run_starts_from_a_smaller_codec_file(source: Path, tmp_path: Path, se
     assert after == pytest.approx(before, abs=0.1)
 
 
-def test_what_a_run_cannot_start_from_is_a_usage_error(source: Path, tmp_path: Path, settings_of_the_process: None) -> None:
+def test_what_a_run_cannot_start_from_is_a_usage_error(source: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read the codec file"):
         train(config(source, tmp_path / "new.safetensors", start=str(tmp_path / "none")))
     with pytest.raises(UsageError, match="--start belongs to --architecture hyperprior"):

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +24,11 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
-def settings_of_the_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A trainer sets threads and denormals for its whole process; its KLT takes a second, so it is computed once."""
+def one_klt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a second, so it is computed once."""
     monkeypatch.setattr(
         "cnnbatch.training.trainer.block_klt", lambda _, components, border: klt(components, border is not None)
     )
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
 
 
 def loss(model: Hyperprior) -> float:
