@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import permutations
 from pathlib import Path
 from statistics import harmonic_mean
@@ -90,11 +91,15 @@ def is_ours(word: str) -> bool:
     return word.partition("@")[0].partition(":")[0] == NAME
 
 
+_load = cache(Codec.load)
+"""Once for all words that name the same file."""
+
+
 def _ours(word: str, given: str | None) -> CnnCodec:
     """``given``: the codec file that ``cnn`` means, None: the default."""
     name, _, effort = word.partition("@")
     file = name.partition(":")[2] or None
-    return CnnCodec(Codec.load(file or given), file, effort=int(effort or 0))
+    return CnnCodec(_load(file or given), file, effort=int(effort or 0))
 
 
 def speeds(found: Sequence[Curve]) -> Iterator[str]:

@@ -132,9 +132,14 @@ def _stored(row: ArchiveRow) -> Pixels | ImageError:
 def _start(config: TrainConfig, kind: type[M]) -> M | None:
     if not (config.resume and config.codec_file.exists()):
         return None
-    file = parse_codec(config.codec_file.read_bytes())
+    return _network(config, config.codec_file.read_bytes(), config.codec_file, kind)
+
+
+def _network(config: TrainConfig, data: bytes, name: Path | str, kind: type[M]) -> M:
+    """Of a codec file, to be trained on."""
+    file = parse_codec(data)
     if not isinstance(model := file.trainable_model(), kind):
-        raise UsageError(f"{config.codec_file} is of the architecture {file.architecture}, not {config.architecture}")
+        raise UsageError(f"{name} is of the architecture {file.architecture}, not {config.architecture}")
     return model
 
 
@@ -142,9 +147,7 @@ def _grown(config: TrainConfig) -> Hyperprior | None:
     """The network of the codec file that a new run starts from, as large as the settings say."""
     if config.start is None:
         return None
-    file = parse_codec(read_codec(config.start))
-    if not isinstance(model := file.trainable_model(), Hyperprior):
-        raise UsageError(f"{config.start} is of the architecture {file.architecture}, not {config.architecture}")
+    model = _network(config, read_codec(config.start), config.start, Hyperprior)
     wanted = config.model
     if config.training.hyper_context:  # fitted by the trainer, to the grown network
         wanted = wanted.model_copy(update={"hyper_context": model.settings.hyper_context})
@@ -173,7 +176,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, metavar="M", help="wall-clock time, all resumes together; default 60")
     parser.add_argument("--processes", type=int, metavar="N", help="processes of one thread; default 1")
     parser.add_argument("--resume", action="store_true", default=None, help="go on from the checkpoint, or from CODEC_FILE")
-    parser.add_argument("--start", metavar="FILE", help="codec file, or fast: a new run grows its network to model.… sizes")
+    parser.add_argument(
+        "--start", metavar="FILE", help="codec file, fast or base: a new run grows its network to model.… sizes"
+    )
     parser.add_argument("--config", metavar="F.yaml", help="read settings from this file; flags and name=value win over it")
     parser.add_argument("settings", nargs="*", metavar="name=value", help="any setting, such as training.learning_rate=0.001")
     return parser

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cnnbatch.codec.layers import neighbours
 from cnnbatch.codec.scale_net import Z_MAX, round_half_up
 from cnnbatch.rans import Decoder, Indexes, Symbols, next_symbol
 
@@ -218,9 +219,8 @@ class HyperContext(nn.Module):
 
 
 def hyper_neighbours(z: Tensor) -> Tensor:
-    """[N, a, b, C] → [N, a, b, C, 4]: left, above, above left, above right; zero beyond the unit."""
-    around = F.pad(z, (0, 0, 1, 1, 1, 0))
-    return torch.stack([around[:, 1:, :-2], around[:, :-1, 1:-1], around[:, :-1, :-2], around[:, :-1, 2:]], -1)
+    """[N, a, b, C] → [N, a, b, C, 4]: the `neighbours` in each channel."""
+    return torch.stack(neighbours(z), -1)
 
 
 def activity_class(symbols: Tensor, inverse: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ from cnnbatch.codec.layers import (
     keep_variance,
     lmbda_at,
     log_spaced,
+    neighbours,
     space_to_depth,
 )
 from cnnbatch.codec.likelihood import cheaper_integers, gaussian_bits, noisy
@@ -90,7 +91,7 @@ class HyperpriorSettings(BaseModel):
     sees_picture: bool = False
     """Whether the learned synthesis path sees the picture that the bypass makes, and so the edges of its blocks."""
     context_channels: int = Field(0, ge=0, le=64)
-    """Latent channels, the first, whose means are also predicted from decoded neighbours, see `neighbours`; at most
+    """Latent channels, the first, whose means are also predicted from decoded neighbours, see `known_neighbours`; at most
     ``latent_channels``."""
     hyper_context: bool = False
     """Whether hyper-latents are predicted from each other, and their scales from how busy it is around, see `HyperContext`."""
@@ -358,7 +359,7 @@ class Hyperprior(nn.Module):
         return fitted + (pull - pull.detach())
 
     def context_weights(self, quality: Tensor) -> Tensor:
-        """[N, K, 4·K]: what each of the K predicted channels takes of its `neighbours`."""
+        """[N, K, 4·K]: what each of the K predicted channels takes of its `known_neighbours`."""
         k = self.settings.context_channels
         return cast(Tensor, self.context(quality)).reshape(-1, k, NUM_NEIGHBOURS * k)
 
@@ -366,7 +367,7 @@ class Hyperprior(nn.Module):
         """The means with the prediction added: in parallel, from neighbours that are rounded apart from each other."""
         k = self.settings.context_channels
         deviation = (y - means)[..., :k]
-        known = neighbours(noisy(deviation) if noise else round_half_up(deviation))
+        known = known_neighbours(noisy(deviation) if noise else round_half_up(deviation))
         with torch.autocast(y.device.type, enabled=False):
             predicted = torch.einsum("nhwj,nkj->nhwk", known.float(), self.context_weights(quality))
         return torch.cat([means[..., :k] + predicted, means[..., k:]], -1)
@@ -391,7 +392,6 @@ class Hyperprior(nn.Module):
         self.z_scale.anchors.fill_(self.settings.indexes_per_nat * math.log(1.0 / self.settings.scale_range[0]))
 
 
-def neighbours(values: Tensor) -> Tensor:
-    """[N, h, w, K] → [N, h, w, 4·K]: what lies left, above, above left and above right; zero beyond the border."""
-    around = F.pad(values, (0, 0, 1, 1, 1, 0))
-    return torch.cat([around[:, 1:, :-2], around[:, :-1, 1:-1], around[:, :-1, :-2], around[:, :-1, 2:]], -1)
+def known_neighbours(values: Tensor) -> Tensor:
+    """[N, h, w, K] → [N, h, w, 4·K]: all `neighbours` of a position, one after the other."""
+    return torch.cat(neighbours(values), -1)

@@ -42,6 +42,12 @@ def depth_to_space(x: Tensor, factor: int) -> Tensor:
     return x.permute(0, 1, 3, 2, 4, 5).reshape(n, h * factor, w * factor, c // factor**2)
 
 
+def neighbours(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """[N, H, W, C] → four of that shape: what lies left, above, above left and above right; zero beyond the border."""
+    around = F.pad(x, (0, 0, 1, 1, 1, 0))
+    return around[:, 1:, :-2], around[:, :-1, 1:-1], around[:, :-1, :-2], around[:, :-1, 2:]
+
+
 def asinh(x: Tensor) -> Tensor:
     """asinh(x) within 3·10⁻⁷, from functions that torch vectorises: five times faster on a CPU than its own asinh."""
     magnitude = x.abs()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cnnbatch.codec.hyperprior import GREY, NUM_NEIGHBOURS, Hyperprior, HyperpriorSettings, neighbours
+from cnnbatch.codec.hyperprior import GREY, NUM_NEIGHBOURS, Hyperprior, HyperpriorSettings, known_neighbours
 from cnnbatch.codec.layers import NUM_ANCHORS
 from cnnbatch.codec.likelihood import gaussian_bits
 from cnnbatch.codec.scale_net import Z_MAX, round_half_up
@@ -41,15 +41,21 @@ def with_context(model: Hyperprior, pictures: Sequence[Pixels], channels: int) -
     return grown
 
 
+def analysed(model: Hyperprior, picture: Pixels, quality: Tensor) -> tuple[Tensor, Tensor]:
+    """(y [1, h, w, M], ẑ [1, h/4, w/4, Cz]) of a picture, cut to multiples of 64; ``quality`` [1]."""
+    height, width = (n // 64 * 64 for n in picture.shape[:2])
+    y = model.g_a(torch.from_numpy(picture[None, :height, :width].copy()).float() - GREY, quality)
+    return y, round_half_up(model.h_a(y, quality).clamp(-Z_MAX, Z_MAX))
+
+
 def _latents(
     model: Hyperprior, pictures: Sequence[Pixels], quality: Tensor, channels: int
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Of each picture y less its means, and the scale positions, of the first channels: [1, h, w, K]."""
     deviations, positions = [], []
     for picture in pictures:
-        height, width = (n // 64 * 64 for n in picture.shape[:2])
-        y = model.g_a(torch.from_numpy(picture[None, :height, :width].copy()).float() - GREY, quality)
-        hyper = model.hyper_synthesis(round_half_up(model.h_a(y, quality).clamp(-Z_MAX, Z_MAX)), quality)
+        y, z_hat = analysed(model, picture, quality)
+        hyper = model.hyper_synthesis(z_hat, quality)
         deviations.append((y - hyper.means)[..., :channels])
         positions.append(hyper.scale_positions[..., :channels])
     return deviations, positions
@@ -70,7 +76,7 @@ def _regressed(deviations: Sequence[Tensor], scales: Sequence[Tensor]) -> Tensor
     typical = torch.cat([s.flatten(0, 2) for s in scales]).mean(0)
     for deviation, scale in zip(deviations, scales, strict=True):
         weight = (typical / scale).clamp(max=LARGEST_WEIGHT).mean(-1, keepdim=True)
-        known = (neighbours(round_half_up(deviation)) * weight).flatten(0, 2)
+        known = (known_neighbours(round_half_up(deviation)) * weight).flatten(0, 2)
         normal += known.T @ known
         right += known.T @ (deviation * weight).flatten(0, 2)
         count += len(known)
@@ -81,7 +87,7 @@ def _regressed(deviations: Sequence[Tensor], scales: Sequence[Tensor]) -> Tensor
 
 def _offsets(model: Hyperprior, deviations: Sequence[Tensor], positions: Sequence[Tensor], weights: Tensor) -> Tensor:
     """[K]: the change of each channel's scale offset that makes its bits fewest."""
-    left = [round_half_up(d - neighbours(round_half_up(d)) @ weights.T) for d in deviations]
+    left = [round_half_up(d - known_neighbours(round_half_up(d)) @ weights.T) for d in deviations]
     bits = torch.stack([_bits_by_channel(left, _scales(model, positions, offset)) for offset in OFFSETS])
     return torch.tensor(OFFSETS)[bits.argmin(0)].float()
 

@@ -4,7 +4,7 @@ The hyper-latents of training pictures at each anchor of quality are regressed o
 each channel and the shift of each class of activity are chosen in turn, where what was found costs fewest bits.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from cnnbatch.codec.hyper_context import EDGES, WEIGHT_UNIT, HyperContext, activity_class, hyper_neighbours
-from cnnbatch.codec.hyperprior import GREY, Hyperprior, HyperpriorSettings
+from cnnbatch.codec.hyperprior import Hyperprior, HyperpriorSettings
 from cnnbatch.codec.layers import NUM_ANCHORS
 from cnnbatch.codec.likelihood import gaussian_bits
-from cnnbatch.codec.scale_net import Z_MAX, round_half_up
+from cnnbatch.codec.scale_net import round_half_up
+from cnnbatch.training.context import analysed
 from cnnbatch.training.data import Pixels
 
 PICTURES = 96
@@ -39,7 +40,7 @@ def with_hyper_context(model: Hyperprior, pictures: Sequence[Pixels]) -> Hyperpr
     grown = Hyperprior(HyperpriorSettings.model_validate(values))
     grown.load_state_dict(model.state_dict(), strict=False)
     chosen = pictures[:: max(1, len(pictures) // PICTURES)][:PICTURES]
-    z = [list(_hyper_latents(model, chosen, quality)) for quality in torch.linspace(0, 63, NUM_ANCHORS)]
+    z = [[analysed(model, picture, q[None])[1] for picture in chosen] for q in torch.linspace(0, 63, NUM_ANCHORS)]
     context = grown.hyper_context
     context.weight.copy_(_regressed([part for parts in z for part in parts]))
     symbols = [[part - round_half_up((hyper_neighbours(part) * context.weight).sum(-1)) for part in parts] for parts in z]
@@ -47,14 +48,6 @@ def with_hyper_context(model: Hyperprior, pictures: Sequence[Pixels]) -> Hyperpr
     context.shift.copy_(torch.from_numpy(shifts))
     grown.z_scale.anchors.copy_(torch.from_numpy(indexes))
     return grown
-
-
-def _hyper_latents(model: Hyperprior, pictures: Sequence[Pixels], quality: Tensor) -> Iterator[Tensor]:
-    """ẑ [1, h, w, C] of each picture."""
-    for picture in pictures:
-        height, width = (n // 64 * 64 for n in picture.shape[:2])
-        x = torch.from_numpy(picture[None, :height, :width].copy()).float() - GREY
-        yield round_half_up(model.h_a(model.g_a(x, quality[None]), quality[None]).clamp(-Z_MAX, Z_MAX))
 
 
 def _regressed(z: Sequence[Tensor]) -> Tensor:

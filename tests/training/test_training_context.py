@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cnnbatch.codec import Codec
 from cnnbatch.codec.file import dump_codec
-from cnnbatch.codec.hyperprior import Hyperprior, HyperpriorSettings, neighbours
+from cnnbatch.codec.hyperprior import Hyperprior, HyperpriorSettings, known_neighbours
 from cnnbatch.codec.quantisation import Quantiser, restore
 from cnnbatch.rans import gaussian_tables
 from cnnbatch.training.context import with_context
@@ -46,9 +46,9 @@ def test_what_a_context_predicts_is_coded_and_comes_back() -> None:
 
 def test_the_prediction_sees_what_is_decoded_before_and_nothing_else() -> None:
     values = torch.arange(2 * 3 * 2, dtype=torch.float32).reshape(1, 2, 3, 2)
-    at_last = neighbours(values)[0, 1, 2].tolist()
+    at_last = known_neighbours(values)[0, 1, 2].tolist()
     assert at_last == [*values[0, 1, 1].tolist(), *values[0, 0, 2].tolist(), *values[0, 0, 1].tolist(), 0, 0]
-    assert neighbours(values)[0, 0, 0].tolist() == [0] * 8
+    assert known_neighbours(values)[0, 0, 0].tolist() == [0] * 8
 
 
 @settings(deadline=None, max_examples=30)
@@ -62,7 +62,9 @@ def test_the_decoder_restores_what_the_encoder_saw(rows: int, columns: int, chan
     symbols, found = quantise(values, indexes, np.full(channels + 2, 8, np.float32), context)
     assert (restore(symbols, context) == found).all()
     assert (np.abs(found - values[..., :channels]) < 1).all()
-    expected = torch.einsum("nhwj,kj->nhwk", neighbours(torch.from_numpy(found)[None]), torch.from_numpy(context))[0].numpy()
+    expected = torch.einsum("nhwj,kj->nhwk", known_neighbours(torch.from_numpy(found)[None]), torch.from_numpy(context))[
+        0
+    ].numpy()
     np.testing.assert_allclose(found - symbols[..., :channels], expected, atol=1e-3)
 
 
