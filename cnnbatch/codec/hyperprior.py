@@ -19,7 +19,7 @@ Shapes: N images, H × W pixels (multiples of 64 here), M latent channels; tenso
 """
 
 import math
-from typing import Annotated, NamedTuple, cast
+from typing import Annotated, Literal, NamedTuple, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -102,6 +102,8 @@ class HyperpriorSettings(BaseModel):
     scale_range: ScaleRange = (0.11, 128.0)
     coded_from: int = Field(1, ge=0, le=63)
     """Symbols of smaller scale indexes are taken as zero and not coded."""
+    lanes: Literal[1, 4] = 4
+    """Of the entropy coder in large units. Each beyond the first takes six bytes of a unit and makes nothing faster."""
 
     @model_validator(mode="after")
     def _context_in_latents(self) -> "HyperpriorSettings":
@@ -142,7 +144,7 @@ class Analysis(nn.Module):
         self.settings = s
         if s.lapped:
             self.border = BorderFilter(inverse=False)
-        self.bypass = FullPrecisionLinear(3 * BLOCK**2, s.latent_channels, bias=False)
+        self.bypass = nn.Linear(3 * BLOCK**2, s.latent_channels, bias=False)
         self.enter = nn.Linear(3 * 8**2, s.width_8)
         self.gain = QualityCurve(s.width_8)
         self.blocks_8 = blocks(s.width_8, s.analysis_blocks[0], s.activation)
@@ -156,12 +158,13 @@ class Analysis(nn.Module):
         step = self.settings.step(quality)[:, None, None, None]
         if self.settings.lapped:
             x = self.border(x.float())
-        patches = space_to_depth(x, 8).to(_working_dtype(x))  # exact without the filter: eight bits
+        x = x.to(_working_dtype(x))  # exact without the filter: eight bits
+        patches = space_to_depth(x, 8)
         features = F.linear(patches, self.enter.weight / PIXEL_UNIT, self.enter.bias)
         features = features * torch.exp(self.gain(quality)).to(features.dtype)
         features = self.down(space_to_depth(self.blocks_8(features), 2))
         learned = self.leave(self.blocks_16(features))
-        y = torch.add(self.bypass(space_to_depth(x, BLOCK)), learned, alpha=PIXEL_UNIT)
+        y = torch.add(self.bypass(space_to_depth(x, BLOCK)).float(), learned, alpha=PIXEL_UNIT)
         return y * (torch.exp(self.latent_gain(quality)) / step)
 
 
@@ -243,7 +246,7 @@ class HyperAnalysis(nn.Module):
         """``y`` [N, h, w, M] with h, w multiples of 4 → z [N, h/4, w/4, Cz]."""
         level = asinh(y)
         x = self.enter(torch.cat([level, level.abs()], -1)) * torch.exp(self.gain(quality))
-        x = self.down_32(space_to_depth(self.activation(self.block_16(x), False), 2))
+        x = self.down_32(space_to_depth(self.activation(self.block_16(x), not x.requires_grad), 2))
         return cast(Tensor, self.down_64(space_to_depth(self.block_32(x), 2)))
 
 
@@ -265,8 +268,10 @@ class MeanNet(nn.Module):
 
     def forward(self, z_hat: Tensor, quality: Tensor) -> Tensor:
         """``z_hat`` [N, h, w, Cz] → [N, 4h, 4w, M]."""
-        x = depth_to_space(self.activation(self.enter(z_hat), False), 2)
-        x = depth_to_space(self.activation(self.grow(self.block_32(x)), False), 2)
+        x = self.enter(z_hat)
+        x = depth_to_space(self.activation(x, not x.requires_grad), 2)
+        x = self.grow(self.block_32(x))
+        x = depth_to_space(self.activation(x, not x.requires_grad), 2)
         return cast(Tensor, self.leave(self.blocks_16(x)) * torch.exp(self.gain(quality)))
 
 

@@ -25,7 +25,7 @@ from cnnbatch.codec.scale_net import Z_MAX
 from cnnbatch.rans import Decoder, Indexes, Symbols, Tables, encode
 
 LANES_FROM = 1 << 17
-"""Units with at least this many latents use four lanes; below, three more states would cost more than they save."""
+"""Units with fewer latents have one lane, whatever the codec file says."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -160,7 +160,7 @@ class LatentCoder:
         return indexes
 
     def _lanes(self, positions: int) -> int:
-        return 4 if positions * self.settings.latent_channels >= LANES_FROM else 1
+        return self.settings.lanes if positions * self.settings.latent_channels >= LANES_FROM else 1
 
     def _each(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         return list(self.pool.map(function, items))

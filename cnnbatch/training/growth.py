@@ -14,7 +14,10 @@ from cnnbatch.codec.layers import Block, keep_variance
 from cnnbatch.errors import UsageError
 
 SIZES = ("width_8", "width_16", "analysis_blocks", "synthesis_blocks")
-"""Settings that may grow; all others must be those of the smaller model."""
+"""Settings that may grow."""
+
+FREE = ("lanes",)
+"""Settings that change nothing of the network; all others must be those of the smaller model."""
 
 SPLIT = {"g_a.down.weight": (1, 4), "g_s.up.weight": (4, 1), "g_s.up.bias": (4,)}
 """Axes that hold the channels of several positions one after the other, and of how many: beside a change of resolution."""
@@ -36,7 +39,7 @@ def grown(model: Hyperprior, settings: HyperpriorSettings) -> Hyperprior:
 
 
 def _check(small: HyperpriorSettings, large: HyperpriorSettings) -> None:
-    for name, old in small.model_dump().items():
+    for name, old in small.model_dump(exclude=set(FREE)).items():
         new = getattr(large, name)
         pairs = list(zip(old, new, strict=True)) if isinstance(old, tuple) else [(old, new)]
         if not all(b >= a if name in SIZES else b == a for a, b in pairs):

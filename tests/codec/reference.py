@@ -92,7 +92,7 @@ def decode_unit(
     a, b = shape
     channels, hyper = settings["latent_channels"], settings["hyper_channels"]
     tables = split_tables(arrays)
-    reader = RansReader(unit, 4 if a * b * channels >= 131072 else 1)
+    reader = RansReader(unit, settings.get("lanes", 4) if a * b * channels >= 131072 else 1)
     rows, columns = -(-a // 4), -(-b // 4)
     static = [int(i) for i in arrays["z_scale.table"][step]]
     if settings["hyper_context"]:

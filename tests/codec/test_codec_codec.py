@@ -1,6 +1,7 @@
 """`Codec`: any image in, the same shape out; batches, tiles and damage."""
 
 import threading
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 
 from cnnbatch.bitstream import MAX_SIDE, pack, unpack
 from cnnbatch.codec import Codec, Limits
+from cnnbatch.codec.file import dump_codec
 from cnnbatch.codec.tiling import tiles
 from cnnbatch.errors import BitstreamError
 from cnnbatch.metrics import psnr_db
-from tests.codec.models import TINY, picture, tiny_codec, tiny_codec_file
+from tests.codec.models import TINY, picture, tiny_codec, tiny_codec_file, tiny_model
 from tests.codec.reference import decode_unit, parse_container, with_context
 
 PROPERTY = settings(deadline=None, max_examples=60)
@@ -133,6 +135,18 @@ def test_the_procedure_of_the_specification_reads_the_symbols(shape: tuple[int, 
     assert np.abs(r).sum() > 0 or step == 0
     assert np.abs(means).max() < 2
     assert container.prefix.hex() == CODEC.id[:8]
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_the_codec_file_says_how_many_lanes_large_units_have(lanes: Literal[1, 4]) -> None:
+    settings = TINY.model_copy(update={"latent_channels": 64, "lanes": lanes})
+    codec = Codec(dump_codec(tiny_model(settings=settings), training={}), device="cpu")
+    container = parse_container(codec.compress([picture(512, 1024)], 20)[0])
+    r = decode_unit(codec.file.arrays, settings.model_dump(), container.units[0], (32, 64), container.quality_steps)
+    with torch.inference_mode():
+        y_hat = codec.coder.latents.decode(container.units, (32, 64), torch.tensor([20.0]))[0].numpy()
+    assert np.abs(r).sum() > 0
+    assert np.abs(y_hat - with_context(codec.file.arrays, settings.model_dump(), r, container.quality_steps)).max() < 2
 
 
 def test_one_damaged_bitstream_is_named_and_the_others_decode() -> None:

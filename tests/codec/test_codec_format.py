@@ -22,7 +22,7 @@ CONSTANTS = {
     "largest quality, quarter steps": bitstream.MAX_QUALITY_STEPS,
     "block (pixels a latent position covers, each direction)": hyperprior.BLOCK,
     "hyper block (latent positions a hyper-latent covers, each direction)": hyperprior.HYPER_BLOCK,
-    "latents of a unit from which it has four lanes": latents.LANES_FROM,
+    "latents of a unit from which it may have four lanes": latents.LANES_FROM,
     "largest magnitude of a symbol": rans.SYMBOL_LIMIT,
     "largest magnitude of a hyper-latent": scale_net.Z_MAX,
     "bits of a frequency": rans.PRECISION,
@@ -69,7 +69,8 @@ def test_the_settings_and_their_limits_are_those_of_the_code() -> None:
 def limits(schema: dict[str, Any]) -> list[str]:
     part = schema.get("prefixItems", [schema])[0]
     if "enum" in part:
-        return ["text", part["enum"][0], part["enum"][-1]]
+        kind = "text" if part["type"] == "string" else part["type"]
+        return [kind, str(part["enum"][0]), str(part["enum"][-1])]
     if part["type"] == "boolean":
         return ["boolean", "false", "true"]
     kind = part["type"] if part is schema else f"2 {part['type']}s"
