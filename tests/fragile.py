@@ -52,13 +52,13 @@ KILLING_WIDTH, HANGING_WIDTH = 99, 101
 class FragileCodec(Codec):
     """Dies or hangs over bitstreams of some widths."""
 
-    def reconstruct(self, bitstreams: Any) -> Any:
+    def reconstruct(self, bitstreams: Any, **options: Any) -> Any:
         widths = {self.shape(bitstream)[1] for bitstream in bitstreams}
         if KILLING_WIDTH in widths:
             os._exit(139)
         if HANGING_WIDTH in widths:
             time.sleep(3600)
-        return super().reconstruct(bitstreams)
+        return super().reconstruct(bitstreams, **options)
 
 
 class FragileShelf(CodecShelf):

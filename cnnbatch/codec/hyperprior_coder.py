@@ -54,7 +54,7 @@ class HyperpriorCoder:
         """``model``: the file's. Raises CodecFileError if its scale net computes differently here."""
         self.file, self.device, self.limits = file, device, limits
         self._batch_pixels = limits.pixels(device)
-        self._encode_in_bf16 = device.type == "cpu" and cpu_has_bf16()
+        self._has_bf16 = device.type == "cpu" and cpu_has_bf16()
         torch.backends.cuda.matmul.allow_tf32 = False  # the scale net needs true float32 products
         self.model = model.to(device).requires_grad_(False)
         coding = threads if device.type == "cpu" else os.cpu_count()
@@ -91,7 +91,7 @@ class HyperpriorCoder:
         self._each(batches, lambda batch: self._compress_tiles(batch, images, headers, found, effort))
         return [pack(h, [units[place] for place in sorted(units)]) for h, units in zip(headers, found, strict=True)]
 
-    def reconstruct(self, bitstreams: Sequence[bytes]) -> list[Pixels]:
+    def reconstruct(self, bitstreams: Sequence[bytes], *, approximate: bool = False) -> list[Pixels]:
         """See `Coder.reconstruct`."""
         parsed = [self._parse(number, data) for number, data in enumerate(bitstreams)]
         headers = [p.header for p in parsed]
@@ -99,7 +99,7 @@ class HyperpriorCoder:
         latents = self._decode_latents(parsed)
         tile_jobs = self._tile_jobs(headers, self.limits.tile_side)
         batches = self._batches(tile_jobs, lambda job: job.tile.shape, lambda job: job.tile.pixels)
-        self._each(batches, lambda batch: self._reconstruct_tiles(batch, latents, headers, images))
+        self._each(batches, lambda batch: self._reconstruct_tiles(batch, latents, headers, images, approximate))
         return [_gray(image) if h.gray else image for image, h in zip(images, headers, strict=True)]
 
     def reconstruct_region(self, bitstream: bytes, region: Region) -> Pixels:
@@ -177,13 +177,13 @@ class HyperpriorCoder:
 
     def _analyse(self, x: npt.NDArray[np.uint8], quality: Tensor) -> Tensor:
         shifted = np.bitwise_xor(x, GREY).view(np.int8)  # x less GREY
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._encode_in_bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._has_bf16):
             y: Tensor = self.model.g_a(torch.from_numpy(shifted).to(self.device), quality)
         return y
 
     def _unit(self, y: Tensor, place: tuple[slice, slice], quality: Tensor) -> Unit:
         latents = y[:, *place]
-        side = self.latents.side(latents, quality, bf16=self._encode_in_bf16)
+        side = self.latents.side(latents, quality, bf16=self._has_bf16)
         values = latents - side.means
         return Unit(place, side, values, self.latents.quantise(values, side))
 
@@ -227,13 +227,14 @@ class HyperpriorCoder:
         latents: Sequence[Tensor],
         headers: Sequence[Header],
         images: Sequence[Pixels],
+        approximate: bool,
     ) -> None:
         """Synthesis of tiles of one shape into ``images``."""
         windows = [(job.tile.rows, job.tile.columns) for job in batch]
         y_hat = torch.stack(
             [latents[job.image][r.start : r.stop, c.start : c.stop] for job, (r, c) in zip(batch, windows, strict=True)]
         )
-        pixels = self._synthesise(y_hat, self._qualities(batch, headers))
+        pixels = self._synthesise(y_hat, self._qualities(batch, headers), bf16=approximate)
         for job, (r, c), decoded in zip(batch, windows, pixels, strict=True):
             target = images[job.image][
                 r.inner_start * BLOCK : r.inner_stop * BLOCK, c.inner_start * BLOCK : c.inner_stop * BLOCK
@@ -241,9 +242,10 @@ class HyperpriorCoder:
             top, left = (r.inner_start - r.start) * BLOCK, (c.inner_start - c.start) * BLOCK
             target[:] = decoded[top : top + target.shape[0], left : left + target.shape[1]]
 
-    def _synthesise(self, y_hat: Tensor, quality: Tensor) -> Pixels:
-        """[N, h, w, M] → [N, 16h, 16w, 3]."""
-        x_hat: Tensor = self.model.g_s(y_hat, quality)
+    def _synthesise(self, y_hat: Tensor, quality: Tensor, *, bf16: bool = False) -> Pixels:
+        """[N, h, w, M] → [N, 16h, 16w, 3]; ``bf16``: in the learned layers, where the CPU has it."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16 and self._has_bf16):
+            x_hat: Tensor = self.model.g_s(y_hat, quality)
         pixels: Pixels = x_hat.add_(0.5).clamp_(0, 255).to(torch.uint8).cpu().numpy()
         return pixels
 

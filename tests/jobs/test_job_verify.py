@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 
 from cnnbatch.archive import ArchiveLog, ArchiveRow
@@ -26,7 +27,7 @@ from tests.jobs.faults import (
     missing_shard,
     new_in_the_source,
 )
-from tests.stages.pictures import touch_later, write_files
+from tests.stages.pictures import as_file, touch_later, write_files
 
 inline = pytest.mark.usefixtures("inline")
 
@@ -56,6 +57,21 @@ def options(place: Place, level: str) -> Iterable[object]:
     yield from (place.archive, "--level", level, "--json")
     if level in ("decode", "source"):
         yield from ("--source", place.source)
+
+
+@inline
+@pytest.mark.parametrize(("added_db", "code"), [(0.4, 0), (-9.0, 5)])
+def test_a_few_pixels_that_round_otherwise_are_no_fault(jobs: Jobs, tmp_path: Path, added_db: float, code: int) -> None:
+    place = Place(tmp_path)
+    rows, columns = np.mgrid[:200, :200]
+    smooth = 120 + 50 * np.stack([np.sin(columns / 20 + rows / 33 + phase) for phase in (0, 2, 4)], -1)
+    write_files(place.source, {"smooth.png": as_file(smooth.astype(np.uint8))})
+    assert jobs.compress(place.source, place.archive, "compression.quality=60").code == 0
+    recorded = place.rows()["smooth.png"].psnr_db
+    assert recorded is not None
+    assert recorded > 50
+    place.forge("smooth.png", psnr_db=recorded + added_db)
+    assert jobs.verify(*options(place, "decode")).code == code
 
 
 @inline

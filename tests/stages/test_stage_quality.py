@@ -34,6 +34,14 @@ def check_that_it_says_what_it_is(codec: Codec, image: Pixels, coded: Coded) -> 
     assert coded.bitstream == codec.compress([image], coded.quality)[0]
 
 
+@pytest.mark.parametrize("quality", [4.0, 32.0, 60.0])
+def test_large_and_small_pictures_say_how_good_they_are(codec: Codec, crops: list[Pixels], quality: float) -> None:
+    images = [crops[0], data.coffee()[:256, 100:400].copy(), crops[1], data.camera()[:300, :256].copy()]
+    for image, coded in zip(images, code(codec, images, QualityPolicy(quality)), strict=True):
+        [back] = codec.reconstruct([coded.bitstream])
+        assert coded.psnr_db == pytest.approx(psnr_db(image, back), abs=0.02)
+
+
 def test_a_fixed_quality_is_the_one_used(codec: Codec, photographs: list[Pixels]) -> None:
     found = code(codec, photographs, QualityPolicy(20.0))
     assert [coded.quality for coded in found] == [20.0] * 4
