@@ -92,11 +92,29 @@ class Tables:
             raise CodecFileError(str(error)) from error
 
 
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Sets of tables in turn: in state s index i means the table i + ``offsets[s]``, and a symbol of parity p leads to the
+    state ``moves[s, p]``. Indexes below ``first`` are tables themselves and move nothing. Each `Decoder.decode` begins in
+    state 0."""
+
+    offsets: npt.NDArray[np.int64]
+    moves: npt.NDArray[np.int64]
+    first: int
+
+
 def gaussian_tables(scales: npt.NDArray[np.float64]) -> Tables:
     """Tables of zero-mean Gaussians of the given standard deviations, integrated over each integer ± ½."""
     radii = np.maximum(1, np.ceil(TAIL_SIGMAS * scales)).astype(np.int32)
     parts = [integer_frequencies(_gaussian_mass(s, int(r))) for s, r in zip(scales, radii, strict=True)]
     return Tables.from_frequencies(np.concatenate(parts), radii)
+
+
+def joined(*parts: Tables) -> Tables:
+    """The tables of all parts, one after the other."""
+    return Tables.from_frequencies(
+        np.concatenate([part.frequencies for part in parts]), np.concatenate([part.radius for part in parts])
+    )
 
 
 def _gaussian_mass(scale: float, radius: int) -> npt.NDArray[np.float64]:
@@ -132,12 +150,13 @@ class Decoder:
         self._position = 2 * lanes
         self._count = 0
 
-    def decode(self, indexes: Indexes) -> Symbols:
+    def decode(self, indexes: Indexes, machine: Machine | None = None) -> Symbols:
         """The next ``len(indexes)`` symbols; raises BitstreamError at the end of the data."""
         t, symbols = self._tables, np.empty(len(indexes), np.int16)
+        offsets, moves, first = (None, None, 0) if machine is None else (machine.offsets, machine.moves, machine.first)
         self._position = _decode(
             symbols, indexes, t.frequencies, t.cumulative, t.start, t.radius, t.buckets, self._words, self._states,
-            self._position, self._count,
+            self._position, self._count, offsets, moves, first,
         )  # fmt: skip
         if self._position < 0:
             raise BitstreamError("entropy-coded stream ends too early")
@@ -198,14 +217,17 @@ def _encode(symbols, indexes, frequencies, cumulative, start, radius, words, lan
 
 @numba.njit(nogil=True, cache=True)
 def _decode(  # type: ignore[no-untyped-def]
-    symbols, indexes, frequencies, cumulative, start, radius, buckets, words, states, position, count
+    symbols, indexes, frequencies, cumulative, start, radius, buckets, words, states, position, count, offsets, moves, first
 ):
     lanes = len(states)
     num_words = len(words)
+    place = 0
     for i in range(len(symbols)):
         lane = (count + i) % lanes
         x = states[lane]
-        table = indexes[i]
+        table = np.int64(indexes[i])
+        if moves is not None and table >= first:
+            table += offsets[place]
         slot = np.uint32(x & _MASK16)
         begin = start[table]
         last = begin + 2 * radius[table] + 1
@@ -229,6 +251,8 @@ def _decode(  # type: ignore[no-untyped-def]
                 position += 1
         states[lane] = x
         symbols[i] = symbol
+        if moves is not None and indexes[i] >= first:
+            place = moves[place, symbol & 1]
     return position
 
 
@@ -237,7 +261,9 @@ def next_symbol(index, stream, position, count):  # type: ignore[no-untyped-def]
     """The ``count``-th symbol of a `Decoder.decode_by` stream, and the position after it; −1: the data ended."""
     frequencies, cumulative, start, radius, buckets, words, states = stream
     symbol, table = np.zeros(1, np.int16), np.full(1, index, np.uint8)
-    position = _decode(symbol, table, frequencies, cumulative, start, radius, buckets, words, states, position, count)
+    position = _decode(
+        symbol, table, frequencies, cumulative, start, radius, buckets, words, states, position, count, None, None, 0
+    )
     return np.int64(symbol[0]), position
 
 

@@ -21,6 +21,7 @@ Shapes: N images, H × W pixels (multiples of 64 here), M latent channels; tenso
 import math
 from typing import Annotated, Literal, NamedTuple, cast
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
@@ -46,8 +47,9 @@ from cnnbatch.codec.layers import (
     neighbours,
     space_to_depth,
 )
-from cnnbatch.codec.likelihood import cheaper_integers, gaussian_bits, noisy
+from cnnbatch.codec.likelihood import LEAST_MASS, cheaper_integers, gaussian_bits, noisy
 from cnnbatch.codec.scale_net import Z_MAX, ScaleNet, round_half_up, soft_clamp
+from cnnbatch.codec.trellis import TrellisQuantiser, gaussian_prices, symbol_mass
 
 BLOCK = 16
 """Pixels a latent position covers in each direction."""
@@ -102,6 +104,11 @@ class HyperpriorSettings(BaseModel):
     scale_range: ScaleRange = (0.11, 128.0)
     coded_from: int = Field(1, ge=0, le=63)
     """Symbols of smaller scale indexes are taken as zero and not coded."""
+    dependent_spacing: float = Field(0.0, ge=0, le=2)
+    """Distance of levels, in quantisation steps, of dependent quantisation, see `cnnbatch.codec.trellis`; 0: integers, each on
+    its own."""
+    dependent_from: int = Field(0, ge=0, le=63)
+    """Symbols of smaller scale indexes are integers on their own all the same."""
     lanes: Literal[1, 4] = 4
     """Of the entropy coder in large units. Each beyond the first takes six bytes of a unit and makes nothing faster."""
 
@@ -333,12 +340,15 @@ class Hyperprior(nn.Module):
         residual = y - means
         positions = soft_clamp(round_half_up(hyper.scale_positions), 0, s.num_scales - 1, share=1)
         scales = s.scale_range[0] * torch.exp(positions / s.indexes_per_nat)
-        if rdo:
-            chosen = cheaper_integers(residual, scales, self.quantiser_weights(quality)[:, None, None, :])
-            r_hat = residual + (chosen - residual).detach()
+        if s.dependent_spacing:
+            r_hat, bits = self._on_the_trellis(residual, positions, scales, quality, noise=noise)
         else:
-            r_hat = round_half_up(residual)
-        bits = self._symbol_bits(residual, r_hat, scales, noise=noise, rdo=rdo)
+            if rdo:
+                chosen = cheaper_integers(residual, scales, self.quantiser_weights(quality)[:, None, None, :])
+                r_hat = residual + (chosen - residual).detach()
+            else:
+                r_hat = round_half_up(residual)
+            bits = self._symbol_bits(residual, r_hat, scales, noise=noise, rdo=rdo)
         bits = bits + self._hyper_bits(z, z_hat, quality, noise=noise)
         return self.g_s(r_hat + means, quality), bits
 
@@ -362,6 +372,28 @@ class Hyperprior(nn.Module):
         fitted = gaussian_bits(r_hat.detach(), scales)
         pull = gaussian_bits(noisy(residual), scales.detach())
         return fitted + (pull - pull.detach())
+
+    def _on_the_trellis(
+        self, residual: Tensor, positions: Tensor, scales: Tensor, quality: Tensor, *, noise: bool
+    ) -> tuple[Tensor, Tensor]:
+        """(dequantised symbols as an encoder chooses them, with straight-through gradients; bits [N]).
+
+        As above: scales are fitted to the symbols, and y feels the price of noise of a step of either quantiser.
+        """
+        s = self.settings
+        quantise = TrellisQuantiser(gaussian_prices(s.scales(), s.dependent_spacing), s)
+        inputs = (residual.float(), positions.to(torch.uint8), self.quantiser_weights(quality))
+        units = zip(*(part.detach().cpu().numpy() for part in inputs), strict=True)
+        no_context = np.zeros((0, 0), np.float32)
+        choices = zip(*(quantise(values, indexes, w, no_context) for values, indexes, w in units), strict=True)
+        symbols, _, values, tables = (torch.from_numpy(np.stack(part)).to(residual.device) for part in choices)
+        quantiser = (tables.long() // s.num_scales).clamp(0, 2)
+        bits = -torch.log2(symbol_mass(symbols, quantiser, scales, s.dependent_spacing).clamp(min=LEAST_MASS)).flatten(1).sum(1)
+        if noise:
+            step = torch.where(quantiser > 0, 2 * s.dependent_spacing, 1.0)
+            pull = gaussian_bits(noisy(residual / step), scales.detach() / step)
+            bits = bits + (pull - pull.detach())
+        return residual + (values - residual).detach(), bits
 
     def context_weights(self, quality: Tensor) -> Tensor:
         """[N, K, 4·K]: what each of the K predicted channels takes of its `known_neighbours`."""

@@ -12,7 +12,8 @@ from cnnbatch.codec.hyper_context import EDGES
 from cnnbatch.codec.hyperprior import Hyperprior, HyperpriorSettings
 from cnnbatch.codec.hyperprior_coder import HyperpriorCoder
 from cnnbatch.codec.scale_net import IntegerLinear
-from cnnbatch.rans import gaussian_tables
+from cnnbatch.codec.trellis import trellis_tables
+from cnnbatch.rans import gaussian_tables, joined
 
 KNOWN_ANSWER_SIZE = (4, 5)
 """Hyper-latent positions (rows, columns) of the known answer."""
@@ -55,7 +56,7 @@ class HyperpriorArchitecture(Architecture[HyperpriorSettings, Hyperprior]):
             "scale_offset.table": ("<i2", (steps, s.latent_channels)),
             "z_scale.table": ("|u1", (steps, s.hyper_channels)),
             "tables.frequencies": ("<u2", (None,)),
-            "tables.radius": ("<i4", (s.num_scales,)),
+            "tables.radius": ("<i4", (s.num_scales * (3 if s.dependent_spacing else 1),)),
             "known_answer.z_hat": ("|i1", (1, *KNOWN_ANSWER_SIZE, s.hyper_channels)),
             "known_answer.positions": ("<f4", (1, *(4 * n for n in KNOWN_ANSWER_SIZE), s.latent_channels)),
         }
@@ -114,6 +115,8 @@ def _integer_arrays(model: Hyperprior) -> dict[str, Array]:
     offsets = torch.floor(model.scale_offset(quality)[:, 0, 0] + 0.5)
     z_indexes = torch.floor(model.z_scale(quality)[:, 0, 0] + 0.5).clamp(0, s.num_scales - 1)
     tables = gaussian_tables(s.scales().numpy())
+    if s.dependent_spacing:
+        tables = joined(tables, trellis_tables(s.scales(), s.dependent_spacing))
     arrays: dict[str, Array] = {
         "scale_offset.table": offsets.numpy().astype(np.int16),
         "z_scale.table": z_indexes.numpy().astype(np.uint8),

@@ -20,9 +20,10 @@ from torch.nn import functional as F
 from cnnbatch.codec.architecture import Array
 from cnnbatch.codec.hyper_context import HyperTables
 from cnnbatch.codec.hyperprior import HYPER_BLOCK, Hyperprior, HyperpriorSettings
-from cnnbatch.codec.quantisation import Quantiser, restore
+from cnnbatch.codec.quantisation import Choice, Quantiser, restore
 from cnnbatch.codec.scale_net import Z_MAX
-from cnnbatch.rans import Decoder, Indexes, Symbols, Tables, encode
+from cnnbatch.codec.trellis import TrellisQuantiser, dequantise, machine, table_prices
+from cnnbatch.rans import Decoder, Indexes, Machine, Symbols, Tables, encode
 
 LANES_FROM = 1 << 17
 """Units with fewer latents have one lane, whatever the codec file says."""
@@ -46,15 +47,6 @@ class Side(NamedTuple):
     """[N, K, 4·K]: see `Hyperprior.context_weights`."""
 
 
-class Quantised(NamedTuple):
-    """N quantised units."""
-
-    symbols: Symbols
-    """[N, a, b, M]."""
-    found: npt.NDArray[np.float32]
-    """[N, a, b, K]: what a decoder will find for the values of the channels with context, prediction included."""
-
-
 class LatentCoder:
     """Codes units with the tables and integer offsets of one codec file."""
 
@@ -65,7 +57,11 @@ class LatentCoder:
         self.offsets = torch.from_numpy(arrays["scale_offset.table"].astype(np.float32))
         self.z_indexes = arrays["z_scale.table"]
         self.hyper = HyperTables.from_arrays(arrays) if settings.hyper_context else None
-        self.quantiser = Quantiser(self.tables)
+        self.machine: Machine | None = None
+        self.quantiser: Quantiser | TrellisQuantiser = Quantiser(self.tables)
+        if settings.dependent_spacing:
+            self.machine = machine(settings)
+            self.quantiser = TrellisQuantiser(table_prices(self.tables, settings.num_scales), settings)
 
     def side(self, y: Tensor, quality: Tensor, *, bf16: bool) -> "Side":
         """``y`` [N, a, b, M], ``quality`` [N] in quarter steps exactly → what codes it.
@@ -82,16 +78,16 @@ class LatentCoder:
         z, context = z_hat.to(torch.int16).cpu().numpy(), self._context(quality)
         return Side(z, indexes.cpu().numpy(), means, weights.cpu().numpy(), context)
 
-    def quantise(self, values: Tensor, side: "Side") -> "Quantised":
+    def quantise(self, values: Tensor, side: "Side") -> Choice:
         """y less its means [N, a, b, M] → symbols, see `cnnbatch.codec.quantisation`."""
         arrays = values.float().contiguous().cpu().numpy()
         units = zip(arrays, side.indexes, side.weights, side.context, strict=True)
-        symbols, found = zip(*self._each(lambda unit: self.quantiser(*unit), units), strict=True)
-        return Quantised(np.stack(symbols), np.stack(found))
+        return Choice(*map(np.stack, zip(*self._each(lambda unit: self.quantiser(*unit), units), strict=True)))
 
-    def encode(self, symbols: Symbols, side: "Side", quality: Tensor) -> list[bytes]:
-        """Symbols [N, a, b, M] → one stream for each unit."""
-        return self._each(self._encode_unit, zip(side.z, symbols, side.indexes, quality.tolist(), strict=True))
+    def encode(self, choice: Choice, side: "Side", quality: Tensor) -> list[bytes]:
+        """N quantised units → one stream for each."""
+        units = zip(side.z, choice.symbols, choice.tables, side.indexes, quality.tolist(), strict=True)
+        return self._each(self._encode_unit, units)
 
     def decode(self, streams: Sequence[bytes | memoryview], shape: tuple[int, int], quality: Tensor) -> Tensor:
         """Streams of N units of a × b = ``shape`` → ŷ [N, a, b, M]; raises BitstreamError."""
@@ -105,7 +101,7 @@ class LatentCoder:
         indexes, means = self._hyper(z_hat, quality, a, b)
         r = self._each(self._decode_unit, zip(decoders, indexes.cpu().numpy(), strict=True))
         found = self._each(lambda unit: restore(*unit), zip(r, self._context(quality), strict=True))
-        return self.dequantise(Quantised(np.stack(r), np.stack(found)), means)
+        return self._with_means(np.stack(r), np.stack(found), means)
 
     def _context(self, quality: Tensor) -> npt.NDArray[np.float32]:
         if not self.settings.context_channels:
@@ -113,11 +109,15 @@ class LatentCoder:
         weights: npt.NDArray[np.float32] = self.model.context_weights(quality).contiguous().cpu().numpy()
         return weights
 
-    def dequantise(self, quantised: "Quantised", means: Tensor) -> Tensor:
+    def dequantise(self, choice: Choice, means: Tensor) -> Tensor:
         """ŷ [N, a, b, M], as a decoder finds it."""
-        values = torch.from_numpy(quantised.symbols).to(means.device).float()
-        values[..., : quantised.found.shape[-1]] = torch.from_numpy(quantised.found).to(means.device)
-        return values.add_(means)
+        return self._with_means(choice.values.astype(np.float32), choice.found, means)
+
+    def _with_means(self, values: npt.NDArray[np.float32], found: npt.NDArray[np.float32], means: Tensor) -> Tensor:
+        """ŷ: dequantised symbols [N, a, b, M], the first K channels of which are ``found`` instead, and the means."""
+        y_hat = torch.from_numpy(values).to(means.device)
+        y_hat[..., : found.shape[-1]] = torch.from_numpy(found).to(means.device)
+        return y_hat.add_(means)
 
     def _hyper(self, z_hat: Tensor, quality: Tensor, a: int, b: int) -> tuple[Tensor, Tensor]:
         """(scale indexes uint8 [N, a, b, M], means [N, a, b, M]); the indexes are exact."""
@@ -127,27 +127,29 @@ class LatentCoder:
         indexes = positions.clamp_(0, self.settings.num_scales - 1).to(torch.uint8)
         return indexes, self.model.mean_net(z_hat, quality)[:, :a, :b]
 
-    def in_stream(self, z: Symbols, r: Symbols, indexes: Indexes, quality: float) -> tuple[Symbols, Indexes]:
-        """What the stream of one unit holds: symbols and their scale indexes, in order."""
+    def in_stream(self, z: Symbols, r: Symbols, tables: Indexes, indexes: Indexes, quality: float) -> tuple[Symbols, Indexes]:
+        """What the stream of one unit holds: symbols and their tables, in order."""
         coded = indexes >= self.settings.coded_from
         static = self._z_indexes(quality)
         if self.hyper is not None:
             z_symbols, z_indexes = self.hyper.encode(z, static)
         else:
             z_symbols, z_indexes = z.ravel(), np.tile(static, z.shape[0] * z.shape[1])
-        return np.concatenate([z_symbols, r[coded]]), np.concatenate([z_indexes, indexes[coded]])
+        return np.concatenate([z_symbols, r[coded]]), np.concatenate([z_indexes, tables[coded]])
 
-    def _encode_unit(self, unit: tuple[Symbols, Symbols, Indexes, float]) -> bytes:
+    def _encode_unit(self, unit: tuple[Symbols, Symbols, Indexes, Indexes, float]) -> bytes:
         r = unit[1]
         return encode(*self.in_stream(*unit), self.tables, lanes=self._lanes(r.shape[0] * r.shape[1]))
 
-    def _decode_unit(self, unit: tuple[Decoder, Indexes]) -> Symbols:
+    def _decode_unit(self, unit: tuple[Decoder, Indexes]) -> npt.NDArray[np.float32]:
+        """Dequantised symbols [a, b, M], without means and predictions."""
         decoder, indexes = unit
         coded = indexes >= self.settings.coded_from
-        r = np.zeros(indexes.shape, np.int16)
-        r[coded] = decoder.decode(indexes[coded])
+        symbols = decoder.decode(indexes[coded], self.machine)
         decoder.finish()
-        return r
+        values = np.zeros(indexes.shape, np.float32)
+        values[coded] = symbols if self.machine is None else dequantise(symbols, indexes[coded], self.settings)
+        return values
 
     def _decode_z(self, decoder: Decoder, static: Indexes, shape: tuple[int, int]) -> Symbols:
         if self.hyper is not None:

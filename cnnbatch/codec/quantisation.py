@@ -6,8 +6,10 @@ Magazine 15(6), 1998, on rate–distortion optimisation). For magnitude a betwee
     bits(k + 1) + w·(k + 1 − a)²  <  bits(k) + w·(a − k)²     ⇔     a − k  >  ½ + (bits(k + 1) − bits(k)) / 2w
 
 with the bits of the entropy coder's own tables and w, in bits for a squared unit, of `Hyperprior.bits_per_square`.
-A decoder never sees the difference.
+A decoder never sees the difference. (`cnnbatch.codec.trellis` has quantisers that it does see.)
 """
+
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -23,17 +25,29 @@ ESCAPE_BITS = 16
 Values = npt.NDArray[np.float32]
 
 
+class Choice(NamedTuple):
+    """One quantised unit, or several as arrays with an axis more."""
+
+    symbols: Symbols
+    """[a, b, M]."""
+    found: Values
+    """[a, b, K]: what a decoder will find for the values of the first K channels, prediction included."""
+    values: Values | Symbols
+    """[a, b, M]: what the symbols stand for."""
+    tables: Indexes
+    """[a, b, M]: of each symbol that is in the stream."""
+
+
 class Quantiser:
-    """Quantises with the tables of one codec file."""
+    """Each latent to an integer of its own, with the tables of one codec file."""
 
     def __init__(self, tables: Tables) -> None:
-        self._dearer = _dearer(tables)
+        self._dearer = np.diff(magnitude_bits(tables, LEVELS)).astype(np.float32)
 
-    def __call__(self, values: Values, indexes: Indexes, weights: Values, context: Values) -> tuple[Symbols, Values]:
+    def __call__(self, values: Values, indexes: Indexes, weights: Values, context: Values) -> Choice:
         """One unit: ``values`` [a, b, M], latents less their means, in quantisation steps, and their scale ``indexes``.
 
         ``weights`` [M]: bits of a squared unit of error; ``context`` [K, 4·K], see `Hyperprior.context_weights`.
-        Returns the symbols int16 [a, b, M], and of the first K channels what a decoder will find for the values [a, b, K].
         """
         symbols = np.empty(values.shape, np.int16)
         half_inverse = np.float32(0.5) / weights
@@ -43,25 +57,25 @@ class Quantiser:
         )
         found = np.zeros((*values.shape[:2], len(context)), np.float32)
         _quantise_in_context(values, indexes, symbols, found, half_inverse, self._dearer, context)
-        return symbols, found
+        return Choice(symbols, found, symbols, indexes)
 
 
-def restore(symbols: Symbols, context: Values) -> Values:
-    """Symbols int16 [a, b, M] → the values of the first K channels [a, b, K] float32, each with its prediction added."""
-    found = np.zeros((*symbols.shape[:2], len(context)), np.float32)
-    _restore(symbols, found, context)
+def restore(values: Values | Symbols, context: Values) -> Values:
+    """Dequantised symbols [a, b, M] → the values of the first K channels [a, b, K] float32, each with its prediction added."""
+    found = np.zeros((*values.shape[:2], len(context)), np.float32)
+    _restore(values, found, context)
     return found
 
 
-def _dearer(tables: Tables) -> Values:
-    """[T, LEVELS]: how many bits magnitude k + 1 costs more than k."""
-    bits = np.empty((len(tables.radius), LEVELS + 1))
+def magnitude_bits(tables: Tables, levels: int) -> npt.NDArray[np.float64]:
+    """[T, levels + 1]: bits of the symbol of each magnitude."""
+    bits = np.empty((len(tables.radius), levels + 1))
     for table, (start, radius) in enumerate(zip(tables.start, tables.radius, strict=True)):
         upwards = tables.frequencies[start + radius : start + 2 * radius + 2]  # 0, 1, … radius, escape
         cost = PRECISION - np.log2(upwards.astype(np.float64))
         cost[-1] += ESCAPE_BITS
-        bits[table] = cost[np.minimum(np.arange(LEVELS + 1), radius + 1)]
-    return np.diff(bits).astype(np.float32)
+        bits[table] = cost[np.minimum(np.arange(levels + 1), radius + 1)]
+    return bits
 
 
 @numba.njit(nogil=True, cache=True)
@@ -88,23 +102,23 @@ def _quantise_in_context(values, indexes, symbols, found, half_inverse, dearer, 
     for i in range(values.shape[0]):
         for j in range(values.shape[1]):
             for channel in range(len(context)):
-                predicted = _predicted(found, i, j, context[channel])
-                left = values[i, j, channel] - predicted
+                expected = predicted(found, i, j, context[channel])
+                left = values[i, j, channel] - expected
                 symbol = _choose(left, dearer[indexes[i, j, channel]], half_inverse[channel])
                 symbols[i, j, channel] = symbol
-                found[i, j, channel] = predicted + np.float32(symbol)
+                found[i, j, channel] = expected + np.float32(symbol)
 
 
 @numba.njit(nogil=True, cache=True)
-def _restore(symbols, found, context):  # type: ignore[no-untyped-def]
-    for i in range(symbols.shape[0]):
-        for j in range(symbols.shape[1]):
+def _restore(values, found, context):  # type: ignore[no-untyped-def]
+    for i in range(values.shape[0]):
+        for j in range(values.shape[1]):
             for channel in range(len(context)):
-                found[i, j, channel] = _predicted(found, i, j, context[channel]) + np.float32(symbols[i, j, channel])
+                found[i, j, channel] = predicted(found, i, j, context[channel]) + np.float32(values[i, j, channel])
 
 
 @numba.njit(nogil=True, cache=True)
-def _predicted(found, i, j, weights):  # type: ignore[no-untyped-def]
+def predicted(found, i, j, weights):  # type: ignore[no-untyped-def]
     """Linear in what lies left, above, above left and above right; each gives all its channels. Nothing beyond the unit."""
     channels = found.shape[2]
     total = np.float32(0)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from cnnbatch.codec.hyperprior import Hyperprior
-from cnnbatch.codec.latents import LatentCoder, Quantised, Side
+from cnnbatch.codec.latents import LatentCoder, Side
+from cnnbatch.codec.quantisation import Choice
 
 STEP_SHARE = 0.6
 """Of a Newton step: with whole ones latents that do interact overshoot."""
@@ -31,7 +32,7 @@ class Unit:
     side: Side
     values: Tensor
     """y less the means [N, a, b, M]."""
-    quantised: Quantised
+    quantised: Choice
 
 
 def refine(

@@ -16,8 +16,8 @@ from cnnbatch.errors import UsageError
 SIZES = ("width_8", "width_16", "analysis_blocks", "synthesis_blocks")
 """Settings that may grow."""
 
-FREE = ("lanes",)
-"""Settings that change nothing of the network; all others must be those of the smaller model."""
+FREE = ("lanes", "dependent_spacing", "dependent_from")
+"""Settings that change nothing of the network's weights; all others must be those of the smaller model."""
 
 SPLIT = {"g_a.down.weight": (1, 4), "g_s.up.weight": (4, 1), "g_s.up.bias": (4,)}
 """Axes that hold the channels of several positions one after the other, and of how many: beside a change of resolution."""

@@ -25,6 +25,9 @@ SIDE = 512
 
 QUALITIES = tuple(float(q) for q in range(3, 64, 8))
 
+ROUNDS = 2
+"""Which symbols an encoder chooses depends on what the tables say that they cost."""
+
 PRIOR = 64
 """Symbols of the old table that count beside those found: what was never seen keeps a price."""
 
@@ -34,10 +37,13 @@ Counts = npt.NDArray[np.int64]
 def with_fitted_tables(data: bytes, pictures: Sequence[Pixels]) -> bytes:
     """The codec file ``data`` of a hyperprior with tables fitted to ``pictures``; decodes nothing that the old one coded."""
     metadata, arrays = unseal(data)
-    old = Tables.from_arrays(arrays)
-    counts = _count(parse_codec(data), old, pictures[:: max(1, len(pictures) // PICTURES)][:PICTURES])
-    arrays["tables.frequencies"] = _frequencies(old, counts).astype(np.uint16)
-    return seal(arrays, metadata)
+    counted = pictures[:: max(1, len(pictures) // PICTURES)][:PICTURES]
+    for _ in range(ROUNDS):
+        old = Tables.from_arrays(arrays)
+        counts = _count(parse_codec(data), old, counted)
+        arrays["tables.frequencies"] = _frequencies(old, counts).astype(np.uint16)
+        data = seal(arrays, metadata)
+    return data
 
 
 @torch.inference_mode()
@@ -57,8 +63,8 @@ def _count(file: CodecFile, tables: Tables, pictures: Sequence[Pixels]) -> Count
                 q = torch.tensor([quality])
                 y = model.g_a(pixels, q)
                 side = coder.side(y, q, bf16=False)
-                quantised = coder.quantise(y - side.means, side)
-                _add(counts, tables, *coder.in_stream(side.z[0], quantised.symbols[0], side.indexes[0], quality))
+                choice = coder.quantise(y - side.means, side)
+                _add(counts, tables, *coder.in_stream(side.z[0], choice.symbols[0], choice.tables[0], side.indexes[0], quality))
     return counts
 
 

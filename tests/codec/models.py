@@ -32,6 +32,10 @@ TINY = HyperpriorSettings(
 )
 
 
+DEPENDENT = TINY.model_copy(update={"dependent_spacing": 0.7, "dependent_from": 6, "lanes": 1})
+"""The same with dependent quantisation."""
+
+
 def tiny_model(seed: int = 0, settings: HyperpriorSettings = TINY) -> Hyperprior:
     """A KLT coder whose learned layers, zero in a new model, are random: every path counts, and neighbours do."""
     torch.manual_seed(seed)

@@ -88,7 +88,7 @@ def leb128(data: bytes, position: int) -> tuple[int, int]:
 def decode_unit(
     arrays: Mapping[str, Array], settings: Mapping[str, Any], unit: bytes, shape: tuple[int, int], step: int
 ) -> Array:
-    """'Unit': symbols r [a, b, M]."""
+    """'Unit': r [a, b, M]."""
     a, b = shape
     channels, hyper = settings["latent_channels"], settings["hyper_channels"]
     tables = split_tables(arrays)
@@ -100,12 +100,24 @@ def decode_unit(
     else:
         z = np.array([reader.read(tables[i]) for _ in range(rows * columns) for i in static]).reshape(rows, columns, hyper)
     indexes = scale_indexes(arrays, z, settings["num_scales"], step)[:a, :b]
-    r = np.zeros(indexes.shape, np.int64)
+    spacing, state = settings.get("dependent_spacing", 0), 0
+    r = np.zeros(indexes.shape)
     for place in np.ndindex(*indexes.shape):
-        if indexes[place] >= settings["coded_from"]:
-            r[place] = reader.read(tables[indexes[place]])
+        index = int(indexes[place])
+        if index < settings["coded_from"]:
+            continue
+        if spacing and index >= settings["dependent_from"]:
+            k = reader.read(tables[index + settings["num_scales"] * (1 + state % 2)])
+            sign = (k > 0) - (k < 0)
+            r[place] = spacing * (2 * k - sign * (state % 2))
+            state = (AFTER_ODD if k % 2 else AFTER_EVEN)[state]
+        else:
+            r[place] = reader.read(tables[index])
     assert reader.at_end()
     return r
+
+
+AFTER_EVEN, AFTER_ODD = (0, 5, 1, 6, 2, 4, 3, 7), (2, 7, 3, 4, 0, 6, 1, 5)
 
 
 def hyper_latents(

@@ -16,11 +16,12 @@ from cnnbatch.codec.hyperprior_coder import cpu_has_bf16
 from cnnbatch.codec.tiling import tiles
 from cnnbatch.errors import BitstreamError
 from cnnbatch.metrics import psnr_db
-from tests.codec.models import TINY, picture, tiny_codec, tiny_codec_file, tiny_model
+from tests.codec.models import DEPENDENT, TINY, picture, tiny_codec, tiny_codec_file, tiny_model
 from tests.codec.reference import decode_unit, parse_container, with_context
 
 PROPERTY = settings(deadline=None, max_examples=60)
 CODEC = tiny_codec()
+ON_A_TRELLIS = Codec(dump_codec(tiny_model(settings=DEPENDENT), training={}), device="cpu")
 IMAGES = [
     picture(100, 60),
     picture(33, 200, seed=1),
@@ -131,19 +132,20 @@ def test_a_tile_that_would_cut_units_is_refused(side: int) -> None:
 
 @pytest.mark.parametrize("shape", [(5, 7), (64, 64), (90, 41)], ids=str)
 @pytest.mark.parametrize("step", [0, 130, 252])
-def test_the_procedure_of_the_specification_reads_the_symbols(shape: tuple[int, int], step: int) -> None:
+@pytest.mark.parametrize("codec", [CODEC, ON_A_TRELLIS], ids=["independent", "dependent"])
+def test_the_procedure_of_the_specification_reads_the_symbols(codec: Codec, shape: tuple[int, int], step: int) -> None:
     """What docs/format.md says, in plain integers, gives the residuals of which the codec makes ŷ."""
-    container = parse_container(CODEC.compress([picture(*shape)], step / 4)[0])
+    container = parse_container(codec.compress([picture(*shape)], step / 4)[0])
     positions = -(-shape[0] // 16), -(-shape[1] // 16)
-    settings = TINY.model_dump()
-    r = decode_unit(CODEC.file.arrays, settings, container.units[0], positions, container.quality_steps)
+    settings = codec.file.settings.model_dump()
+    r = decode_unit(codec.file.arrays, settings, container.units[0], positions, container.quality_steps)
     quality = torch.tensor([step / 4])
     with torch.inference_mode():
-        y_hat = CODEC.coder.latents.decode(container.units, positions, quality)[0].numpy()
-    means = y_hat - with_context(CODEC.file.arrays, settings, r, container.quality_steps)
+        y_hat = codec.coder.latents.decode(container.units, positions, quality)[0].numpy()
+    means = y_hat - with_context(codec.file.arrays, settings, r, container.quality_steps)
     assert np.abs(r).sum() > 0 or step == 0
     assert np.abs(means).max() < 2
-    assert container.prefix.hex() == CODEC.id[:8]
+    assert container.prefix.hex() == codec.id[:8]
 
 
 @pytest.mark.parametrize("lanes", [1, 4])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cnnbatch import bitstream, rans
-from cnnbatch.codec import file, hyperprior, latents, layers, scale_net
+from cnnbatch.codec import file, hyperprior, latents, layers, scale_net, trellis
 from cnnbatch.codec.hyperprior import HyperpriorSettings
 from tests.codec.models import TINY, tiny_codec_file
 
@@ -25,6 +25,8 @@ CONSTANTS = {
     "latents of a unit from which it may have four lanes": latents.LANES_FROM,
     "largest magnitude of a symbol": rans.SYMBOL_LIMIT,
     "largest magnitude of a hyper-latent": scale_net.Z_MAX,
+    "dependent quantisation: states after an even symbol": " ".join(map(str, trellis.NEXT[:, 0])),
+    "dependent quantisation: states after an odd symbol": " ".join(map(str, trellis.NEXT[:, 1])),
     "bits of a frequency": rans.PRECISION,
     "lowest state of the entropy coder": rans._LOWER,
     "codec file version": file.VERSION,

@@ -14,8 +14,10 @@ CODEC_IDS = {
     ".": "f19dadd12bfdfbbb72e22978ffe4d51e731fe67073d1ab0746c94a811eb33691",
     "lapped": "2dce7d253e5ec48b0ad08dba803810e8979c27f866b9543d741731dde7d6dd1d",
     "hyper_context": "554c3aacdbb16a9451d780d9f118938f5e7df50b9156209601d0e99e806c45b8",
+    "dependent": "faa9eedc8d983047ef6874b62d297629fa9c32fd4e1f231e931ff63e4010c082",
 }
-"""Folder → id of its codec file: plain blocks; lapped ones, with a context; the same, and one of the hyper-latents."""
+"""Folder → id of its codec file: plain blocks; lapped ones, with a context; then also one of the hyper-latents; then also
+dependent quantisation."""
 
 
 @cache

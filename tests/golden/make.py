@@ -2,10 +2,10 @@
 
     python -m tests.golden.make
 
-The files of `hyper_context` are made here: of a codec whose hyper-latents have a context. Those beside this script and of
-`lapped` (lapped blocks, a context of the latents) were written before there were such settings, and stay. All of them say
-for ever what version 1 of the format means: a reader that no longer decodes them cannot read archives that exist.
-`tests/codec/test_codec_golden.py` decodes them.
+The files of `dependent` are made here: of a codec with dependent quantisation. Those beside this script, of `lapped` (lapped
+blocks, a context of the latents) and of `hyper_context` (one of the hyper-latents, too) were written before there were
+such settings, and stay. All of them say for ever what version 1 of the format means: a reader that no longer decodes them
+cannot read archives that exist. `tests/codec/test_codec_golden.py` decodes them.
 """
 
 from pathlib import Path
@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from cnnbatch.codec import Codec
-from tests.codec.models import picture, tiny_codec_file
+from cnnbatch.codec.file import dump_codec
+from tests.codec.models import DEPENDENT, picture, tiny_model
 
-FOLDER = Path(__file__).parent / "hyper_context"
+FOLDER = Path(__file__).parent / "dependent"
 CASES = {
     "one_pixel": (picture(1, 1, seed=1), 32),
     "colour_low": (picture(90, 140, seed=2), 3.25),
@@ -28,7 +29,7 @@ CASES = {
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    (FOLDER / "codec.safetensors").write_bytes(tiny_codec_file())
+    (FOLDER / "codec.safetensors").write_bytes(dump_codec(tiny_model(settings=DEPENDENT), training={}))
     codec = Codec.load(FOLDER / "codec.safetensors", device="cpu")
     pixels = {}
     for name, (image, quality) in CASES.items():

@@ -59,7 +59,7 @@ def test_the_decoder_restores_what_the_encoder_saw(rows: int, columns: int, chan
     context = rng.normal(0, 0.2, (channels, 4 * channels)).astype(np.float32)
     indexes = rng.integers(0, 2, values.shape).astype(np.uint8)
     quantise = Quantiser(gaussian_tables(np.array([0.5, 6.0])))
-    symbols, found = quantise(values, indexes, np.full(channels + 2, 8, np.float32), context)
+    symbols, found, *_ = quantise(values, indexes, np.full(channels + 2, 8, np.float32), context)
     assert (restore(symbols, context) == found).all()
     assert (np.abs(found - values[..., :channels]) < 1).all()
     expected = torch.einsum("nhwj,kj->nhwk", known_neighbours(torch.from_numpy(found)[None]), torch.from_numpy(context))[

@@ -33,13 +33,13 @@ def test_the_coded_size_is_within_three_thousandths_of_the_entropy(quality: floa
     with torch.inference_mode():
         y = codec.coder.model.g_a(torch.from_numpy(pixels)[None].float() - GREY, q)
         side = latents.side(y, q, bf16=False)
-        symbols = latents.quantise(y - side.means, side).symbols
-        [stream] = latents.encode(symbols, side, q)
+        choice = latents.quantise(y - side.means, side)
+        [stream] = latents.encode(choice, side, q)
     assert latents.hyper is not None
     coded = side.indexes >= s.coded_from
     z_symbols, z_indexes = latents.hyper.encode(side.z[0], latents.z_indexes[round(quality * 4)])
-    values = np.concatenate([z_symbols, symbols[coded]]).astype(np.int64)
-    indexes = np.concatenate([z_indexes, side.indexes[coded]])
+    values = np.concatenate([z_symbols, choice.symbols[coded]]).astype(np.int64)
+    indexes = np.concatenate([z_indexes, choice.tables[coded]])
     assert 8 * len(stream) / entropy(latents.tables, values, indexes) == pytest.approx(1, abs=3e-3)
     [bitstream] = codec.compress([pixels], quality)
     assert len(bitstream) - len(unpack(bitstream).units[0]) < 24
