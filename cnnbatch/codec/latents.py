@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from cnnbatch.codec.architecture import Array
 from cnnbatch.codec.hyper_context import HyperTables
 from cnnbatch.codec.hyperprior import HYPER_BLOCK, Hyperprior, HyperpriorSettings
-from cnnbatch.codec.quantisation import Choice, Quantiser, restore
+from cnnbatch.codec.quantisation import LEVELS, Choice, Quantiser, magnitude_bits, restore
 from cnnbatch.codec.scale_net import Z_MAX
 from cnnbatch.codec.trellis import TrellisQuantiser, dequantise, machine, table_prices
 from cnnbatch.rans import Decoder, Indexes, Machine, Symbols, Tables, encode
@@ -57,6 +57,7 @@ class LatentCoder:
         self.offsets = torch.from_numpy(arrays["scale_offset.table"].astype(np.float32))
         self.z_indexes = arrays["z_scale.table"]
         self.hyper = HyperTables.from_arrays(arrays) if settings.hyper_context else None
+        self._prices = magnitude_bits(self.tables, 2 * LEVELS)
         self.machine: Machine | None = None
         self.quantiser: Quantiser | TrellisQuantiser = Quantiser(self.tables)
         if settings.dependent_spacing:
@@ -83,6 +84,13 @@ class LatentCoder:
         arrays = values.float().contiguous().cpu().numpy()
         units = zip(arrays, side.indexes, side.weights, side.context, strict=True)
         return Choice(*map(np.stack, zip(*self._each(lambda unit: self.quantiser(*unit), units), strict=True)))
+
+    def bits(self, choice: Choice, side: "Side") -> npt.NDArray[np.float64]:
+        """[N]: of the symbols of each unit, by the entropy coder's tables."""
+        coded = side.indexes >= self.settings.coded_from
+        magnitudes = np.minimum(np.abs(choice.symbols.astype(np.int32)), self._prices.shape[1] - 1)
+        found: npt.NDArray[np.float64] = np.where(coded, self._prices[choice.tables, magnitudes], 0).sum((1, 2, 3))
+        return found
 
     def encode(self, choice: Choice, side: "Side", quality: Tensor) -> list[bytes]:
         """N quantised units → one stream for each."""
