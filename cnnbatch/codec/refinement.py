@@ -51,7 +51,7 @@ def refine(
     Latents of the window outside its units (the halo) count as they are, unquantised.
     """
     curvature = 2 * model.bits_per_square(quality)[:, None, None, :]
-    share = DEPENDENT_STEP_SHARE if model.settings.dependent_spacing else STEP_SHARE
+    share, weights = (DEPENDENT_STEP_SHARE, WEIGHTS) if model.settings.dependent_spacing else (STEP_SHARE, ())
     least, best = np.full(len(x), np.inf), [unit.quantised for unit in units]
     for number in range(passes + 1):
         y_hat = y.clone()
@@ -66,7 +66,7 @@ def refine(
         for unit in units:
             target = y_hat[:, *unit.place] - unit.side.means - gradient[:, *unit.place] / curvature
             unit.values = torch.lerp(unit.values, target, share)
-            weight = np.float32(WEIGHTS[number]) if model.settings.dependent_spacing and number < len(WEIGHTS) else np.float32(1)
+            weight = np.float32(weights[number] if number < len(weights) else 1)
             unit.quantised = coder.quantise(unit.values, unit.side._replace(weights=weight * unit.side.weights))
     for unit, choice in zip(units, best, strict=True):
         unit.quantised = choice
