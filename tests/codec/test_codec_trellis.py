@@ -24,6 +24,7 @@ from cnnbatch.codec.trellis import (
     table_prices,
     trellis_tables,
 )
+from cnnbatch.errors import BitstreamError
 from cnnbatch.rans import Decoder, Tables, encode, gaussian_tables, joined
 from tests.codec.reference import AFTER_EVEN, AFTER_ODD
 
@@ -93,6 +94,19 @@ def test_the_decoder_finds_what_the_encoder_saw(rows: int, columns: int, channel
     assert (values == choice.values).all()
     assert (choice.symbols[~coded] == 0).all()
     assert (restore(values, context) == choice.found).all()
+
+
+@PROPERTY
+@given(st.binary(max_size=80), st.integers(1, 40))
+def test_random_bytes_never_do_more_than_raise(data: bytes, count: int) -> None:
+    indexes = np.resize(np.array([1, 2, 3], np.uint8), count)
+    try:
+        decoder = Decoder(data, TABLES, lanes=1)
+        symbols = decoder.decode(indexes, machine(SETTINGS))
+        decoder.finish()
+    except BitstreamError:
+        return
+    assert np.isfinite(dequantise(symbols, indexes, SETTINGS)).all()
 
 
 def test_symbols_are_near_their_values_with_a_context_too() -> None:

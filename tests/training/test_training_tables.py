@@ -1,19 +1,22 @@
 import numpy as np
+import pytest
 
 from cnnbatch.codec import Codec
 from cnnbatch.codec.file import dump_codec, unseal
 from cnnbatch.rans import PRECISION
 from cnnbatch.training.tables import with_fitted_tables
-from tests.codec.models import tiny_model
+from tests.codec.models import DEPENDENT, tiny_model
 
 DATA = dump_codec(tiny_model(), training={})
+ON_A_TRELLIS = dump_codec(tiny_model(settings=DEPENDENT), training={})
 PICTURES = [np.random.default_rng(n).integers(0, 256, (70, 90, 3)).astype(np.uint8) for n in range(2)]
 
 
-def test_fitted_tables_are_symmetric_and_code_the_same_pictures_in_fewer_bytes():
-    fitted = with_fitted_tables(DATA, PICTURES)
+@pytest.mark.parametrize("before", [DATA, ON_A_TRELLIS], ids=["independent", "dependent"])
+def test_fitted_tables_are_symmetric_and_code_the_same_pictures_in_fewer_bytes(before):
+    fitted = with_fitted_tables(before, PICTURES)
     sizes = []
-    for data in (DATA, fitted):
+    for data in (before, fitted):
         codec = Codec(data)
         bitstreams = codec.compress(PICTURES, quality=30)
         assert [image.shape for image in codec.reconstruct(bitstreams)] == [p.shape for p in PICTURES]
