@@ -21,7 +21,6 @@ Shapes: N images, H × W pixels (multiples of 64 here), M latent channels; tenso
 import math
 from typing import Annotated, Literal, NamedTuple, cast
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
@@ -47,9 +46,8 @@ from cnnbatch.codec.layers import (
     neighbours,
     space_to_depth,
 )
-from cnnbatch.codec.likelihood import LEAST_MASS, cheaper_integers, gaussian_bits, noisy
+from cnnbatch.codec.likelihood import cheaper_integers, gaussian_bits, noisy, on_the_trellis
 from cnnbatch.codec.scale_net import Z_MAX, ScaleNet, round_half_up, soft_clamp
-from cnnbatch.codec.trellis import TrellisQuantiser, gaussian_prices, symbol_mass
 
 BLOCK = 16
 """Pixels a latent position covers in each direction."""
@@ -341,7 +339,7 @@ class Hyperprior(nn.Module):
         positions = soft_clamp(round_half_up(hyper.scale_positions), 0, s.num_scales - 1, share=1)
         scales = s.scale_range[0] * torch.exp(positions / s.indexes_per_nat)
         if s.dependent_spacing:
-            r_hat, bits = self._on_the_trellis(residual, positions, scales, quality, noise=noise)
+            r_hat, bits = on_the_trellis(residual, positions, scales, self.quantiser_weights(quality), s, noise=noise)
         else:
             if rdo:
                 chosen = cheaper_integers(residual, scales, self.quantiser_weights(quality)[:, None, None, :])
@@ -372,28 +370,6 @@ class Hyperprior(nn.Module):
         fitted = gaussian_bits(r_hat.detach(), scales)
         pull = gaussian_bits(noisy(residual), scales.detach())
         return fitted + (pull - pull.detach())
-
-    def _on_the_trellis(
-        self, residual: Tensor, positions: Tensor, scales: Tensor, quality: Tensor, *, noise: bool
-    ) -> tuple[Tensor, Tensor]:
-        """(dequantised symbols as an encoder chooses them, with straight-through gradients; bits [N]).
-
-        As above: scales are fitted to the symbols, and y feels the price of noise of a step of either quantiser.
-        """
-        s = self.settings
-        quantise = TrellisQuantiser(gaussian_prices(s.scales(), s.dependent_spacing), s)
-        inputs = (residual.float(), positions.to(torch.uint8), self.quantiser_weights(quality))
-        units = zip(*(part.detach().cpu().numpy() for part in inputs), strict=True)
-        no_context = np.zeros((0, 0), np.float32)
-        choices = zip(*(quantise(values, indexes, w, no_context) for values, indexes, w in units), strict=True)
-        symbols, _, values, tables = (torch.from_numpy(np.stack(part)).to(residual.device) for part in choices)
-        quantiser = (tables.long() // s.num_scales).clamp(0, 2)
-        bits = -torch.log2(symbol_mass(symbols, quantiser, scales, s.dependent_spacing).clamp(min=LEAST_MASS)).flatten(1).sum(1)
-        if noise:
-            step = torch.where(quantiser > 0, 2 * s.dependent_spacing, 1.0)
-            pull = gaussian_bits(noisy(residual / step), scales.detach() / step)
-            bits = bits + (pull - pull.detach())
-        return residual + (values - residual).detach(), bits
 
     def context_weights(self, quality: Tensor) -> Tensor:
         """[N, K, 4·K]: what each of the K predicted channels takes of its `known_neighbours`."""

@@ -1,9 +1,10 @@
-"""What training takes symbols for: Gaussians integrated over a quantisation step, and the choice between two integers."""
+"""What training takes symbols for: Gaussians integrated over a quantisation step, and what the encoder chooses."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
-LEAST_MASS = 1e-9
+from cnnbatch.codec.trellis import LEAST_MASS, TrellisQuantiser, TrellisSettings, gaussian_prices, symbol_mass
 
 
 def gaussian_bits(values: Tensor, scales: Tensor) -> Tensor:
@@ -25,6 +26,32 @@ def cheaper_integers(values: Tensor, scales: Tensor, weights: Tensor) -> Tensor:
     inner, middle, outer = (torch.special.ndtr((k - low) / scales) for k in (0.5, -0.5, -1.5))
     dearer = torch.log2((inner - middle).clamp(min=LEAST_MASS) / (middle - outer).clamp(min=LEAST_MASS))
     return torch.where(magnitude - low > 0.5 + dearer / (2 * weights), low + 1, low).copysign(values)
+
+
+def on_the_trellis(
+    residual: Tensor, positions: Tensor, scales: Tensor, weights: Tensor, settings: TrellisSettings, *, noise: bool
+) -> tuple[Tensor, Tensor]:
+    """(dequantised symbols as an encoder chooses them, with straight-through gradients; bits [N]).
+
+    ``residual`` [N, h, w, M]: latents less their means; ``positions``: their scale indexes; ``weights`` [N, M]: of a squared
+    error, in bits. Scales are fitted to the symbols, and with ``noise`` latents feel the price of noise as wide as a step of
+    their quantiser.
+    """
+    spacing = settings.dependent_spacing
+    quantise = TrellisQuantiser(gaussian_prices(settings.scales(), spacing), settings)
+    inputs = (residual.float(), positions.to(torch.uint8), weights)
+    units = zip(*(part.detach().cpu().numpy() for part in inputs), strict=True)
+    no_context = np.zeros((0, 0), np.float32)
+    choices = zip(*(quantise(values, indexes, w, no_context) for values, indexes, w in units), strict=True)
+    symbols, _, values, tables = (torch.from_numpy(np.stack(part)).to(residual.device) for part in choices)
+    quantiser = tables.long() // settings.num_scales
+    mass = symbol_mass(symbols, quantiser, scales, spacing)
+    bits = -torch.log2(mass.clamp(min=LEAST_MASS)).flatten(1).sum(1)
+    if noise:
+        step = torch.where(quantiser > 0, 2 * spacing, 1.0)
+        pull = gaussian_bits(noisy(residual / step), scales.detach() / step)
+        bits = bits + (pull - pull.detach())
+    return residual + (values - residual).detach(), bits
 
 
 def noisy(values: Tensor) -> Tensor:

@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnnbatch.codec.likelihood import LEAST_MASS
 from cnnbatch.codec.quantisation import Choice, Values, magnitude_bits, predicted
 from cnnbatch.rans import TAIL_SIGMAS, Indexes, Machine, Symbols, Tables, integer_frequencies
 
@@ -48,6 +47,9 @@ LEVELS: Final = 64
 LARGEST: Final = 16383
 """Magnitude of a symbol that an encoder chooses."""
 
+LEAST_MASS: Final = 1e-9
+"""What a symbol has at least, so that its bits are finite."""
+
 _NEVER: Final = 1e30
 """Cost of a state that no path leads to."""
 
@@ -68,6 +70,7 @@ class TrellisSettings(Protocol):
     def dependent_from(self) -> int: ...
     @property
     def coded_from(self) -> int: ...
+    def scales(self) -> Tensor: ...
 
 
 def gaussian_prices(scales: Tensor, spacing: float) -> Values:
