@@ -314,7 +314,10 @@ class Hyperprior(nn.Module):
 
     def quantiser_weights(self, quality: Tensor) -> Tensor:
         """[N, M]: bits that the quantiser counts for a squared unit of error."""
-        return DISTORTION_WEIGHT * self.bits_per_square(quality)
+        weight = DISTORTION_WEIGHT * self.bits_per_square(quality)
+        if self.settings.dependent_spacing:  # measured: best at 1.6, 1.05, 0.9, 0.8 for q = 4, 20, 36, 52
+            weight = weight * (0.82 + 1.1 * torch.exp(-quality / 10))[:, None]
+        return weight
 
     def hyper_synthesis(self, z_hat: Tensor, quality: Tensor) -> HyperLatents:
         """``z_hat`` integers → scale positions (real, to be rounded half up and clamped) and means."""
