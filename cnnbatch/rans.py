@@ -1,9 +1,9 @@
 """Interleaved rANS entropy coder over static integer tables, compiled by numba.
 
-Asymmetric numeral systems (Duda 2013, arXiv 1311.2540) in the range variant with 64-bit states and 32-bit words, four
-lanes in turn so that a CPU can overlap their latencies (Giesen 2014, arXiv 1402.3392). Symbol ``i`` uses lane ``i mod
-lanes``. The encoder runs backwards, so the decoder reads forwards and may stop in the middle to compute the indexes of
-the symbols that follow.
+Asymmetric numeral systems (Duda 2013, arXiv 1311.2540) in the range variant with 64-bit states and 32-bit words, one lane or
+several in turn, whose latencies a CPU could overlap (Giesen 2014, arXiv 1402.3392; here four decode no faster). Symbol ``i``
+uses lane ``i mod lanes``. The encoder runs backwards, so the decoder reads forwards and may stop in the middle to compute the
+indexes of the symbols that follow.
 
 Invariants: a state x stays in [2³¹, 2⁶³); a decoder that has read everything ends with every state at 2³¹ and no word
 left, which `Decoder.finish` checks. Every read is bounds-checked: damaged input raises BitstreamError, never more.
@@ -93,7 +93,7 @@ class Tables:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class StateMachine:
     """Sets of tables in turn: in state s index i means the table i + ``offsets[s]``, and a symbol of parity p leads to the
     state ``moves[s, p]``. Indexes below ``first`` are tables themselves and move nothing. Each `Decoder.decode` begins in
     state 0."""
@@ -150,7 +150,7 @@ class Decoder:
         self._position = 2 * lanes
         self._count = 0
 
-    def decode(self, indexes: Indexes, machine: Machine | None = None) -> Symbols:
+    def decode(self, indexes: Indexes, machine: StateMachine | None = None) -> Symbols:
         """The next ``len(indexes)`` symbols; raises BitstreamError at the end of the data."""
         t, symbols = self._tables, np.empty(len(indexes), np.int16)
         offsets, moves, first = (None, None, 0) if machine is None else (machine.offsets, machine.moves, machine.first)
@@ -221,13 +221,13 @@ def _decode(  # type: ignore[no-untyped-def]
 ):
     lanes = len(states)
     num_words = len(words)
-    place = 0
+    state = 0
     for i in range(len(symbols)):
         lane = (count + i) % lanes
         x = states[lane]
         table = np.int64(indexes[i])
         if moves is not None and table >= first:
-            table += offsets[place]
+            table += offsets[state]
         slot = np.uint32(x & _MASK16)
         begin = start[table]
         last = begin + 2 * radius[table] + 1
@@ -252,7 +252,7 @@ def _decode(  # type: ignore[no-untyped-def]
         states[lane] = x
         symbols[i] = symbol
         if moves is not None and indexes[i] >= first:
-            place = moves[place, symbol & 1]
+            state = moves[state, symbol & 1]
     return position
 
 

@@ -171,7 +171,7 @@ class HyperpriorCoder:
         if pixels is not None:
             refine(self.latents, units, x=pixels, y=y.float(), quality=quality, passes=effort, model=self.model)
         for same, unit in zip(places, units, strict=True):
-            streams = self.latents.encode(unit.quantised, unit.side, quality)
+            streams = self.latents.encode(unit.choice, unit.side, quality)
             for job, (place, _), stream in zip(batch, same, streams, strict=True):
                 found[job.image][place] = stream
 

@@ -20,10 +20,10 @@ from torch.nn import functional as F
 from cnnbatch.codec.architecture import Array
 from cnnbatch.codec.hyper_context import HyperTables
 from cnnbatch.codec.hyperprior import HYPER_BLOCK, Hyperprior, HyperpriorSettings
-from cnnbatch.codec.quantisation import LEVELS, Choice, Quantiser, magnitude_bits, restore
+from cnnbatch.codec.quantisation import Choice, Quantiser, magnitude_bits, restore
 from cnnbatch.codec.scale_net import Z_MAX
-from cnnbatch.codec.trellis import TrellisQuantiser, dequantise, machine, table_prices
-from cnnbatch.rans import Decoder, Indexes, Machine, Symbols, Tables, encode
+from cnnbatch.codec.trellis import TrellisQuantiser, dequantise, state_machine, table_prices
+from cnnbatch.rans import Decoder, Indexes, StateMachine, Symbols, Tables, encode
 
 LANES_FROM = 1 << 17
 """Units with fewer latents have one lane, whatever the codec file says."""
@@ -57,11 +57,11 @@ class LatentCoder:
         self.offsets = torch.from_numpy(arrays["scale_offset.table"].astype(np.float32))
         self.z_indexes = arrays["z_scale.table"]
         self.hyper = HyperTables.from_arrays(arrays) if settings.hyper_context else None
-        self._prices = magnitude_bits(self.tables, 2 * LEVELS)
-        self.machine: Machine | None = None
+        self._prices = magnitude_bits(self.tables, int(self.tables.radius.max()) + 1)  # the last: of an escape
+        self.machine: StateMachine | None = None
         self.quantiser: Quantiser | TrellisQuantiser = Quantiser(self.tables)
         if settings.dependent_spacing:
-            self.machine = machine(settings)
+            self.machine = state_machine(settings)
             self.quantiser = TrellisQuantiser(table_prices(self.tables, settings.num_scales), settings)
 
     def side(self, y: Tensor, quality: Tensor, *, bf16: bool) -> "Side":
@@ -80,7 +80,7 @@ class LatentCoder:
         return Side(z, indexes.cpu().numpy(), means, weights.cpu().numpy(), context)
 
     def quantise(self, values: Tensor, side: "Side") -> Choice:
-        """y less its means [N, a, b, M] → symbols, see `cnnbatch.codec.quantisation`."""
+        """y less its means [N, a, b, M] → N quantised units."""
         arrays = values.float().contiguous().cpu().numpy()
         units = zip(arrays, side.indexes, side.weights, side.context, strict=True)
         return Choice(*map(np.stack, zip(*self._each(lambda unit: self.quantiser(*unit), units), strict=True)))
@@ -122,7 +122,10 @@ class LatentCoder:
         return self._with_means(choice.values.astype(np.float32), choice.found, means)
 
     def _with_means(self, values: npt.NDArray[np.float32], found: npt.NDArray[np.float32], means: Tensor) -> Tensor:
-        """ŷ: dequantised symbols [N, a, b, M], the first K channels of which are ``found`` instead, and the means."""
+        """ŷ: dequantised symbols [N, a, b, M], the first K channels of which are ``found`` instead, and the means.
+
+        On a CPU in ``values`` themselves, which must be the caller's own.
+        """
         y_hat = torch.from_numpy(values).to(means.device)
         y_hat[..., : found.shape[-1]] = torch.from_numpy(found).to(means.device)
         return y_hat.add_(means)

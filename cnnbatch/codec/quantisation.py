@@ -5,8 +5,8 @@ Magazine 15(6), 1998, on rate–distortion optimisation). For magnitude a betwee
 
     bits(k + 1) + w·(k + 1 − a)²  <  bits(k) + w·(a − k)²     ⇔     a − k  >  ½ + (bits(k + 1) − bits(k)) / 2w
 
-with the bits of the entropy coder's own tables and w, in bits for a squared unit, of `Hyperprior.bits_per_square`.
-A decoder never sees the difference. (`cnnbatch.codec.trellis` has quantisers that it does see.)
+with the bits of the entropy coder's own tables and w, in bits for a squared unit, of `Hyperprior.quantiser_weights`.
+A decoder never sees the difference. (In `cnnbatch.codec.trellis` the decoder takes part.)
 """
 
 from typing import NamedTuple
@@ -35,7 +35,7 @@ class Choice(NamedTuple):
     values: Values | Symbols
     """[a, b, M]: what the symbols stand for."""
     tables: Indexes
-    """[a, b, M]: of each symbol that is in the stream."""
+    """[a, b, M]: of each symbol that is in the stream, elsewhere without a meaning."""
 
 
 class Quantiser:

@@ -26,7 +26,7 @@ STEP_SHARE, DEPENDENT_STEP_SHARE = 0.6, 0.06
 """Of a Newton step: with whole ones latents that do interact overshoot. Where quantisation is dependent, a latent that moves
 takes others to another path."""
 
-WEIGHTS = (1.4, 0.7, 2.0, 0.5)
+PASS_WEIGHTS = (1.4, 0.7, 2.0, 0.5)
 """Of errors against bits in the first passes where quantisation is dependent, relative to the usual: which is best differs from
 picture to picture."""
 
@@ -40,7 +40,7 @@ class Unit:
     side: Side
     values: Tensor
     """y less the means [N, a, b, M]."""
-    quantised: Choice
+    choice: Choice
 
 
 def refine(
@@ -51,15 +51,19 @@ def refine(
     Latents of the window outside its units (the halo) count as they are, unquantised.
     """
     curvature = 2 * model.bits_per_square(quality)[:, None, None, :]
-    share, weights = (DEPENDENT_STEP_SHARE, WEIGHTS) if model.settings.dependent_spacing else (STEP_SHARE, ())
-    least, best = np.full(len(x), np.inf), [unit.quantised for unit in units]
+    share, weights = (DEPENDENT_STEP_SHARE, PASS_WEIGHTS) if model.settings.dependent_spacing else (STEP_SHARE, ())
+    least, best = np.full(len(x), np.inf), [unit.choice for unit in units]
     for number in range(passes + 1):
         y_hat = y.clone()
         for unit in units:
-            y_hat[:, *unit.place] = coder.dequantise(unit.quantised, unit.side.means)
-        distortion, gradient = _distortion(model, y_hat, x, quality)
-        cost = distortion.cpu().numpy() + sum(coder.bits(unit.quantised, unit.side) for unit in units)
-        best = [_better(cost < least, unit.quantised, known) for unit, known in zip(units, best, strict=True)]
+            y_hat[:, *unit.place] = coder.dequantise(unit.choice, unit.side.means)
+        with torch.inference_mode(False), torch.set_grad_enabled(number < passes):
+            latents = y_hat.clone().requires_grad_()
+            distortion = _distortion(model, latents, x, quality)
+            if number < passes:
+                (gradient,) = torch.autograd.grad(distortion.sum(), latents)
+        cost = distortion.detach().cpu().numpy() + sum(coder.bits(unit.choice, unit.side) for unit in units)
+        best = [_merged(cost < least, unit.choice, known) for unit, known in zip(units, best, strict=True)]
         least = np.minimum(cost, least)
         if number == passes:
             break
@@ -67,21 +71,19 @@ def refine(
             target = y_hat[:, *unit.place] - unit.side.means - gradient[:, *unit.place] / curvature
             unit.values = torch.lerp(unit.values, target, share)
             weight = np.float32(weights[number] if number < len(weights) else 1)
-            unit.quantised = coder.quantise(unit.values, unit.side._replace(weights=weight * unit.side.weights))
+            unit.choice = coder.quantise(unit.values, unit.side._replace(weights=weight * unit.side.weights))
     for unit, choice in zip(units, best, strict=True):
-        unit.quantised = choice
+        unit.choice = choice
 
 
-def _better(better: npt.NDArray[np.bool_], new: Choice, old: Choice) -> Choice:
+def _merged(better: npt.NDArray[np.bool_], new: Choice, old: Choice) -> Choice:
     """Of each image [N] the new one where it is ``better``."""
     return Choice(*(np.where(better[:, None, None, None], a, b) for a, b in zip(new, old, strict=True)))
 
 
-def _distortion(model: Hyperprior, y_hat: Tensor, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-    """λ·MSE in bits of each whole window [N], and its gradient."""
-    with torch.inference_mode(False), torch.enable_grad():
-        latents, q = y_hat.clone().requires_grad_(), quality.clone()
-        error = (model.g_s(latents, q) - x.clone()).square().flatten(1).sum(1)
-        distortion = model.settings.lmbda(q) / 3 * error
-        (gradient,) = torch.autograd.grad(distortion.sum(), latents)
-    return distortion.detach(), gradient
+def _distortion(model: Hyperprior, y_hat: Tensor, x: Tensor, quality: Tensor) -> Tensor:
+    """λ·MSE in bits of each whole window [N]."""
+    q = quality.clone()  # of inference mode, in which no gradient may be
+    error = (model.g_s(y_hat, q) - x.clone()).square().flatten(1).sum(1)
+    bits: Tensor = model.settings.lmbda(q) / 3 * error
+    return bits

@@ -7,7 +7,8 @@ decoder follows it with one table look-up a symbol. Latents of small scales, nea
 and would only move the state: below the setting ``dependent_from`` each is an integer on its own.
 
 (Trellis-coded quantisation: Marcellin and Fischer, IEEE Trans. Communications 38(1), 1990; with entropy coding: Fischer and
-Wang, IEEE Trans. Information Theory 38(1), 1992; as in VVC: Schwarz et al., DCC 2019. The states are those of JVET-Q0243.)
+Wang, IEEE Trans. Information Theory 38(1), 1992; in VVC, with four states: Schwarz et al., DCC 2019. Those here are of
+JVET-Q0243.)
 
 A symbol k stands for the level 2k in the first quantiser and for 2k less its sign in the second. What each costs is in
 tables of their own: with T scale indexes, index i has table T + i in the first and 2T + i in the second; tables 0 … T − 1
@@ -24,8 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnnbatch.codec.quantisation import Choice, Values, magnitude_bits, predicted
-from cnnbatch.rans import TAIL_SIGMAS, Indexes, Machine, Symbols, Tables, integer_frequencies
+from cnnbatch.codec.quantisation import LEVELS, Choice, Values, magnitude_bits, predicted
+from cnnbatch.rans import SYMBOL_LIMIT, TAIL_SIGMAS, Indexes, StateMachine, Symbols, Tables, integer_frequencies
 
 STATES: Final = 8
 
@@ -41,12 +42,6 @@ _BRANCH = np.array([[2 * SECOND[s] + p for s, p in ways] for ways in _WAYS])
 """Into each state lead two ways: the state before, and which of four symbols (quantiser × parity) goes there. `_advance`
 has them written out."""
 
-LEVELS: Final = 64
-"""Magnitudes of symbols with a price of their own; beyond, that of the last."""
-
-LARGEST: Final = 16383
-"""Magnitude of a symbol that an encoder chooses."""
-
 LEAST_MASS: Final = 1e-9
 """What a symbol has at least, so that its bits are finite."""
 
@@ -54,7 +49,7 @@ _NEVER: Final = 1e30
 """Cost of a state that no path leads to."""
 
 
-DISTORTION_WEIGHT: Final = 0.55
+DEPENDENT_WEIGHT: Final = 0.55
 """Of an error in a dependent symbol, relative to that in an integer. Between 0.45 and 0.65 the loss is within 0.3 % of its
 least at every quality."""
 
@@ -114,7 +109,7 @@ class TrellisQuantiser:
     def __init__(self, prices: Values, settings: TrellisSettings) -> None:
         """``prices``: see `gaussian_prices`."""
         first = max(settings.dependent_from, settings.coded_from)
-        self._settings = prices, np.float32(settings.dependent_spacing), settings.coded_from, first
+        self._parameters = prices, np.float32(settings.dependent_spacing), settings.coded_from, first
 
     def __call__(self, values: Values, indexes: Indexes, weights: Values, context: Values) -> Choice:
         """As `Quantiser` does."""
@@ -124,7 +119,7 @@ class TrellisQuantiser:
             np.zeros(values.shape, np.float32),
             np.zeros(values.shape, np.uint8),
         )
-        _search(values, indexes, weights, context, *self._settings, *choice)
+        _search(values, indexes, weights, context, *self._parameters, *choice)
         return choice
 
 
@@ -140,7 +135,8 @@ def _search(  # type: ignore[no-untyped-def]
     rows, columns, channels = values.shape
     known = len(context)
     flat_values, flat_indexes = values.reshape(-1), indexes.reshape(-1)
-    results = symbols.reshape(-1), dequantised.reshape(-1), tables.reshape(-1)
+    flat_found = dequantised.reshape(-1)
+    results = symbols.reshape(-1), flat_found, tables.reshape(-1)
     places = np.empty(values.size + 1, np.int32)  # of the steps
     ways, choices = np.empty(values.size, np.uint8), np.empty((values.size, 4), np.int16)
     costs, origins = np.full(STATES, _NEVER), np.zeros(STATES, np.int64)
@@ -158,12 +154,12 @@ def _search(  # type: ignore[no-untyped-def]
             middle = _list_dependent(flat_indexes, base, base + known, first, places, end)
             _advance(end, middle, base, *path)
             for channel in range(known):
-                drawn[:, channel] = results[1][base + channel]
+                drawn[:, channel] = flat_found[base + channel]
             _draw(flat_indexes[base : base + known], ways, choices, middle, first, spacing, drawn)
             end = _list_dependent(flat_indexes, base + known, base + channels, first, places, middle)
             _advance(middle, end, base, *path)
             costs -= costs.min()
-            if known:  # the next positions need what was found: paths that disagree with the best one end here
+            if known:  # the next positions need what was found: paths that had come to another state by then end here
                 kept = origins[np.argmin(costs)]
                 costs[origins != kept] = _NEVER
                 for channel in range(known):
@@ -180,7 +176,7 @@ def _round(  # type: ignore[no-untyped-def]
         index = indexes[base + channel]
         if index >= coded_from and index < first:
             value = values[base + channel] - expected[channel]
-            away = min(abs(value), np.float32(LARGEST))
+            away = min(abs(value), np.float32(SYMBOL_LIMIT - 1))
             low = int(away)
             below = weights[channel] * (away - low) ** 2 + prices[index, min(low, LEVELS)]
             above = weights[channel] * (away - low - 1) ** 2 + prices[index, min(low + 1, LEVELS)]
@@ -216,8 +212,8 @@ def _advance(  # type: ignore[no-untyped-def]
         channel, table = place - base, indexes[place]
         value = values[place] - expected[channel]
         # the cheapest even and odd symbol of both quantisers
-        away = min(abs(value) * per_unit, np.float32(2 * LARGEST - 2))
-        unit = np.float32(DISTORTION_WEIGHT) * weights[channel] * spacing * spacing
+        away = min(abs(value) * per_unit, np.float32(2 * SYMBOL_LIMIT - 2))  # the next symbol of either parity is in range
+        unit = np.float32(DEPENDENT_WEIGHT) * weights[channel] * spacing * spacing
         low, below = int(away * half), int((away + 1) * half)
         k0, k1 = low + (low & 1), low + 1 - (low & 1)
         k2, k3 = below + (below & 1), below + 1 - (below & 1)
@@ -279,9 +275,9 @@ def _trace(  # type: ignore[no-untyped-def]
         tables[place] = indexes[place] + num_scales * (1 + (branch >> 1))
 
 
-def machine(settings: TrellisSettings) -> Machine:
+def state_machine(settings: TrellisSettings) -> StateMachine:
     """Which table each symbol of a unit has."""
-    return Machine(settings.num_scales * (1 + SECOND), NEXT, settings.dependent_from)
+    return StateMachine(settings.num_scales * (1 + SECOND), NEXT, settings.dependent_from)
 
 
 def dequantise(symbols: Symbols, indexes: Indexes, settings: TrellisSettings) -> Values:

@@ -1,4 +1,4 @@
-"""Which quality an image is coded at: fixed, or searched for a target, and never below the floor."""
+"""Which quality an image is coded at: fixed, or searched for a target, and never below the floor, as `_decoded` measures it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,9 +12,8 @@ from cnnbatch.metrics import psnr_db
 FLOOR_STEP = 4.0
 """Quality added at a time for an image below the floor: about 1 dB."""
 
-ROUGHLY_FROM_PIXELS = 1 << 16
-"""Larger pictures are decoded approximately for their PSNR: so many pixels that round otherwise, up and down alike, change it
-by less than 0.02 dB below 45 dB."""
+APPROXIMATE_FROM_PIXELS = 1 << 16
+"""Pictures of at least so many are decoded approximately for their PSNR: below 45 dB that changes it by less than 0.02 dB."""
 
 MAX_PROBES = 7
 PSNR_TOLERANCE_DB = 0.04
@@ -38,7 +37,7 @@ class QualityPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Coded:
-    """One image coded, and decoded again from its bytes, see `ROUGHLY_FROM_PIXELS`."""
+    """One image coded, and decoded again from its bytes, see `APPROXIMATE_FROM_PIXELS`."""
 
     bitstream: bytes
     quality: float
@@ -77,7 +76,8 @@ def _probe(codec: Codec, images: Sequence[Pixels], qualities: Sequence[float], e
 
 
 def _decoded(codec: Codec, images: Sequence[Pixels], bitstreams: Sequence[bytes]) -> list[Pixels]:
-    large = [image.shape[0] * image.shape[1] >= ROUGHLY_FROM_PIXELS for image in images]
+    """As readers find them, or nearly so, for a PSNR."""
+    large = [image.shape[0] * image.shape[1] >= APPROXIMATE_FROM_PIXELS for image in images]
     found: dict[int, Pixels] = {}
     for approximate in (False, True):
         part = [i for i, one in enumerate(large) if one == approximate]

@@ -27,7 +27,7 @@ from cnnbatch.codec.codec import Pixels
 from cnnbatch.errors import ArchiveError, BitstreamError, CodecFileError, DamagedRow, ImageError, Undecodable, Unreadable
 from cnnbatch.images import DecodedImage, decode
 from cnnbatch.images.alpha import decode_alpha
-from cnnbatch.metrics import psnr_db
+from cnnbatch.metrics import LOSSLESS_DB, psnr_db
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.isolation import KILLS_WORKER, Keyed, unwatched
 from cnnbatch.stages.reconstruct import reconstruct_each, restore_file
@@ -52,7 +52,8 @@ class VerifySettings(BaseModel):
 
     level: Level = "checksums"
     psnr_tolerance_db: float = Field(0.1, ge=0)
-    """Between the recorded PSNR and the one measured again; other machines round a few pixels otherwise."""
+    """Between the recorded PSNR and the one measured again, or `MSE_TOLERANCE`, whichever is more: other machines round a few
+    pixels otherwise."""
     max_pixels: int = Field(1 << 28, gt=0)
     """Larger originals are not decoded: their PSNR is not compared."""
     batch_pixels: int = Field(8 << 20, gt=0)
@@ -296,7 +297,7 @@ def _same_psnr(a: float, b: float, tolerance_db: float) -> bool:
 
 
 def _mse(psnr: float) -> float:
-    return float(255**2 / 10 ** (psnr / 10))
+    return float(255**2 / 10 ** (min(max(psnr, 0.0), LOSSLESS_DB) / 10))  # a damaged row may hold any number
 
 
 def _fault_of(row: ArchiveRow, image: Pixels) -> str | None:

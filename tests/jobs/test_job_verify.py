@@ -60,7 +60,7 @@ def options(place: Place, level: str) -> Iterable[object]:
 
 
 @inline
-@pytest.mark.parametrize(("added_db", "code"), [(0.4, 0), (-9.0, 5)])
+@pytest.mark.parametrize(("added_db", "code"), [(0.4, 0), (-9.0, 5), (-4000.0, 5)])
 def test_a_few_pixels_that_round_otherwise_are_no_fault(jobs: Jobs, tmp_path: Path, added_db: float, code: int) -> None:
     place = Place(tmp_path)
     rows, columns = np.mgrid[:200, :200]
