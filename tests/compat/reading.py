@@ -50,8 +50,8 @@ class Symbols:
         self._hash, self.count = hashlib.sha256(), 0
         self._decode = rans.Decoder.decode
 
-        def decode(decoder: rans.Decoder, indexes: Any) -> Any:
-            symbols = self._decode(decoder, indexes)
+        def decode(decoder: rans.Decoder, indexes: Any, *machine: Any) -> Any:
+            symbols = self._decode(decoder, indexes, *machine)
             self._hash.update(symbols.astype("<i2").tobytes())
             self.count += symbols.size
             return symbols
