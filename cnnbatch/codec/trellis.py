@@ -7,7 +7,7 @@ decoder follows it with one table look-up a symbol. Latents of small scales, nea
 and would only move the state: below the setting ``dependent_from`` each is an integer on its own.
 
 (Trellis-coded quantisation: Marcellin and Fischer, IEEE Trans. Communications 38(1), 1990; with entropy coding: Fischer and
-Wang, IEEE Trans. Information Theory 38(1), 1992; in VVC, with four states: Schwarz et al., DCC 2019. Those here are of
+Wang, IEEE Trans. Information Theory 38(1), 1992; in VVC, with four states: Schwarz et al., DCC 2019; with eight, cf.
 JVET-Q0243.)
 
 A symbol k stands for the level 2k in the first quantiser and for 2k less its sign in the second. What each costs is in
@@ -47,7 +47,6 @@ LEAST_MASS: Final = 1e-9
 
 _NEVER: Final = 1e30
 """Cost of a state that no path leads to."""
-
 
 DEPENDENT_WEIGHT: Final = 0.55
 """Of an error in a dependent symbol, relative to that in an integer. Between 0.45 and 0.65 the loss is within 0.3 % of its
