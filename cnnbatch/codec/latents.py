@@ -57,12 +57,12 @@ class LatentCoder:
         self.offsets = torch.from_numpy(arrays["scale_offset.table"].astype(np.float32))
         self.z_indexes = arrays["z_scale.table"]
         self.hyper = HyperTables.from_arrays(arrays) if settings.hyper_context else None
-        self._prices = magnitude_bits(self.tables, int(self.tables.radius.max()) + 1)  # the last: of an escape
-        self.machine: StateMachine | None = None
-        self.quantiser: Quantiser | TrellisQuantiser = Quantiser(self.tables)
+        self.quantiser: Quantiser | TrellisQuantiser
         if settings.dependent_spacing:
-            self.machine = state_machine(settings)
+            self.machine: StateMachine | None = state_machine(settings)
             self.quantiser = TrellisQuantiser(table_prices(self.tables, settings.num_scales), settings)
+        else:
+            self.machine, self.quantiser = None, Quantiser(self.tables)
 
     def side(self, y: Tensor, quality: Tensor, *, bf16: bool) -> "Side":
         """``y`` [N, a, b, M], ``quality`` [N] in quarter steps exactly → what codes it.
@@ -88,8 +88,10 @@ class LatentCoder:
     def bits(self, choice: Choice, side: "Side") -> npt.NDArray[np.float64]:
         """[N]: of the symbols of each unit, by the entropy coder's tables."""
         coded = side.indexes >= self.settings.coded_from
-        magnitudes = np.minimum(np.abs(choice.symbols.astype(np.int32)), self._prices.shape[1] - 1)
-        found: npt.NDArray[np.float64] = np.where(coded, self._prices[choice.tables, magnitudes], 0).sum((1, 2, 3))
+        escape = int(self.tables.radius.max()) + 1  # the largest magnitude that any table has a price for
+        prices = magnitude_bits(self.tables, escape)
+        magnitudes = np.minimum(np.abs(choice.symbols.astype(np.int32)), escape)
+        found: npt.NDArray[np.float64] = np.where(coded, prices[choice.tables, magnitudes], 0).sum((1, 2, 3))
         return found
 
     def encode(self, choice: Choice, side: "Side", quality: Tensor) -> list[bytes]:

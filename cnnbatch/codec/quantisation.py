@@ -42,7 +42,7 @@ class Quantiser:
     """Each latent to an integer of its own, with the tables of one codec file."""
 
     def __init__(self, tables: Tables) -> None:
-        self._dearer = np.diff(magnitude_bits(tables, LEVELS)).astype(np.float32)
+        self._dearer = dearer(magnitude_bits(tables, LEVELS))
 
     def __call__(self, values: Values, indexes: Indexes, weights: Values, context: Values) -> Choice:
         """One unit: ``values`` [a, b, M], latents less their means, in quantisation steps, and their scale ``indexes``.
@@ -67,6 +67,11 @@ def restore(values: Values | Symbols, context: Values) -> Values:
     return found
 
 
+def dearer(prices: npt.NDArray[np.floating]) -> Values:
+    """[…, LEVELS]: how many bits magnitude k + 1 costs more than k, of ``prices`` […, LEVELS + 1]."""
+    return np.diff(prices).astype(np.float32)
+
+
 def magnitude_bits(tables: Tables, levels: int) -> npt.NDArray[np.float64]:
     """[T, levels + 1]: bits of the symbol of each magnitude."""
     bits = np.empty((len(tables.radius), levels + 1))
@@ -79,7 +84,7 @@ def magnitude_bits(tables: Tables, levels: int) -> npt.NDArray[np.float64]:
 
 
 @numba.njit(nogil=True, cache=True)
-def _choose(value, dearer, half_inverse):  # type: ignore[no-untyped-def]
+def choose(value, dearer, half_inverse):  # type: ignore[no-untyped-def]
     """The symbol of one value; ``dearer``: the row of its scale index."""
     magnitude = min(abs(value), np.float32(SYMBOL_LIMIT))
     low = int(magnitude)
@@ -94,7 +99,7 @@ def _quantise(values, indexes, symbols, half_inverse, dearer, first):  # type: i
     """Channels from ``first`` on, which have no context."""
     for row in range(values.shape[0]):
         for channel in range(first, values.shape[1]):
-            symbols[row, channel] = _choose(values[row, channel], dearer[indexes[row, channel]], half_inverse[channel])
+            symbols[row, channel] = choose(values[row, channel], dearer[indexes[row, channel]], half_inverse[channel])
 
 
 @numba.njit(nogil=True, cache=True)
@@ -104,7 +109,7 @@ def _quantise_in_context(values, indexes, symbols, found, half_inverse, dearer, 
             for channel in range(len(context)):
                 expected = predicted(found, i, j, context[channel])
                 left = values[i, j, channel] - expected
-                symbol = _choose(left, dearer[indexes[i, j, channel]], half_inverse[channel])
+                symbol = choose(left, dearer[indexes[i, j, channel]], half_inverse[channel])
                 symbols[i, j, channel] = symbol
                 found[i, j, channel] = expected + np.float32(symbol)
 

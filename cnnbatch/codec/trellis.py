@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnnbatch.codec.quantisation import LEVELS, Choice, Values, magnitude_bits, predicted
+from cnnbatch.codec.quantisation import LEVELS, Choice, Values, choose, dearer, magnitude_bits, predicted
 from cnnbatch.rans import SYMBOL_LIMIT, TAIL_SIGMAS, Indexes, StateMachine, Symbols, Tables, integer_frequencies
 
 STATES: Final = 8
@@ -108,7 +108,8 @@ class TrellisQuantiser:
     def __init__(self, prices: Values, settings: TrellisSettings) -> None:
         """``prices``: see `gaussian_prices`."""
         first = max(settings.dependent_from, settings.coded_from)
-        self._parameters = prices, np.float32(settings.dependent_spacing), settings.coded_from, first
+        spacing = np.float32(settings.dependent_spacing)
+        self._parameters = prices, dearer(prices[0]), spacing, settings.coded_from, first
 
     def __call__(self, values: Values, indexes: Indexes, weights: Values, context: Values) -> Choice:
         """As `Quantiser` does."""
@@ -129,12 +130,12 @@ def _level(symbol, second):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def _search(  # type: ignore[no-untyped-def]
-    values, indexes, weights, context, prices, spacing, coded_from, first, symbols, found, dequantised, tables
+    values, indexes, weights, context, prices, dearer, spacing, coded_from, first, symbols, found, dequantised, tables
 ):
     rows, columns, channels = values.shape
     known = len(context)
     flat_values, flat_indexes = values.reshape(-1), indexes.reshape(-1)
-    flat_found = dequantised.reshape(-1)
+    flat_found, half_inverse = dequantised.reshape(-1), np.float32(0.5) / weights
     results = symbols.reshape(-1), flat_found, tables.reshape(-1)
     places = np.empty(values.size + 1, np.int32)  # of the steps
     ways, choices = np.empty(values.size, np.uint8), np.empty((values.size, 4), np.int16)
@@ -149,7 +150,7 @@ def _search(  # type: ignore[no-untyped-def]
             for channel in range(known):
                 expected[channel] = predicted(found, i, j, context[channel])
             base = (i * columns + j) * channels
-            _round(flat_values, flat_indexes, weights, expected, prices[0], coded_from, first, base, *results)
+            _round(flat_values, flat_indexes, half_inverse, expected, dearer, coded_from, first, base, *results)
             middle = _list_dependent(flat_indexes, base, base + known, first, places, end)
             _advance(end, middle, base, *path)
             for channel in range(known):
@@ -168,18 +169,13 @@ def _search(  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def _round(  # type: ignore[no-untyped-def]
-    values, indexes, weights, expected, prices, coded_from, first, base, symbols, dequantised, tables
+    values, indexes, half_inverse, expected, dearer, coded_from, first, base, symbols, dequantised, tables
 ):
-    """The symbols of a position that are integers on their own: one of the two nearest each."""
-    for channel in range(len(weights)):
+    """The symbols of a position that are integers on their own."""
+    for channel in range(len(half_inverse)):
         index = indexes[base + channel]
         if index >= coded_from and index < first:
-            value = values[base + channel] - expected[channel]
-            away = min(abs(value), np.float32(SYMBOL_LIMIT - 1))
-            low = int(away)
-            below = weights[channel] * (away - low) ** 2 + prices[index, min(low, LEVELS)]
-            above = weights[channel] * (away - low - 1) ** 2 + prices[index, min(low + 1, LEVELS)]
-            symbol = (low + (above < below)) * (1 if value >= 0 else -1)
+            symbol = choose(values[base + channel] - expected[channel], dearer[index], half_inverse[channel])
             symbols[base + channel], dequantised[base + channel], tables[base + channel] = symbol, symbol, index
 
 
