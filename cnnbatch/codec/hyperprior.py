@@ -46,7 +46,7 @@ from cnnbatch.codec.layers import (
     neighbours,
     space_to_depth,
 )
-from cnnbatch.codec.likelihood import cheaper_integers, gaussian_bits, noisy, on_the_trellis
+from cnnbatch.codec.likelihood import gaussian_bits, noisy, on_the_trellis, on_their_own
 from cnnbatch.codec.scale_net import Z_MAX, ScaleNet, round_half_up, soft_clamp
 
 BLOCK = 16
@@ -353,12 +353,7 @@ class Hyperprior(nn.Module):
         if s.dependent_spacing:
             r_hat, bits = on_the_trellis(residual, positions, scales, self.quantiser_weights(quality), s, noise=noise)
         else:
-            if rdo:
-                chosen = cheaper_integers(residual, scales, self.quantiser_weights(quality)[:, None, None, :])
-                r_hat = residual + (chosen - residual).detach()
-            else:
-                r_hat = round_half_up(residual)
-            bits = self._symbol_bits(residual, r_hat, scales, noise=noise, rdo=rdo)
+            r_hat, bits = on_their_own(residual, scales, self.quantiser_weights(quality) if rdo else None, noise=noise)
         bits = bits + self._hyper_bits(z, z_hat, quality, noise=noise)
         return self.g_s(r_hat + means, quality), bits
 
@@ -372,16 +367,6 @@ class Hyperprior(nn.Module):
             values = values - predicted
         scales = s.scale_range[0] * torch.exp(positions.clamp(0, s.num_scales - 1) / s.indexes_per_nat)
         return gaussian_bits(values, scales)
-
-    def _symbol_bits(self, residual: Tensor, r_hat: Tensor, scales: Tensor, *, noise: bool, rdo: bool) -> Tensor:
-        """Of noisy latents, whose gradient pulls at y, or of the symbols, to which scales are fitted."""
-        if not noise:
-            return gaussian_bits(r_hat, scales)
-        if not rdo:
-            return gaussian_bits(noisy(residual), scales)
-        fitted = gaussian_bits(r_hat.detach(), scales)
-        pull = gaussian_bits(noisy(residual), scales.detach())
-        return fitted + (pull - pull.detach())
 
     def context_weights(self, quality: Tensor) -> Tensor:
         """[N, K, 4·K]: what each of the K predicted channels takes of its `known_neighbours`."""

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cnnbatch.codec.scale_net import round_half_up
 from cnnbatch.codec.trellis import LEAST_MASS, TrellisQuantiser, TrellisSettings, gaussian_prices, symbol_mass
 
 
@@ -26,6 +27,24 @@ def cheaper_integers(values: Tensor, scales: Tensor, weights: Tensor) -> Tensor:
     inner, middle, outer = (torch.special.ndtr((k - low) / scales) for k in (0.5, -0.5, -1.5))
     dearer = torch.log2((inner - middle).clamp(min=LEAST_MASS) / (middle - outer).clamp(min=LEAST_MASS))
     return torch.where(magnitude - low > 0.5 + dearer / (2 * weights), low + 1, low).copysign(values)
+
+
+def on_their_own(residual: Tensor, scales: Tensor, weights: Tensor | None, *, noise: bool) -> tuple[Tensor, Tensor]:
+    """(integers, with straight-through gradients; bits [N]).
+
+    ``weights`` [N, M]: of a squared error, in bits, for the integers that an encoder chooses; None: the nearest. The bits are
+    of noisy latents, whose gradient pulls at y, or of the symbols, to which scales are fitted.
+    """
+    if weights is None:
+        r_hat = round_half_up(residual)
+        return r_hat, gaussian_bits(noisy(residual) if noise else r_hat, scales)
+    chosen = cheaper_integers(residual, scales, weights[:, None, None, :])
+    r_hat = residual + (chosen - residual).detach()
+    if not noise:
+        return r_hat, gaussian_bits(r_hat, scales)
+    fitted = gaussian_bits(r_hat.detach(), scales)
+    pull = gaussian_bits(noisy(residual), scales.detach())
+    return r_hat, fitted + (pull - pull.detach())
 
 
 def on_the_trellis(
