@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnnbatch.codec.hyper_context import HyperContext
+from cnnbatch.codec.lapped import lapped_blocks
 from cnnbatch.codec.layers import (
     ACTIVATIONS,
     Activation,
@@ -169,6 +170,8 @@ class Analysis(nn.Module):
 
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
         """``x`` [N, H, W, 3] integers −128…127 of any dtype, pixels less `GREY`; ``quality`` [N] → y [N, H/16, W/16, M]."""
+        if not self.training and not any(self.settings.analysis_blocks):
+            return self._at_once(x, quality)
         step = self.settings.step(quality)[:, None, None, None]
         if self.settings.lapped:
             x = self.border(x.float())
@@ -180,6 +183,30 @@ class Analysis(nn.Module):
         learned = self.leave(self.blocks_16(features))
         y = torch.add(self.bypass(space_to_depth(x, BLOCK)).float(), learned, alpha=PIXEL_UNIT)
         return y * (torch.exp(self.latent_gain(quality)) / step)
+
+    def _at_once(self, x: Tensor, quality: Tensor) -> Tensor:
+        """`forward` where there are no blocks: one matrix product for each image."""
+        dtype = _working_dtype(x)
+        if self.settings.lapped and x.device.type == "cpu" and x.dtype == torch.int8:
+            inputs = lapped_blocks(x, self.border.weight, dtype)
+        else:
+            filtered = self.border(x.float()) if self.settings.lapped else x
+            inputs = space_to_depth(filtered.to(dtype), BLOCK)
+        matrix, bias = self._one_matrix(quality)
+        y = torch.baddbmm(bias[:, None], inputs.flatten(1, 2), matrix.transpose(1, 2))
+        return y.reshape(*inputs.shape[:3], -1)
+
+    def _one_matrix(self, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """All of g_a behind the border filter, where it has no blocks: a matrix [N, M, 768] and a bias [N, M]."""
+        s = self.settings
+        with torch.autocast(quality.device.type, enabled=False):
+            behind = self.leave.weight @ self.down.weight
+            gain = torch.exp(self.gain(quality)).reshape(-1, 1, 1, s.width_8)
+            patches = behind.reshape(-1, 4, s.width_8) * gain  # [N, M, 2·2 patches of 8 × 8, channels]
+            learned = (patches @ self.enter.weight).reshape(len(quality), -1, 2, 2, 8, 8 * 3)
+            bias = patches.sum(2) @ self.enter.bias + self.leave(self.down.bias)
+            unit = torch.exp(self.latent_gain(quality)).flatten(1) / s.step(quality)[:, None]
+            return (self.bypass.weight + learned.transpose(3, 4).flatten(2)) * unit[..., None], PIXEL_UNIT * bias * unit
 
 
 class Synthesis(nn.Module):

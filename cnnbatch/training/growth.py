@@ -1,9 +1,11 @@
 """A larger network that starts as a trained smaller one: function-preserving growth, cf. Net2Net (arXiv 1511.05641).
 
-New blocks are the identity; new channels carry random features that nothing old reads yet. So the grown model computes what
-the small one did, and every new weight has a gradient from the first or second step on.
+New blocks are the identity and begin with the features of the last old one; new channels carry random features that nothing
+old reads yet. So the grown model computes what the small one did, and every new weight has a gradient from the first or
+second step on.
 """
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +17,10 @@ from cnnbatch.errors import UsageError
 
 SIZES = ("width_8", "width_16", "analysis_blocks", "synthesis_blocks")
 """Settings that may grow."""
+
+FEWER = ("analysis_blocks",)
+"""Settings that may also shrink: the last blocks are left out, with what they computed. Training teaches them next to nothing,
+see docs/decisions.md."""
 
 FREE = ("lanes", "dependent_spacing", "dependent_from")
 """Settings that change nothing of the network's weights; all others must be those of the smaller model."""
@@ -33,16 +39,28 @@ def grown(model: Hyperprior, settings: HyperpriorSettings) -> Hyperprior:
     _identity_blocks(larger)
     small = dict(model.named_parameters())
     for name, parameter in larger.named_parameters():
-        if name in small:
-            _embed(small[name], parameter, SPLIT.get(name, ()))
+        source = small.get(_last_block(name, model))
+        if source is not None:
+            _embed(source, parameter, SPLIT.get(name, ()))
     return larger
+
+
+def _last_block(name: str, model: Hyperprior) -> str:
+    """The parameter of ``model`` that parameter ``name`` begins with: its own, or in a new block that of the last old one, with
+    whose features a block works at once; not its last layer, which must be zero."""
+    found = re.fullmatch(r"(g_[as]\.blocks_\d+)\.(\d+)\.((?:depthwise|expand|project)\..*)", name)
+    if found is None:
+        return name
+    blocks, number, part = found.groups()
+    last = len(list(model.get_submodule(blocks).children())) - 1
+    return name if int(number) <= last or part.startswith("project") else f"{blocks}.{last}.{part}"
 
 
 def _check(small: HyperpriorSettings, large: HyperpriorSettings) -> None:
     for name, old in small.model_dump(exclude=set(FREE)).items():
         new = getattr(large, name)
         pairs = list(zip(old, new, strict=True)) if isinstance(old, tuple) else [(old, new)]
-        if not all(b >= a if name in SIZES else b == a for a, b in pairs):
+        if name not in FEWER and not all(b >= a if name in SIZES else b == a for a, b in pairs):
             raise UsageError(f"model.{name} is {old} in the codec file to start from and cannot become {new}")
 
 

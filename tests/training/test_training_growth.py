@@ -50,6 +50,27 @@ def test_each_size_alone_may_grow_and_nothing_changes(size: str) -> None:
         torch.testing.assert_close(large.g_s(y, QUALITY), small.g_s(y, QUALITY), rtol=1e-4, atol=1e-2)
 
 
+def test_a_new_block_begins_with_the_features_of_the_last_old_one() -> None:
+    small = lively_model()
+    large = grown(small, LARGER)
+    for old, new in ((small.g_s.blocks_8[-1], large.g_s.blocks_8[-1]), (small.g_a.blocks_16[-1], large.g_a.blocks_16[-1])):
+        rows, columns = old.expand.weight.shape
+        assert torch.equal(new.expand.weight[:rows, :columns], old.expand.weight)
+        assert torch.equal(new.depthwise.weight[:columns], old.depthwise.weight)
+        assert not new.project.weight.any()
+
+
+def test_blocks_of_the_analysis_may_be_left_out() -> None:
+    small = lively_model()
+    fewer = grown(small, TINY.model_copy(update={"analysis_blocks": (0, 0)}))
+    for sequence in (small.g_a.blocks_8, small.g_a.blocks_16):
+        for block in sequence:
+            torch.nn.init.zeros_(block.project.weight)
+            torch.nn.init.zeros_(block.project.bias)
+    with torch.no_grad():
+        torch.testing.assert_close(fewer.eval().g_a(X - 128, QUALITY), small.g_a(X - 128, QUALITY), rtol=1e-4, atol=1e-3)
+
+
 def test_two_steps_move_every_weight_of_the_transforms() -> None:
     model = grown(lively_model(), LARGER).train()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}

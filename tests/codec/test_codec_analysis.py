@@ -1,0 +1,62 @@
+"""An analysis without blocks: one matrix product for each picture, the same that training sees layer by layer."""
+
+import numpy as np
+import pytest
+import torch
+
+from cnnbatch.codec import Codec, Limits
+from cnnbatch.codec.file import dump_codec
+from cnnbatch.codec.hyperprior import GREY, HyperpriorSettings
+from cnnbatch.codec.lapped import lapped_blocks
+from cnnbatch.codec.layers import BorderFilter, space_to_depth
+from cnnbatch.metrics import psnr_db
+from tests.codec.models import DEPENDENT, TINY, picture, tiny_model
+
+QUALITY = torch.tensor([0.0, 20.25, 63.0])
+
+
+def linear(settings: HyperpriorSettings) -> HyperpriorSettings:
+    return settings.model_copy(update={"analysis_blocks": (0, 0)})
+
+
+@pytest.mark.parametrize("lapped", [False, True])
+def test_one_matrix_is_all_the_layers(lapped: bool) -> None:
+    model = tiny_model(settings=linear(TINY).model_copy(update={"lapped": lapped}))
+    with torch.no_grad():
+        for bias in (model.g_a.enter.bias, model.g_a.down.bias, model.g_a.leave.bias):
+            bias.copy_(0.1 * torch.randn(bias.shape))
+        x = torch.from_numpy(np.stack([picture(64, 128, seed=n) for n in range(len(QUALITY))])).float() - GREY
+        folded = model.g_a(x, QUALITY)
+        layers = model.train().g_a(x, QUALITY)
+        model.g_a.leave.weight.zero_()
+        without = model.g_a(x, QUALITY)
+    torch.testing.assert_close(folded, layers, rtol=1e-4, atol=1e-3)
+    assert float((layers - without).abs().max()) > 0.1
+
+
+def test_a_codec_without_blocks_codes_pictures_alone_together_and_in_tiles() -> None:
+    data = dump_codec(tiny_model(settings=linear(DEPENDENT)), training={})
+    codec, tiled = Codec(data, device="cpu"), Codec(data, device="cpu", limits=Limits(tile_side=1024))
+    images = [picture(1100, 1040), picture(90, 140, seed=1)]
+    together = codec.compress(images, [50, 20])
+    for image, quality, bitstream in zip(images, [50, 20], together, strict=True):
+        [decoded] = codec.reconstruct([bitstream])
+        assert psnr_db(image, decoded) > 20
+        for other in (codec, tiled):
+            [alone] = other.compress([image], quality)
+            assert len(alone) == pytest.approx(len(bitstream), rel=1e-3)
+            assert psnr_db(image, other.reconstruct([alone])[0]) == pytest.approx(psnr_db(image, decoded), abs=0.05)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (2, 32, 80), (1, 208, 48)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_compiled_filter_is_the_layers(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(-128, 128, (*shape, 3), generator=generator, dtype=torch.int8)
+    border = BorderFilter(inverse=False)
+    with torch.no_grad():
+        border.weight += 0.1 * torch.randn(border.weight.shape, generator=generator)
+        expected = space_to_depth(border(x.float()), 16)
+    found = lapped_blocks(x, border.weight, dtype)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, rtol=2**-8 if dtype == torch.bfloat16 else 1e-5, atol=1e-4)
