@@ -313,7 +313,8 @@ class MeanNet(nn.Module):
         x = depth_to_space(self.activation(x, not x.requires_grad), 2)
         x = self.grow(self.block_32(x))
         x = depth_to_space(self.activation(x, not x.requires_grad), 2)
-        return cast(Tensor, self.leave(self.blocks_16(x)) * torch.exp(self.gain(quality)))
+        means, gain = self.leave(self.blocks_16(x)), torch.exp(self.gain(quality))
+        return cast(Tensor, means * gain if means.requires_grad else means.mul_(gain))
 
 
 class Hyperprior(nn.Module):

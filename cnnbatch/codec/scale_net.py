@@ -18,6 +18,8 @@ Training uses the same forward pass with straight-through gradients: what is tra
 from itertools import product
 from typing import Any, cast
 
+import numba
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -169,6 +171,37 @@ class IntegerDepthwise(IntegerLinear):
         return total
 
 
+    def requantised(self, x: Tensor) -> Tensor:
+        """`requantise` of `forward`, in one pass over memory instead of twenty: for a CPU, without gradients."""
+        weight, bias = self.quantised()
+        out = torch.empty_like(x)
+        taps = weight.T.contiguous()
+        _depthwise_requantised(F.pad(x, (0, 0, 1, 1, 1, 1)).numpy(), taps.numpy(), bias.numpy(), out.numpy())
+        return out
+
+
+def _compiles(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
+
+
+@numba.njit(nogil=True, cache=True)
+def _depthwise_requantised(padded, weight, bias, out):  # type: ignore[no-untyped-def]
+    """Sums in whatever order: all of them are exact."""
+    unit, half = np.float32(ACTIVATION_UNIT), np.float32(0.5)
+    per_unit, largest = np.float32(1 / ACTIVATION_UNIT), np.float32(ACTIVATION_MAX / ACTIVATION_UNIT)
+    images, height, width, channels = out.shape
+    for n in range(images):
+        for i in range(height):
+            for j in range(width):
+                for c in range(channels):
+                    total = bias[c]
+                    for a in range(3):
+                        for b in range(3):
+                            total += padded[n, i + a, j + b, c] * weight[3 * a + b, c]
+                    rounded = np.floor(total * per_unit + half)
+                    out[n, i, j, c] = min(max(rounded, np.float32(0)), largest) * unit
+
+
 class IntegerBlock(nn.Module):
     """Residual block of integers: x + requantise(1×1(requantise(depthwise(x)))), clamped."""
 
@@ -179,8 +212,8 @@ class IntegerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, H, W, C] → the same shape."""
-        branch = self.pointwise(requantise(self.depthwise(x)))
-        return requantise(x + branch)
+        features = self.depthwise.requantised(x) if _compiles(x) else requantise(self.depthwise(x))
+        return requantise(x + self.pointwise(features))
 
 
 def _activation_linear(inputs: int, outputs: int) -> IntegerLinear:
