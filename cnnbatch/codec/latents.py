@@ -178,4 +178,7 @@ class LatentCoder:
         return self.settings.lanes if positions * self.settings.latent_channels >= LANES_FROM else 1
 
     def _each(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        return list(self.pool.map(function, items))
+        work = list(items)
+        if len(work) == 1:  # waking another thread for it takes longer than it helps
+            return [function(work[0])]
+        return list(self.pool.map(function, work))

@@ -164,18 +164,17 @@ class BorderFilter(nn.Module):
 
     def _across_rows(self, x: Tensor) -> Tensor:
         n, h, w, c = x.shape
-        inner = x[:, self.REACH : h - self.REACH].reshape(n, -1, 2 * self.REACH, w * c)
-        inner = (self.weight @ inner).reshape(n, -1, w, c)
-        return torch.cat([x[:, : self.REACH], inner, x[:, h - self.REACH :]], 1)
+        first, inner, last = x.split([self.REACH, h - 2 * self.REACH, self.REACH], 1)  # one gradient for all three
+        inner = (self.weight @ inner.reshape(n, -1, 2 * self.REACH, w * c)).reshape(n, -1, w, c)
+        return torch.cat([first, inner, last], 1)
 
     def _across_columns(self, x: Tensor) -> Tensor:
         n, h, w, c = x.shape
         kernel = torch.kron(self.weight, torch.eye(c, device=x.device))  # the colours of a row lie side by side
-        flat = x.reshape(n, h, w * c)
         edge = c * self.REACH
-        inner = flat[:, :, edge : w * c - edge].reshape(n, h, -1, 2 * edge)
-        inner = F.linear(inner, kernel).reshape(n, h, -1)
-        return torch.cat([flat[:, :, :edge], inner, flat[:, :, w * c - edge :]], 2).reshape(n, h, w, c)
+        first, inner, last = x.reshape(n, h, w * c).split([edge, w * c - 2 * edge, edge], 2)
+        inner = F.linear(inner.reshape(n, h, -1, 2 * edge), kernel).reshape(n, h, -1)
+        return torch.cat([first, inner, last], 2).reshape(n, h, w, c)
 
 
 LAPPING_SCALE = 1.4
