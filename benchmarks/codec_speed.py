@@ -216,7 +216,6 @@ def _stage_timers(codec: Codec) -> Iterator[dict[str, float]]:
     model, latents = codec.coder.model, codec.coder.latents
     networks = {
         "analysis": model.g_a,
-        "synthesis": model.g_s,
         "hyper analysis": model.h_a,
         "scale net": model.scale_net,
         "mean net": model.mean_net,
@@ -230,16 +229,20 @@ def _stage_timers(codec: Codec) -> Iterator[dict[str, float]]:
             seconds[name] += time.perf_counter() - begin.pop()
 
         hooks.append(network.register_forward_hook(end))
-    each = latents._each
 
-    def timed(function: Callable[..., Any], items: Any) -> list[Any]:
-        begin = time.perf_counter()
-        result = each(function, items)
-        seconds["entropy coding"] += time.perf_counter() - begin
-        return result
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            begin = time.perf_counter()
+            result = function(*arguments)
+            seconds[name] += time.perf_counter() - begin
+            return result
 
+        return call
+
+    coding = mock.patch.object(latents, "_each", timed("entropy coding", latents._each))
+    synthesis = mock.patch.object(model.g_s, "pixels", timed("synthesis", model.g_s.pixels))
     try:
-        with mock.patch.object(latents, "_each", timed):
+        with coding, synthesis:
             yield seconds
     finally:
         for hook in hooks:

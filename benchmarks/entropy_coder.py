@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from benchmarks.hardware import hardware
-from cnnbatch.codec.hyperprior import HyperpriorSettings
+from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
 from cnnbatch.rans import Decoder, Indexes, Symbols, encode, gaussian_tables
 
 SCALES = HyperpriorSettings().scales().numpy()

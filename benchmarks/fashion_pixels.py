@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cnnbatch.codec.dense import Dense, DenseLayers
-from cnnbatch.codec.hyperprior import PIXEL_UNIT
+from cnnbatch.codec.hyperprior_settings import PIXEL_UNIT
 from cnnbatch.training.dense import DenseTrainer, DenseTraining
 from cnnbatch.training.dense_data import SmallPictures
 

@@ -177,7 +177,11 @@ def substituted(transform: nn.Module, run: Run) -> Iterator[None]:
     def forward(x: Tensor, quality: Tensor) -> Tensor:
         return torch.from_numpy(run(x.numpy()).copy())
 
-    with mock.patch.object(transform, "forward", forward):
+    def pixels(y_hat: Tensor, quality: Tensor) -> Tensor:
+        return forward(y_hat, quality).add_(0.5).clamp_(0, 255).to(torch.uint8)
+
+    synthesis = hasattr(transform, "pixels")
+    with mock.patch.object(transform, "pixels" if synthesis else "forward", pixels if synthesis else forward):
         yield
 
 
@@ -228,17 +232,18 @@ def model_of(codec: Codec) -> Hyperprior:
 def seen(codec: Codec, pictures: Sequence[Pixels], quality: float) -> dict[Name, list[Array]]:
     """What the codec gives each transform for each picture."""
     found: dict[Name, list[Array]] = {name: [] for name in TRANSFORMS}
-    hooks = []
-    for name in TRANSFORMS:
+    model = model_of(codec)
+    hook = model.g_a.register_forward_pre_hook(lambda _, inputs: found["g_a"].append(inputs[0].numpy().copy()))
+    pixels = model.g_s.pixels
 
-        def note(_: nn.Module, inputs: tuple[Tensor, ...], name: Name = name) -> None:
-            found[name].append(inputs[0].numpy().copy())
+    def noted(y_hat: Tensor, quality: Tensor) -> Tensor:
+        found["g_s"].append(y_hat.numpy().copy())
+        return pixels(y_hat, quality)
 
-        hooks.append(getattr(model_of(codec), name).register_forward_pre_hook(note))
-    for picture in pictures:
-        codec.reconstruct(codec.compress([picture], quality))
-    for hook in hooks:
-        hook.remove()
+    with mock.patch.object(model.g_s, "pixels", noted):
+        for picture in pictures:
+            codec.reconstruct(codec.compress([picture], quality))
+    hook.remove()
     return found
 
 

@@ -11,7 +11,7 @@ from cnnbatch.archive.lease import HEARTBEAT_SECONDS, LAPSE_SECONDS, POLL_SECOND
 from cnnbatch.classification.fit import HeadTraining
 from cnnbatch.codec import read_codec_file
 from cnnbatch.codec.dense import DenseLayers
-from cnnbatch.codec.hyperprior import HyperpriorSettings
+from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
 from cnnbatch.errors import UsageError
 from cnnbatch.evaluation.examples import MOST_EXAMPLES
 from cnnbatch.evaluation.recommendation import Goal

@@ -103,7 +103,7 @@ class Coder(Protocol):
         ``effort``: how often to search for better latents; 0 for none, and no more where there is nothing to search.
         """
 
-    def reconstruct(self, bitstreams: Sequence[bytes], *, approximate: bool = False) -> list[Pixels]:
+    def reconstruct(self, bitstreams: Sequence[bytes]) -> list[Pixels]:
         """Bitstreams → images, see `Codec.reconstruct`; raises BitstreamError, which names the damaged one."""
 
     def reconstruct_region(self, bitstream: bytes, region: Region) -> Pixels:

@@ -84,13 +84,9 @@ class Codec:
                 raise ValueError(f"image {number} of the call, {list(image.shape)}: {reason}: {self.file.takes}")
         return self.coder.compress(images, qualities, effort=effort)
 
-    def reconstruct(self, bitstreams: Sequence[bytes], *, approximate: bool = False) -> list[Pixels]:
-        """Bitstreams → images of the shapes that were compressed; raises BitstreamError, which names the damaged one.
-
-        ``approximate``: faster where the CPU multiplies bf16 matrices. Photographs are then within a level of what other
-        machines give, pictures of noise within three.
-        """
-        return self.coder.reconstruct(bitstreams, approximate=approximate)
+    def reconstruct(self, bitstreams: Sequence[bytes]) -> list[Pixels]:
+        """Bitstreams → images of the shapes that were compressed; raises BitstreamError, which names the damaged one."""
+        return self.coder.reconstruct(bitstreams)
 
     def reconstruct_region(self, bitstream: bytes, *, top: int, left: int, height: int, width: int) -> Pixels:
         """Part of an image, as `reconstruct` would give it; only the units of 1024² pixels that it needs are decoded.

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnnbatch.codec.dense_context import Context
-from cnnbatch.codec.hyperprior import PIXEL_UNIT
+from cnnbatch.codec.hyperprior_settings import PIXEL_UNIT
 from cnnbatch.codec.layers import (
     FullPrecisionLinear,
     Positive,

@@ -66,8 +66,8 @@ class DenseCoder:
             raise ValueError(f"{len(images)} images with {len(steps)} qualities")
         return self._each(len(images), lambda part: self._compress(images[part], steps[part]))
 
-    def reconstruct(self, bitstreams: Sequence[bytes], *, approximate: bool = False) -> list[Pixels]:
-        """See `Coder.reconstruct`; ``approximate`` is no faster."""
+    def reconstruct(self, bitstreams: Sequence[bytes]) -> list[Pixels]:
+        """See `Coder.reconstruct`."""
         return self._each(len(bitstreams), lambda part: self._reconstruct(bitstreams, part))
 
     def reconstruct_region(self, bitstream: bytes, region: Region) -> Pixels:

@@ -9,8 +9,9 @@ import torch
 from cnnbatch import bitstream
 from cnnbatch.codec.architecture import Architecture, Array, Expected, Limits, Parsed, copy_weights
 from cnnbatch.codec.hyper_context import EDGES
-from cnnbatch.codec.hyperprior import Hyperprior, HyperpriorSettings
+from cnnbatch.codec.hyperprior import Hyperprior
 from cnnbatch.codec.hyperprior_coder import HyperpriorCoder
+from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
 from cnnbatch.codec.scale_net import IntegerLinear
 from cnnbatch.codec.trellis import trellis_tables
 from cnnbatch.rans import gaussian_tables, joined

@@ -15,7 +15,8 @@ from torch import Tensor
 from cnnbatch.bitstream import CODEC_PREFIX_BYTES, MAX_PIXELS, MAX_SIDE, UNIT_SIDE, Bitstream, Header, pack, unpack
 from cnnbatch.codec.architecture import Limits, Parsed, Pixels, Region, check_image, naming, quality_steps
 from cnnbatch.codec.batches import run_or_halve
-from cnnbatch.codec.hyperprior import BLOCK, GREY, PIXEL_UNIT, Hyperprior
+from cnnbatch.codec.hyperprior import Hyperprior
+from cnnbatch.codec.hyperprior_settings import BLOCK, GREY, PIXEL_UNIT
 from cnnbatch.codec.latents import LatentCoder
 from cnnbatch.codec.refinement import Unit, refine
 from cnnbatch.codec.tiling import UNIT, Tile, halo, latent_shape, moved, overlap, padded_pixels, tiles, window, window_pixels
@@ -57,6 +58,8 @@ class HyperpriorCoder:
         self._has_bf16 = device.type == "cpu" and cpu_has_bf16()
         torch.backends.cuda.matmul.allow_tf32 = False  # the scale net needs true float32 products
         self.model = model.to(device).requires_grad_(False)
+        if file.settings.eight_bits:
+            self.model.g_s.use_eight_bits()
         coding = threads if device.type == "cpu" else os.cpu_count()
         self.pool = ThreadPoolExecutor(coding, thread_name_prefix="rans")
         parallel = threads > 1 and device.type == "cpu"
@@ -91,7 +94,7 @@ class HyperpriorCoder:
         self._each(batches, lambda batch: self._compress_tiles(batch, images, headers, found, effort))
         return [pack(h, [units[place] for place in sorted(units)]) for h, units in zip(headers, found, strict=True)]
 
-    def reconstruct(self, bitstreams: Sequence[bytes], *, approximate: bool = False) -> list[Pixels]:
+    def reconstruct(self, bitstreams: Sequence[bytes]) -> list[Pixels]:
         """See `Coder.reconstruct`."""
         parsed = [self._parse(number, data) for number, data in enumerate(bitstreams)]
         headers = [p.header for p in parsed]
@@ -99,7 +102,7 @@ class HyperpriorCoder:
         latents = self._decode_latents(parsed)
         tile_jobs = self._tile_jobs(headers, self.limits.tile_side)
         batches = self._batches(tile_jobs, lambda job: job.tile.shape, lambda job: job.tile.pixels)
-        self._each(batches, lambda batch: self._reconstruct_tiles(batch, latents, headers, images, approximate))
+        self._each(batches, lambda batch: self._reconstruct_tiles(batch, latents, headers, images))
         return [_gray(image) if h.gray else image for image, h in zip(images, headers, strict=True)]
 
     def reconstruct_region(self, bitstream: bytes, region: Region) -> Pixels:
@@ -227,14 +230,13 @@ class HyperpriorCoder:
         latents: Sequence[Tensor],
         headers: Sequence[Header],
         images: Sequence[Pixels],
-        approximate: bool,
     ) -> None:
         """Synthesis of tiles of one shape into ``images``."""
         windows = [(job.tile.rows, job.tile.columns) for job in batch]
         y_hat = torch.stack(
             [latents[job.image][r.start : r.stop, c.start : c.stop] for job, (r, c) in zip(batch, windows, strict=True)]
         )
-        pixels = self._synthesise(y_hat, self._qualities(batch, headers), bf16=approximate)
+        pixels = self._synthesise(y_hat, self._qualities(batch, headers))
         for job, (r, c), decoded in zip(batch, windows, pixels, strict=True):
             target = images[job.image][
                 r.inner_start * BLOCK : r.inner_stop * BLOCK, c.inner_start * BLOCK : c.inner_stop * BLOCK
@@ -242,11 +244,9 @@ class HyperpriorCoder:
             top, left = (r.inner_start - r.start) * BLOCK, (c.inner_start - c.start) * BLOCK
             target[:] = decoded[top : top + target.shape[0], left : left + target.shape[1]]
 
-    def _synthesise(self, y_hat: Tensor, quality: Tensor, *, bf16: bool = False) -> Pixels:
-        """[N, h, w, M] → [N, 16h, 16w, 3]; ``bf16``: in the learned layers, where the CPU has it."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16 and self._has_bf16):
-            x_hat: Tensor = self.model.g_s(y_hat, quality)
-        pixels: Pixels = x_hat.add_(0.5).clamp_(0, 255).to(torch.uint8).cpu().numpy()
+    def _synthesise(self, y_hat: Tensor, quality: Tensor) -> Pixels:
+        """[N, h, w, M] → [N, 16h, 16w, 3]."""
+        pixels: Pixels = self.model.g_s.pixels(y_hat, quality).cpu().numpy()
         return pixels
 
     def _header(self, image: Pixels, quality: float) -> Header:

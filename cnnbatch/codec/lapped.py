@@ -1,7 +1,7 @@
-"""The border filter of the analysis and its blocks in one pass over the pixels, on a CPU.
+"""The border filters in one pass over the picture, on a CPU: from pixels to blocks, and from blocks to pixels.
 
-What `cnnbatch.codec.layers.BorderFilter` and `space_to_depth` do on any device, here in squares of 16 × 16 pixels around the
-corners of blocks: they stay in the first cache, where separate passes go through memory six times.
+What `cnnbatch.codec.layers.BorderFilter`, `space_to_depth`, its inverse and rounding do on any device, here in squares of
+16 × 16 pixels around the corners of blocks: they stay in the first cache, where separate passes go through memory six times.
 """
 
 from typing import Final
@@ -27,6 +27,60 @@ def lapped_blocks(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     bits = np.empty(shape if rounded else (0, 0, 0, 0), np.uint16)
     _filter(x.contiguous().numpy(), weight.detach().numpy(), exact, bits)
     return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16) if rounded else torch.from_numpy(exact)
+
+
+def lapped_pixels(linear: Tensor, learned: Tensor, weight: Tensor, steps: Tensor, grey: int) -> Tensor:
+    """Blocks ``linear`` [N, h, w, 768] and patches ``learned`` [N, 2h, 2w, 192] → pixels, uint8 [N, 16h, 16w, 3].
+
+    Their sum is filtered by ``weight`` [16, 16], times ``steps`` [N], plus ``grey``, rounded half up and clamped.
+    """
+    n, h, w, _ = linear.shape
+    pixels = np.empty((n, h * BLOCK, w * BLOCK, COLOURS), np.uint8)
+    parts = (part.contiguous().numpy() for part in (linear, learned))
+    _paint(*parts, weight.detach().numpy(), steps.float().numpy(), np.float32(grey + 0.5), pixels)
+    return torch.from_numpy(pixels)
+
+
+@numba.njit(nogil=True, cache=True)
+def _paint(linear, learned, weight, steps, grey, pixels):  # type: ignore[no-untyped-def]
+    """Squares as in `_filter`; ``grey`` with the half that rounds."""
+    n, height, width, _ = pixels.shape
+    square = np.zeros((COLOURS, BLOCK, BLOCK), np.float32)
+    between, done = np.empty_like(square), np.empty_like(square)
+    turned, identity = np.ascontiguousarray(weight.T), np.eye(BLOCK, dtype=np.float32)
+    for image in range(n):
+        for top in range(-HALF, height, BLOCK):
+            down = weight if top > 0 and top + BLOCK <= height else identity
+            rows = max(0, -top), min(BLOCK, height - top)
+            for left in range(-HALF, width, BLOCK):
+                right = turned if left > 0 and left + BLOCK <= width else identity
+                columns = max(0, -left), min(BLOCK, width - left)
+                _gather(linear[image], learned[image], top, left, rows, columns, square)
+                _multiply(down, right, square, between, done)
+                _put(done, steps[image], grey, top, left, rows, columns, pixels[image])
+
+
+@numba.njit(nogil=True, cache=True)
+def _gather(linear, learned, top, left, rows, columns, square):  # type: ignore[no-untyped-def]
+    for i in range(*rows):
+        row = top + i
+        for start in range(columns[0], columns[1], HALF):
+            column = left + start
+            block, patch = linear[row // BLOCK, column // BLOCK], learned[row // HALF, column // HALF]
+            place, near = (row % BLOCK * BLOCK + column % BLOCK) * COLOURS, row % HALF * HALF * COLOURS
+            for j in range(HALF):
+                for c in range(COLOURS):
+                    k = j * COLOURS + c
+                    square[c, i, start + j] = block[place + k] + patch[near + k]
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def _put(done, step, grey, top, left, rows, columns, pixels):  # type: ignore[no-untyped-def]
+    low, high = np.float32(0), np.float32(255)
+    for i in range(*rows):
+        for j in range(*columns):
+            for c in range(COLOURS):
+                pixels[top + i, left + j, c] = np.uint8(min(max(done[c, i, j] * step + grey, low), high))
 
 
 @numba.njit(nogil=True, cache=True)

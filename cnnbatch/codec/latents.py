@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from cnnbatch.codec.architecture import Array
 from cnnbatch.codec.hyper_context import HyperTables
-from cnnbatch.codec.hyperprior import HYPER_BLOCK, Hyperprior, HyperpriorSettings
+from cnnbatch.codec.hyperprior import Hyperprior
+from cnnbatch.codec.hyperprior_settings import HYPER_BLOCK, HyperpriorSettings
 from cnnbatch.codec.quantisation import Choice, Quantiser, magnitude_bits, restore
 from cnnbatch.codec.scale_net import Z_MAX
 from cnnbatch.codec.trellis import TrellisQuantiser, dequantise, state_machine, table_prices

@@ -131,9 +131,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, H, W, C] → the same shape."""
-        features = self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        hidden = self.expand(features)
+        hidden = self.expand(self.filtered(x))
         return x + cast(Tensor, self.project(self.activation(hidden, not hidden.requires_grad)))
+
+    def filtered(self, x: Tensor) -> Tensor:
+        """What the depthwise layer makes of ``x``."""
+        return cast(Tensor, self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
 def blocks(channels: int, count: int, activation: Activation) -> nn.Sequential:
@@ -164,7 +167,7 @@ class BorderFilter(nn.Module):
 
     def _across_rows(self, x: Tensor) -> Tensor:
         n, h, w, c = x.shape
-        first, inner, last = x.split([self.REACH, h - 2 * self.REACH, self.REACH], 1)  # one gradient for all three
+        first, inner, last = torch.split(x, [self.REACH, h - 2 * self.REACH, self.REACH], 1)  # one gradient for all three
         inner = (self.weight @ inner.reshape(n, -1, 2 * self.REACH, w * c)).reshape(n, -1, w, c)
         return torch.cat([first, inner, last], 1)
 
@@ -172,7 +175,7 @@ class BorderFilter(nn.Module):
         n, h, w, c = x.shape
         kernel = torch.kron(self.weight, torch.eye(c, device=x.device))  # the colours of a row lie side by side
         edge = c * self.REACH
-        first, inner, last = x.reshape(n, h, w * c).split([edge, w * c - 2 * edge, edge], 2)
+        first, inner, last = torch.split(x.reshape(n, h, w * c), [edge, w * c - 2 * edge, edge], 2)
         inner = F.linear(inner.reshape(n, h, -1, 2 * edge), kernel).reshape(n, h, -1)
         return torch.cat([first, inner, last], 2).reshape(n, h, w, c)
 

@@ -170,7 +170,6 @@ class IntegerDepthwise(IntegerLinear):
             total = torch.addcmul(total, padded[:, i : i + height, j : j + width], weight[:, tap])
         return total
 
-
     def requantised(self, x: Tensor) -> Tensor:
         """`requantise` of `forward`, in one pass over memory instead of twenty: for a CPU, without gradients."""
         weight, bias = self.quantised()

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cnnbatch.bitstream import UNIT_SIDE
 from cnnbatch.codec.architecture import Region
-from cnnbatch.codec.hyperprior import BLOCK, HYPER_BLOCK, HyperpriorSettings
+from cnnbatch.codec.hyperprior_settings import BLOCK, HYPER_BLOCK, HyperpriorSettings
 
 UNIT = UNIT_SIDE // BLOCK
 """Latent positions of a full unit in each direction."""

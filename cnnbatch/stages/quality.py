@@ -1,4 +1,4 @@
-"""Which quality an image is coded at: fixed, or searched for a target, and never below the floor, as `_decoded` measures it."""
+"""Which quality an image is coded at: fixed, or searched for a target, and never below the floor."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,9 +11,6 @@ from cnnbatch.metrics import psnr_db
 
 FLOOR_STEP = 4.0
 """Quality added at a time for an image below the floor: about 1 dB."""
-
-APPROXIMATE_FROM_PIXELS = 1 << 16
-"""Pictures of at least so many are decoded approximately for their PSNR: below 45 dB that changes it by less than 0.02 dB."""
 
 MAX_PROBES = 7
 PSNR_TOLERANCE_DB = 0.04
@@ -37,7 +34,7 @@ class QualityPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Coded:
-    """One image coded, and decoded again from its bytes, see `APPROXIMATE_FROM_PIXELS`."""
+    """One image coded, and decoded again from its bytes."""
 
     bitstream: bytes
     quality: float
@@ -68,21 +65,11 @@ def code(codec: Codec, images: Sequence[Pixels], policy: QualityPolicy) -> list[
 
 def _probe(codec: Codec, images: Sequence[Pixels], qualities: Sequence[float], effort: int) -> list[Coded]:
     bitstreams = codec.compress(images, qualities, effort=effort)
-    decoded = _decoded(codec, images, bitstreams)
+    decoded = codec.reconstruct(bitstreams)
     return [
         Coded(b, q, psnr_db(image, out), 8 * len(b) / (image.shape[0] * image.shape[1]))
         for b, q, image, out in zip(bitstreams, qualities, images, decoded, strict=True)
     ]
-
-
-def _decoded(codec: Codec, images: Sequence[Pixels], bitstreams: Sequence[bytes]) -> list[Pixels]:
-    """As readers find them, or nearly so, for a PSNR."""
-    large = [image.shape[0] * image.shape[1] >= APPROXIMATE_FROM_PIXELS for image in images]
-    found: dict[int, Pixels] = {}
-    for approximate in (False, True):
-        part = [i for i, one in enumerate(large) if one == approximate]
-        found |= zip(part, codec.reconstruct([bitstreams[i] for i in part], approximate=approximate), strict=True)
-    return [found[i] for i in range(len(images))]
 
 
 def _lift(codec: Codec, images: Sequence[Pixels], coded: list[Coded], floor_db: float, effort: int) -> list[Coded]:

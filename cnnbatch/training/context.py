@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cnnbatch.codec.hyperprior import GREY, NUM_NEIGHBOURS, Hyperprior, HyperpriorSettings, known_neighbours
+from cnnbatch.codec.hyperprior import NUM_NEIGHBOURS, Hyperprior, known_neighbours
+from cnnbatch.codec.hyperprior_settings import GREY, HyperpriorSettings
 from cnnbatch.codec.layers import NUM_ANCHORS
 from cnnbatch.codec.likelihood import gaussian_bits
 from cnnbatch.codec.scale_net import Z_MAX, round_half_up

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from cnnbatch.codec.hyperprior import Hyperprior, HyperpriorSettings
+from cnnbatch.codec.hyperprior import Hyperprior
+from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
 from cnnbatch.codec.layers import Block, keep_variance
 from cnnbatch.errors import UsageError
 
@@ -22,7 +23,7 @@ FEWER = ("analysis_blocks",)
 """Settings that may also shrink: the last blocks are left out, with what they computed. Training teaches them next to nothing,
 see docs/decisions.md."""
 
-FREE = ("lanes", "dependent_spacing", "dependent_from")
+FREE = ("lanes", "dependent_spacing", "dependent_from", "eight_bits")
 """Settings that change nothing of the network's weights; all others must be those of the smaller model."""
 
 SPLIT = {"g_a.down.weight": (1, 4), "g_s.up.weight": (4, 1), "g_s.up.bias": (4,)}

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnnbatch.codec.hyperprior import BLOCK, GREY
+from cnnbatch.codec.hyperprior_settings import BLOCK, GREY
 from cnnbatch.codec.layers import BorderFilter
 from cnnbatch.training.data import Pixels
 

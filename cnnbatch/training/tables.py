@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 
 from cnnbatch.codec.file import CodecFile, parse_codec, seal, unseal
-from cnnbatch.codec.hyperprior import BLOCK, GREY, Hyperprior
+from cnnbatch.codec.hyperprior import Hyperprior
+from cnnbatch.codec.hyperprior_settings import BLOCK, GREY
 from cnnbatch.codec.latents import LatentCoder
 from cnnbatch.rans import Indexes, Symbols, Tables, integer_frequencies
 from cnnbatch.training.data import Pixels

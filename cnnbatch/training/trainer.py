@@ -16,7 +16,8 @@ import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from cnnbatch.codec.hyperprior import Hyperprior, HyperpriorSettings
+from cnnbatch.codec.hyperprior import Hyperprior
+from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
 from cnnbatch.codec.process import dedicate_process
 from cnnbatch.training.checkpoint import Progress, load_checkpoint, read_settings, save_checkpoint
 from cnnbatch.training.context import with_context

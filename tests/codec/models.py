@@ -9,7 +9,8 @@ from torch import Tensor
 
 from cnnbatch.codec import Codec, Limits
 from cnnbatch.codec.file import dump_codec
-from cnnbatch.codec.hyperprior import Hyperprior, HyperpriorSettings
+from cnnbatch.codec.hyperprior import Hyperprior
+from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
 from cnnbatch.codec.layers import BorderFilter
 from cnnbatch.training.klt import block_klt
 

@@ -6,7 +6,7 @@ import torch
 
 from cnnbatch.codec import Codec, Limits
 from cnnbatch.codec.file import dump_codec
-from cnnbatch.codec.hyperprior import GREY, HyperpriorSettings
+from cnnbatch.codec.hyperprior_settings import GREY, HyperpriorSettings
 from cnnbatch.codec.lapped import lapped_blocks
 from cnnbatch.codec.layers import BorderFilter, space_to_depth
 from cnnbatch.metrics import psnr_db

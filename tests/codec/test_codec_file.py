@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cnnbatch.codec import SHIPPED, Codec, shipped_codec
 from cnnbatch.codec.file import _checksum, _metadata, dump_codec, expected_arrays, parse_codec
-from cnnbatch.codec.hyperprior import HyperpriorSettings
+from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
 from cnnbatch.errors import CodecFileError
 from tests.codec.models import TINY, tiny_codec_file, tiny_model
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cnnbatch import bitstream, rans
-from cnnbatch.codec import file, hyperprior, latents, layers, scale_net, trellis
-from cnnbatch.codec.hyperprior import HyperpriorSettings
+from cnnbatch.codec import file, hyperprior_settings, latents, layers, scale_net, trellis
+from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
 from tests.codec.models import TINY, tiny_codec_file
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
@@ -20,8 +20,8 @@ CONSTANTS = {
     "largest side, pixels": bitstream.MAX_SIDE,
     "largest image, pixels": bitstream.MAX_PIXELS,
     "largest quality, quarter steps": bitstream.MAX_QUALITY_STEPS,
-    "block (pixels a latent position covers, each direction)": hyperprior.BLOCK,
-    "hyper block (latent positions a hyper-latent covers, each direction)": hyperprior.HYPER_BLOCK,
+    "block (pixels a latent position covers, each direction)": hyperprior_settings.BLOCK,
+    "hyper block (latent positions a hyper-latent covers, each direction)": hyperprior_settings.HYPER_BLOCK,
     "latents of a unit from which it may have four lanes": latents.LANES_FROM,
     "largest magnitude of a symbol": rans.SYMBOL_LIMIT,
     "largest magnitude of a hyper-latent": scale_net.Z_MAX,
@@ -36,7 +36,7 @@ CONSTANTS = {
     "smallest, largest shift": f"{scale_net.MIN_SHIFT}, {scale_net.MAX_SHIFT}",
     "bound of a scale-net sum": scale_net.EXACT_LIMIT // 2,
     "anchors of a quality curve": layers.NUM_ANCHORS,
-    "grey levels the learned analysis path sees as 1": f"{hyperprior.PIXEL_UNIT:g}",
+    "grey levels the learned analysis path sees as 1": f"{hyperprior_settings.PIXEL_UNIT:g}",
 }
 
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from cnnbatch.codec.hyperprior import _patches, _without_local_mean
 from cnnbatch.codec.layers import (
     ACTIVATIONS,
     Activation,
@@ -16,6 +15,7 @@ from cnnbatch.codec.layers import (
     space_to_depth,
 )
 from cnnbatch.codec.scale_net import soft_clamp
+from cnnbatch.codec.transforms import _patches, _without_local_mean
 from cnnbatch.training.trainer import FAN_IN, _relative_rate
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnbatch.bitstream import UNIT_SIDE, Header
-from cnnbatch.codec.hyperprior import BLOCK
+from cnnbatch.codec.hyperprior_settings import BLOCK
 from cnnbatch.codec.tiling import UNIT, Span, Tile, halo, latent_shape, tiles, window_pixels
 from tests.codec.models import TINY, picture, tiny_model
 

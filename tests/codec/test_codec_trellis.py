@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from cnnbatch.codec.hyperprior import HyperpriorSettings
+from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
 from cnnbatch.codec.quantisation import Choice, Quantiser, restore
 from cnnbatch.codec.trellis import (
     DEPENDENT_WEIGHT,

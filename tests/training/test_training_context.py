@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from cnnbatch.codec import Codec
 from cnnbatch.codec.file import dump_codec
-from cnnbatch.codec.hyperprior import Hyperprior, HyperpriorSettings, known_neighbours
+from cnnbatch.codec.hyperprior import Hyperprior, known_neighbours
+from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
 from cnnbatch.codec.quantisation import Quantiser, restore
 from cnnbatch.rans import gaussian_tables
 from cnnbatch.training.context import with_context

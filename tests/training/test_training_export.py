@@ -8,8 +8,8 @@ from skimage import data
 
 from cnnbatch.bitstream import unpack
 from cnnbatch.codec import Codec
-from cnnbatch.codec.hyperprior import GREY
 from cnnbatch.codec.hyperprior_coder import HyperpriorCoder
+from cnnbatch.codec.hyperprior_settings import GREY
 from cnnbatch.metrics import psnr_db
 from cnnbatch.rans import PRECISION, Tables
 from cnnbatch.training.evaluation import rate_distortion

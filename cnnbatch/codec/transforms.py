@@ -1,0 +1,195 @@
+"""Analysis and synthesis of the hyperprior: pixels ↔ latents.
+
+Both have a linear bypass, a lapped 16×16 block transform, beside which learned layers work at 1/8 and at 1/16 of the
+resolution. Shapes: N images, H × W pixels (multiples of 16), h × w latent positions of M channels; tensors are
+[N, H, W, C] float32.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cnnbatch.codec.eight_bits import EightBitLayers
+from cnnbatch.codec.hyperprior_settings import BLOCK, GREY, PIXEL_UNIT, HyperpriorSettings
+from cnnbatch.codec.lapped import lapped_blocks, lapped_pixels
+from cnnbatch.codec.layers import (
+    Block,
+    BorderFilter,
+    FullPrecisionLinear,
+    QualityCurve,
+    asinh,
+    blocks,
+    depth_to_space,
+    space_to_depth,
+)
+
+
+class Analysis(nn.Module):
+    """g_a: pixels → latents in units of Δ(q)."""
+
+    def __init__(self, s: HyperpriorSettings) -> None:
+        super().__init__()
+        self.settings = s
+        if s.lapped:
+            self.border = BorderFilter(inverse=False)
+        self.bypass = nn.Linear(3 * BLOCK**2, s.latent_channels, bias=False)
+        self.enter = nn.Linear(3 * 8**2, s.width_8)
+        self.gain = QualityCurve(s.width_8)
+        self.blocks_8 = blocks(s.width_8, s.analysis_blocks[0], s.activation)
+        self.down = nn.Linear(4 * s.width_8, s.width_16)
+        self.blocks_16 = blocks(s.width_16, s.analysis_blocks[1], s.activation)
+        self.leave = nn.Linear(s.width_16, s.latent_channels)
+        self.latent_gain = QualityCurve(s.latent_channels)
+
+    def forward(self, x: Tensor, quality: Tensor) -> Tensor:
+        """``x`` [N, H, W, 3] integers −128…127 of any dtype, pixels less `GREY`; ``quality`` [N] → y [N, H/16, W/16, M]."""
+        if not self.training and not any(self.settings.analysis_blocks):
+            return self._at_once(x, quality)
+        step = self.settings.step(quality)[:, None, None, None]
+        if self.settings.lapped:
+            x = self.border(x.float())
+        x = x.to(_working_dtype(x))  # exact without the filter: eight bits
+        patches = space_to_depth(x, 8)
+        features = F.linear(patches, self.enter.weight / PIXEL_UNIT, self.enter.bias)
+        features = features * torch.exp(self.gain(quality)).to(features.dtype)
+        features = self.down(space_to_depth(self.blocks_8(features), 2))
+        learned = self.leave(self.blocks_16(features))
+        y = torch.add(self.bypass(space_to_depth(x, BLOCK)).float(), learned, alpha=PIXEL_UNIT)
+        return y * (torch.exp(self.latent_gain(quality)) / step)
+
+    def _at_once(self, x: Tensor, quality: Tensor) -> Tensor:
+        """`forward` where there are no blocks: one matrix product for each image."""
+        dtype = _working_dtype(x)
+        if self.settings.lapped and x.device.type == "cpu" and x.dtype == torch.int8:
+            inputs = lapped_blocks(x, self.border.weight, dtype)
+        else:
+            filtered = self.border(x.float()) if self.settings.lapped else x
+            inputs = space_to_depth(filtered.to(dtype), BLOCK)
+        matrix, bias = self._one_matrix(quality)
+        y = torch.baddbmm(bias[:, None], inputs.flatten(1, 2), matrix.transpose(1, 2))
+        return y.reshape(*inputs.shape[:3], -1)
+
+    def _one_matrix(self, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """All of g_a behind the border filter, where it has no blocks: a matrix [N, M, 768] and a bias [N, M]."""
+        s = self.settings
+        with torch.autocast(quality.device.type, enabled=False):
+            behind = self.leave.weight @ self.down.weight
+            gain = torch.exp(self.gain(quality)).reshape(-1, 1, 1, s.width_8)
+            patches = behind.reshape(-1, 4, s.width_8) * gain  # [N, M, 2·2 patches of 8 × 8, channels]
+            learned = (patches @ self.enter.weight).reshape(len(quality), -1, 2, 2, 8, 8 * 3)
+            bias = patches.sum(2) @ self.enter.bias + self.leave(self.down.bias)
+            unit = torch.exp(self.latent_gain(quality)).flatten(1) / s.step(quality)[:, None]
+            return (self.bypass.weight + learned.transpose(3, 4).flatten(2)) * unit[..., None], PIXEL_UNIT * bias * unit
+
+
+class Synthesis(nn.Module):
+    """g_s: latents in units of Δ(q) → pixels."""
+
+    def __init__(self, s: HyperpriorSettings) -> None:
+        super().__init__()
+        self.settings = s
+        self.latent_gain = QualityCurve(s.latent_channels)
+        self.bypass = FullPrecisionLinear(s.latent_channels, 3 * BLOCK**2, bias=False)
+        self.enter = nn.Linear(s.latent_channels, s.width_16)
+        self.gain = QualityCurve(s.width_16)
+        self.blocks_16 = blocks(s.width_16, s.synthesis_blocks[1], s.activation)
+        self.up = nn.Linear(s.width_16, 4 * s.width_8)
+        self.blocks_8 = blocks(s.width_8, s.synthesis_blocks[0], s.activation)
+        if s.sees_picture:
+            self.see = nn.Linear(3 * 8**2, s.width_8)
+            self.see_gain = QualityCurve(s.width_8)
+        self.leave = nn.Linear(s.width_8, 3 * 8**2)
+        if s.lapped:
+            self.border = BorderFilter(inverse=True)
+        self._eight_bits: EightBitLayers | None = None
+        if s.eight_bits:
+            self.steps = QualityCurve(sum(2 if isinstance(layer, Block) else 1 for layer in self.rounded_layers()))
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
+        """``y_hat`` [N, h, w, M], ``quality`` [N] → [N, 16h, 16w, 3], around 0…255, not clamped."""
+        linear, learned = self.parts(y_hat, quality)
+        picture = depth_to_space(_patches(linear).flatten(3) + learned, 8)
+        if self.settings.lapped:
+            picture = self.border(picture)
+        return picture * self.settings.step(quality)[:, None, None, None] + GREY
+
+    def parts(self, y_hat: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """Before the border filter, in units of Δ(q): blocks of the bypass [N, h, w, 768], learned patches [N, 2h, 2w, 192]."""
+        run = self._layers(quality)
+        features = run.linear(self.enter, asinh(y_hat)) * torch.exp(self.gain(quality))
+        features = depth_to_space(run.linear(self.up, run.blocks(self.blocks_16, features)), 2)
+        linear = self.bypass(y_hat * torch.exp(self.latent_gain(quality)))
+        if self.settings.sees_picture:
+            features = features + self.see(_without_local_mean(_patches(linear))) * torch.exp(self.see_gain(quality))
+        return linear, self.leave(run.blocks(self.blocks_8, features))
+
+    @torch.inference_mode()
+    def pixels(self, y_hat: Tensor, quality: Tensor) -> Tensor:
+        """`forward`, rounded half up and clamped: uint8 [N, 16h, 16w, 3]."""
+        if y_hat.device.type != "cpu" or not self.settings.lapped:
+            return cast(Tensor, self(y_hat, quality)).add_(0.5).clamp_(0, 255).to(torch.uint8)
+        return lapped_pixels(*self.parts(y_hat, quality), self.border.weight, self.settings.step(quality), GREY)
+
+    def use_eight_bits(self) -> None:
+        """From now on, without gradients, computes as a decoder does; the weights must not change any more."""
+        self._eight_bits = EightBitLayers(self.rounded_layers(), self.steps)
+
+    def rounded_layers(self) -> list[nn.Linear | Block]:
+        """What a decoder computes in eight bits, in order; the setting ``eight_bits`` gives a layer one step, a block two.
+
+        Not what reads or writes pixels: `see` and `leave` would cost as much as all others together.
+        """
+        return [self.enter, *cast(Iterable[Block], self.blocks_16), self.up, *cast(Iterable[Block], self.blocks_8)]
+
+    def _layers(self, quality: Tensor) -> "Layers":
+        if self._eight_bits is None or torch.is_grad_enabled():
+            return _AsTheyAre()
+        return self._eight_bits.at(quality)
+
+
+class Layers(Protocol):
+    """How the learned layers of the synthesis are computed."""
+
+    def linear(self, layer: nn.Linear, x: Tensor) -> Tensor:
+        """[N, H, W, inputs] → [N, H, W, outputs]."""
+        ...
+
+    def blocks(self, sequence: nn.Sequential, x: Tensor) -> Tensor:
+        """Blocks one after the other; may overwrite ``x``."""
+        ...
+
+
+class _AsTheyAre:
+    def linear(self, layer: nn.Linear, x: Tensor) -> Tensor:
+        return cast(Tensor, layer(x))
+
+    def blocks(self, sequence: nn.Sequential, x: Tensor) -> Tensor:
+        return cast(Tensor, sequence(x))
+
+
+def _working_dtype(x: Tensor) -> torch.dtype:
+    """What autocast, where it is on, makes of the inputs of matrix products."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+
+
+def _patches(picture: Tensor) -> Tensor:
+    """[N, h, w, 16·16·3] → [N, 2h, 2w, 8·8, 3]: the same picture in patches of 8×8 pixels."""
+    n, h, w, _ = picture.shape
+    split = picture.reshape(n, h, w, 2, 8, 2, 8, 3).permute(0, 1, 3, 2, 5, 4, 6, 7)
+    return split.reshape(n, 2 * h, 2 * w, 8 * 8, 3)
+
+
+def _without_local_mean(patches: Tensor) -> Tensor:
+    """[N, H/8, W/8, 64, 3] → [N, H/8, W/8, 192], each patch less the mean colour of the 3×3 patches around it.
+
+    What is left is small where the picture is smooth, so that bf16 still holds the edges between blocks.
+    """
+    colours = patches.mean(3).permute(0, 3, 1, 2)
+    local = F.avg_pool2d(colours, 3, 1, 1, count_include_pad=False).permute(0, 2, 3, 1)
+    return (patches - local[:, :, :, None]).flatten(3)
