@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -31,6 +32,7 @@ LANES_FROM = 1 << 17
 
 T = TypeVar("T")
 R = TypeVar("R")
+S = TypeVar("S", bound=np.generic)
 
 
 class Side(NamedTuple):
@@ -84,7 +86,7 @@ class LatentCoder:
         """y less its means [N, a, b, M] → N quantised units."""
         arrays = values.float().contiguous().cpu().numpy()
         units = zip(arrays, side.indexes, side.weights, side.context, strict=True)
-        return Choice(*map(np.stack, zip(*self._each(lambda unit: self.quantiser(*unit), units), strict=True)))
+        return Choice(*map(_stacked, zip(*self._each(lambda unit: self.quantiser(*unit), units), strict=True)))
 
     def bits(self, choice: Choice, side: "Side") -> npt.NDArray[np.float64]:
         """[N]: of the symbols of each unit, by the entropy coder's tables."""
@@ -112,7 +114,7 @@ class LatentCoder:
         indexes, means = self._hyper(z_hat, quality, a, b)
         r = self._each(self._decode_unit, zip(decoders, indexes.cpu().numpy(), strict=True))
         found = self._each(lambda unit: restore(*unit), zip(r, self._context(quality), strict=True))
-        return self._with_means(np.stack(r), np.stack(found), means)
+        return self._with_means(_stacked(r), _stacked(found), means)
 
     def _context(self, quality: Tensor) -> npt.NDArray[np.float32]:
         if not self.settings.context_channels:
@@ -143,13 +145,13 @@ class LatentCoder:
 
     def in_stream(self, z: Symbols, r: Symbols, tables: Indexes, indexes: Indexes, quality: float) -> tuple[Symbols, Indexes]:
         """What the stream of one unit holds: symbols and their tables, in order."""
-        coded = indexes >= self.settings.coded_from
         static = self._z_indexes(quality)
         if self.hyper is not None:
             z_symbols, z_indexes = self.hyper.encode(z, static)
         else:
             z_symbols, z_indexes = z.ravel(), np.tile(static, z.shape[0] * z.shape[1])
-        return np.concatenate([z_symbols, r[coded]]), np.concatenate([z_indexes, tables[coded]])
+        symbols, used = _coded(r.reshape(-1), tables.reshape(-1), indexes.reshape(-1), self.settings.coded_from)
+        return np.concatenate([z_symbols, symbols]), np.concatenate([z_indexes, used])
 
     def _encode_unit(self, unit: tuple[Symbols, Symbols, Indexes, Indexes, float]) -> bytes:
         r = unit[1]
@@ -158,12 +160,12 @@ class LatentCoder:
     def _decode_unit(self, unit: tuple[Decoder, Indexes]) -> npt.NDArray[np.float32]:
         """Dequantised symbols [a, b, M], without means and predictions."""
         decoder, indexes = unit
-        coded = indexes >= self.settings.coded_from
-        symbols = decoder.decode(indexes[coded], self.machine)
+        flat, first = indexes.reshape(-1), self.settings.coded_from
+        coded, _ = _coded(flat, flat, flat, first)
+        symbols = decoder.decode(coded, self.machine)
         decoder.finish()
-        values = np.zeros(indexes.shape, np.float32)
-        values[coded] = symbols if self.machine is None else dequantise(symbols, indexes[coded], self.settings)
-        return values
+        found = symbols if self.machine is None else dequantise(symbols, coded, self.settings)
+        return _spread(found.astype(np.float32, copy=False), flat, first).reshape(indexes.shape)
 
     def _decode_z(self, decoder: Decoder, static: Indexes, shape: tuple[int, int]) -> Symbols:
         if self.hyper is not None:
@@ -183,3 +185,31 @@ class LatentCoder:
         if len(work) == 1:  # waking another thread for it takes longer than it helps
             return [function(work[0])]
         return list(self.pool.map(function, work))
+
+
+def _stacked(parts: Sequence[npt.NDArray[S]]) -> npt.NDArray[S]:
+    """`numpy.stack`, but one array is not copied."""
+    return parts[0][None] if len(parts) == 1 else np.stack(parts)
+
+
+@numba.njit(nogil=True, cache=True)
+def _coded(symbols, tables, indexes, first):  # type: ignore[no-untyped-def]
+    """Those of ``symbols`` and ``tables`` whose scale index is at least ``first``: one pass, and no branch to predict."""
+    found, used = np.empty(symbols.size + 1, symbols.dtype), np.empty(tables.size + 1, tables.dtype)
+    count = 0
+    for place in range(indexes.size):
+        found[count], used[count] = symbols[place], tables[place]
+        count += indexes[place] >= first
+    return found[:count], used[:count]
+
+
+@numba.njit(nogil=True, cache=True)
+def _spread(values, indexes, first):  # type: ignore[no-untyped-def]
+    """``values`` at the places whose scale index is at least ``first``, zero elsewhere."""
+    spread = np.zeros(indexes.size, np.float32)
+    count = 0
+    for place in range(indexes.size):
+        if indexes[place] >= first:
+            spread[place] = values[count]
+            count += 1
+    return spread
