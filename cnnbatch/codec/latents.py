@@ -165,7 +165,8 @@ class LatentCoder:
         symbols = decoder.decode(coded, self.machine)
         decoder.finish()
         found = symbols if self.machine is None else dequantise(symbols, coded, self.settings)
-        return _spread(found.astype(np.float32, copy=False), flat, first).reshape(indexes.shape)
+        values: npt.NDArray[np.float32] = _spread(found.astype(np.float32, copy=False), flat, first)
+        return values.reshape(indexes.shape)
 
     def _decode_z(self, decoder: Decoder, static: Indexes, shape: tuple[int, int]) -> Symbols:
         if self.hyper is not None:
