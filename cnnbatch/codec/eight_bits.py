@@ -3,12 +3,12 @@
 What a 1×1 layer reads is rounded to 256 levels. Their distance, its *step*, depends on the quality; weights are integers
 |w| ≤ 127 times a scale for each output (the usual scheme, cf. Jacob et al., CVPR 2018, arXiv 1712.05877):
 
-    t = clamp(round(x ÷ step) + zero, 0, 255)
+    t = clamp(round(x ÷ step + zero), 0, 255)
     y = Σ (t − zero) · w · (step · scale) + bias
 
 ``zero`` is 128, or 64 behind a hard swish, which is never below −⅜. Sums of products are whole numbers below 2²⁴, which
 float32 holds, too: other devices compute the same with products of floats. Where a value lies between two levels, rounding
-of what comes before may choose the other one elsewhere: far below a grey level each, a few levels of a low quality together.
+of what comes before may choose the other one elsewhere, which moves one pixel in a thousand by a grey level.
 
 Shapes: N images, H × W positions, C channels; every tensor is [N, H, W, C], steps are [N].
 """
@@ -71,7 +71,7 @@ class EightBitLinear:
     def of_levels(self, levels: Tensor, step: Tensor) -> Tensor:
         """``levels`` as `buffer` holds them; on other devices float32 less ``zero``."""
         if self.packed is None:
-            return F.linear(levels, self.weight).mul_(step[:, None, None, None] * self.scales).add_(self.bias)
+            return F.linear(levels, self.weight).mul_(self.scales).mul_(step[:, None, None, None]).add_(self.bias)
         return torch.cat([self._native(part, s, torch.float32, 1.0, "none") for part, s in _by_step(levels, step)])
 
     def to_hidden_levels(self, levels: Tensor, step: Tensor, hidden_step: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class EightBitLinear:
             arrays = (a.numpy() for a in (hidden.flatten(1, 2), step, 1 / hidden_step, self.scales, self.bias))
             _swish_and_round(*arrays)
             return hidden
-        hidden = F.hardswish(hidden * (step[:, None, None, None] * self.scales) + self.bias)
+        hidden = F.hardswish(hidden.mul_(self.scales).mul_(step[:, None, None, None]).add_(self.bias))
         return torch.round(hidden / hidden_step[:, None, None, None]).clamp_(-HIDDEN_ZERO, LEVEL_MAX - HIDDEN_ZERO)
 
     def _native(self, levels: Tensor, step: Tensor, kind: torch.dtype, out_step: float, then: str) -> Tensor:
@@ -174,7 +174,7 @@ def _by_step(levels: Tensor, steps: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 @numba.njit(nogil=True, cache=True)
 def _level(value, zero):  # type: ignore[no-untyped-def]
-    return min(max(np.rint(value) + zero, np.float32(0)), np.float32(LEVEL_MAX))
+    return min(max(np.rint(value + zero), np.float32(0)), np.float32(LEVEL_MAX))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -214,14 +214,14 @@ def _filter_and_round(x, taps, bias, per_step, offset, levels):  # type: ignore[
 
 @numba.njit(nogil=True, cache=True)
 def _swish_and_round(sums, step, per_hidden_step, scales, bias):  # type: ignore[no-untyped-def]
-    """In place: sums of products to levels less `HIDDEN_ZERO`."""
+    """In place: sums of products to levels less `HIDDEN_ZERO`, in the order in which oneDNN rounds."""
     images, positions, channels = sums.shape
-    three, six, zero = np.float32(3), np.float32(6), np.float32(HIDDEN_ZERO)
+    sixth, half, zero = np.float32(1 / 6), np.float32(0.5), np.float32(HIDDEN_ZERO)
     for n in range(images):
         for i in range(positions):
             for c in range(channels):
-                v = sums[n, i, c] * (step[n] * scales[c]) + bias[c]
-                v = v * min(max(v + three, np.float32(0)), six) / six
+                v = sums[n, i, c] * scales[c] * step[n] + bias[c]
+                v *= min(max(v * sixth + half, np.float32(0)), np.float32(1))
                 sums[n, i, c] = _level(v * per_hidden_step[n], zero) - zero
 
 
