@@ -15,9 +15,10 @@ CODEC_IDS = {
     "lapped": "2dce7d253e5ec48b0ad08dba803810e8979c27f866b9543d741731dde7d6dd1d",
     "hyper_context": "554c3aacdbb16a9451d780d9f118938f5e7df50b9156209601d0e99e806c45b8",
     "dependent": "faa9eedc8d983047ef6874b62d297629fa9c32fd4e1f231e931ff63e4010c082",
+    "eight_bits": "261fc0f302d90eb7f46562436849b828925c9d3c348518a19ab096dd7c0b5e92",
 }
 """Folder → id of its codec file: plain blocks; lapped ones, with a context; then also one of the hyper-latents; then also
-dependent quantisation."""
+dependent quantisation; then also a synthesis in eight bits and no blocks in the analysis."""
 
 
 @cache
@@ -37,7 +38,9 @@ def test_a_golden_bitstream_decodes_to_its_pixels(folder: str, name: str) -> Non
         expected = file[name]
     found = codec(folder).reconstruct([(FOLDER / folder / f"{name}.bin").read_bytes()])[0]
     assert found.shape == expected.shape
-    assert np.abs(found.astype(int) - expected).max() <= 1
+    off = np.abs(found.astype(int) - expected)
+    assert off.max() <= (3 if folder == "eight_bits" else 1)
+    assert np.mean(off > 1) < 1e-3
 
 
 @pytest.mark.parametrize("folder", CODEC_IDS)
