@@ -49,15 +49,10 @@ class EightBitLinear:
         """Float32 [N, H, W, inputs] → [N, H, W, outputs]."""
         if x.device.type != "cpu":
             return self.of_levels(torch.round(x / step[:, None, None, None]).clamp_(-self.zero, LEVEL_MAX - self.zero), step)
-        levels = self.buffer(x.shape)
-        _round(
-            x.flatten(1, 2).numpy(),
-            (1 / step).numpy(),
-            np.float32(self.zero),
-            self.offset,
-            levels.reshape(len(x), -1, x.shape[-1]),
-        )
-        return self.of_levels(torch.from_numpy(levels), step)
+        values = x.flatten(1, 2).numpy()
+        levels = self.buffer(values.shape)
+        _round(values, (1 / step).numpy(), np.float32(self.zero), self.offset, levels)
+        return self.of_levels(torch.from_numpy(levels).reshape(x.shape), step)
 
     @property
     def offset(self) -> np.float32:
@@ -77,10 +72,8 @@ class EightBitLinear:
     def to_hidden_levels(self, levels: Tensor, step: Tensor, hidden_step: Tensor) -> Tensor:
         """`of_levels`, then a hard swish, rounded to levels of ``hidden_step`` with `HIDDEN_ZERO`."""
         if self.packed is not None:
-            pairs = torch.stack([step, hidden_step], 1)
-            return torch.cat(
-                [self._native(part, s[0], torch.uint8, float(s[1]), "hardswish") for part, s in _by_step(levels, pairs)]
-            )
+            parts = _by_step(levels, torch.stack([step, hidden_step], 1))
+            return torch.cat([self._native(part, s[0], torch.uint8, float(s[1]), "hardswish") for part, s in parts])
         hidden = F.linear(levels, self.weight)
         if hidden.device.type == "cpu":
             arrays = (a.numpy() for a in (hidden.flatten(1, 2), step, 1 / hidden_step, self.scales, self.bias))
@@ -91,17 +84,11 @@ class EightBitLinear:
 
     def _native(self, levels: Tensor, step: Tensor, kind: torch.dtype, out_step: float, then: str) -> Tensor:
         """The product of integers that oneDNN has, of images of one step; see torch/_inductor/fx_passes/quantization.py."""
+        zero, unused = HIDDEN_ZERO if kind == torch.uint8 else 0, torch.zeros(1, dtype=torch.int32)
+        rows = levels.flatten(0, -2)
         out: Tensor = torch.ops.onednn.qlinear_pointwise(
-            *(
-                levels.flatten(0, -2),
-                float(step),
-                self.zero,
-                self.packed,
-                self.scales,
-                torch.zeros(1, dtype=torch.int32),
-                self.bias,
-            ),
-            *(out_step, HIDDEN_ZERO if kind == torch.uint8 else 0, kind, then, [], ""),
+            *(rows, float(step), self.zero, self.packed, self.scales, unused, self.bias),
+            *(out_step, zero, kind, then, [], ""),
         )
         return out.reshape(*levels.shape[:-1], -1)
 
