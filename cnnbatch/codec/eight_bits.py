@@ -13,7 +13,9 @@ of what comes before may choose the other one elsewhere, which moves one pixel i
 Shapes: N images, H × W positions, C channels; every tensor is [N, H, W, C], steps are [N].
 """
 
+import logging
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any, Final, NamedTuple, cast
 
 import numba
@@ -24,6 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnnbatch.codec.layers import Block, QualityCurve
+
+logger = logging.getLogger(__name__)
 
 WEIGHT_MAX: Final = 127
 LEVEL_MAX: Final = 255
@@ -67,13 +71,13 @@ class EightBitLinear:
         """``levels`` as `buffer` holds them; on other devices float32 less ``zero``."""
         if self.packed is None:
             return F.linear(levels, self.weight).mul_(self.scales).mul_(step[:, None, None, None]).add_(self.bias)
-        return torch.cat([self._native(part, s, torch.float32, 1.0, "none") for part, s in _by_step(levels, step)])
+        return _joined([self._native(part, s, torch.float32, 1.0, "none") for part, s in _by_step(levels, step)])
 
     def to_hidden_levels(self, levels: Tensor, step: Tensor, hidden_step: Tensor) -> Tensor:
         """`of_levels`, then a hard swish, rounded to levels of ``hidden_step`` with `HIDDEN_ZERO`."""
         if self.packed is not None:
             parts = _by_step(levels, torch.stack([step, hidden_step], 1))
-            return torch.cat([self._native(part, s[0], torch.uint8, float(s[1]), "hardswish") for part, s in parts])
+            return _joined([self._native(part, s[0], torch.uint8, float(s[1]), "hardswish") for part, s in parts])
         hidden = F.linear(levels, self.weight)
         if hidden.device.type == "cpu":
             arrays = (a.numpy() for a in (hidden.flatten(1, 2), step, 1 / hidden_step, self.scales, self.bias))
@@ -83,13 +87,10 @@ class EightBitLinear:
         return torch.round(hidden / hidden_step[:, None, None, None]).clamp_(-HIDDEN_ZERO, LEVEL_MAX - HIDDEN_ZERO)
 
     def _native(self, levels: Tensor, step: Tensor, kind: torch.dtype, out_step: float, then: str) -> Tensor:
-        """The product of integers that oneDNN has, of images of one step; see torch/_inductor/fx_passes/quantization.py."""
-        zero, unused = HIDDEN_ZERO if kind == torch.uint8 else 0, torch.zeros(1, dtype=torch.int32)
-        rows = levels.flatten(0, -2)
-        out: Tensor = torch.ops.onednn.qlinear_pointwise(
-            *(rows, float(step), self.zero, self.packed, self.scales, unused, self.bias),
-            *(out_step, zero, kind, then, [], ""),
-        )
+        """`product_of_integers` of images of one step."""
+        zero = HIDDEN_ZERO if kind == torch.uint8 else 0
+        weights = (cast(Tensor, self.packed), self.scales, self.bias)
+        out = product_of_integers(levels.flatten(0, -2), float(step), self.zero, *weights, out_step, zero, kind, then)
         return out.reshape(*levels.shape[:-1], -1)
 
 
@@ -149,6 +150,10 @@ class EightBitsAt(NamedTuple):
             first = self.network.first_step[block]
             x = cast(EightBitBlock, self.network.rounded[block])(x, *self.steps[first : first + 2])
         return x
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _by_step(levels: Tensor, steps: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -212,7 +217,48 @@ def _swish_and_round(sums, step, per_hidden_step, scales, bias):  # type: ignore
                 sums[n, i, c] = _level(v * per_hidden_step[n], zero) - zero
 
 
+def product_of_integers(
+    levels: Tensor,
+    step: float,
+    zero: int,
+    packed: Tensor,
+    scales: Tensor,
+    bias: Tensor,
+    out_step: float,
+    out_zero: int,
+    kind: torch.dtype,
+    then: str,
+) -> Tensor:
+    """What torch.compile makes of a quantised linear layer on a CPU, by oneDNN (torch/_inductor/fx_passes/quantization.py).
+
+    ``levels`` uint8 [rows, inputs], ``packed``: int8 weights of `qlinear_prepack`, ``then``: the activation behind it.
+    """
+    none = torch.zeros(1, dtype=torch.int32)
+    weights = packed, scales, none, bias
+    out: Tensor = torch.ops.onednn.qlinear_pointwise(levels, step, zero, *weights, out_step, out_zero, kind, then, [], "")
+    return out
+
+
+@cache
 def cpu_has_int8() -> bool:
-    """Whether this CPU adds products of eight-bit integers in 32 bits at once; without, its products may saturate."""
+    """Whether this CPU adds products of eight-bit integers in 32 bits at once, and torch multiplies exactly that.
+
+    Without VNNI pairs of products are added in 16 bits and saturate. The operator is not of torch's public interface, so its
+    answer is checked once.
+    """
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(capabilities.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+    if not any(capabilities.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
+        return False
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randint(-WEIGHT_MAX, WEIGHT_MAX + 1, (48, 96), generator=generator)
+    levels = torch.randint(0, LEVEL_MAX + 1, (33, 96), generator=generator)
+    weights[0], levels[0] = WEIGHT_MAX, LEVEL_MAX  # the largest sum there is
+    ones, nothing = torch.ones(48), torch.zeros(48)
+    try:
+        packed = torch.ops.onednn.qlinear_prepack(weights.to(torch.int8), None)
+        answer = (packed, ones, nothing, 1.0, 0, torch.float32, "none")
+        found = product_of_integers(levels.to(torch.uint8), 1.0, ZERO, *answer)
+    except (AttributeError, RuntimeError, TypeError, NotImplementedError) as error:
+        logger.warning("decoding without products of integers: %s", str(error).splitlines()[0])
+        return False
+    return torch.equal(found, ((levels - ZERO) @ weights.T).float())

@@ -145,6 +145,22 @@ def test_steps_grow_with_what_the_layers_read() -> None:
     assert float((louder.g_s.steps.anchors.detach() - anchors)[:, 1].mean()) == pytest.approx(2.0, abs=0.3)
 
 
+@pytest.mark.parametrize(
+    "product",
+    [mock.Mock(side_effect=RuntimeError("another signature")), mock.Mock(return_value=torch.zeros(33, 48))],
+    ids=["raises", "saturates"],
+)
+def test_a_product_that_is_not_exact_is_not_used(product: mock.Mock) -> None:
+    vnni = mock.patch.object(torch.cpu, "get_capabilities", return_value={"avx512_vnni": True})
+    with vnni, mock.patch("cnnbatch.codec.eight_bits.product_of_integers", product):
+        assert not cpu_has_int8.__wrapped__()
+
+
+def test_a_cpu_without_vnni_multiplies_floats() -> None:
+    with mock.patch.object(torch.cpu, "get_capabilities", return_value={"avx2": True}):
+        assert not cpu_has_int8.__wrapped__()
+
+
 @pytest.mark.parametrize("changes", [{"activation": "gelu"}, {"width_16": MOST_INPUTS // 2 + 1}])
 def test_eight_bits_need_a_hard_swish_and_sums_that_fit(changes: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match="eight_bits"):
