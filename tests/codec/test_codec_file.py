@@ -101,10 +101,10 @@ def test_a_shipped_codec_file_keeps_to_its_budget(name: str, most: float) -> Non
     with torch.no_grad(), FlopCounterMode(display=False) as decoding:
         model.hyper_synthesis(z.round(), quality)
         model.g_s(y, quality)
-    thousands = [count.get_total_flops() / 2 / 128**2 / 1000 for count in (encoding, decoding)]
-    print(name, thousands)
-    assert most / 4 < min(thousands)
-    assert max(thousands) < most
+    to_encode, to_decode = (count.get_total_flops() / 2 / 128**2 / 1000 for count in (encoding, decoding))
+    print(name, to_encode, to_decode)
+    assert 1 < to_encode < 3  # a linear analysis
+    assert most / 4 < to_decode < most
 
 
 @PROPERTY
