@@ -58,6 +58,7 @@ class HyperpriorCoder:
         self._has_bf16 = device.type == "cpu" and cpu_has_bf16()
         torch.backends.cuda.matmul.allow_tf32 = False  # the scale net needs true float32 products
         self.model = model.to(device).requires_grad_(False)
+        self.model.g_a.keep_matrices()
         if file.settings.eight_bits:
             self.model.g_s.use_eight_bits()
         coding = threads if device.type == "cpu" else os.cpu_count()

@@ -26,6 +26,9 @@ from cnnbatch.codec.layers import (
     space_to_depth,
 )
 
+KEPT_MATRICES = 16
+"""Of the analysis, a megabyte each."""
+
 
 class Analysis(nn.Module):
     """g_a: pixels → latents in units of Δ(q)."""
@@ -43,6 +46,7 @@ class Analysis(nn.Module):
         self.blocks_16 = blocks(s.width_16, s.analysis_blocks[1], s.activation)
         self.leave = nn.Linear(s.width_16, s.latent_channels)
         self.latent_gain = QualityCurve(s.latent_channels)
+        self._kept: dict[float, tuple[Tensor, Tensor]] | None = None
 
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
         """``x`` [N, H, W, 3] integers −128…127 of any dtype, pixels less `GREY`; ``quality`` [N] → y [N, H/16, W/16, M]."""
@@ -68,9 +72,27 @@ class Analysis(nn.Module):
         else:
             filtered = self.border(x.float()) if self.settings.lapped else x
             inputs = space_to_depth(filtered.to(dtype), BLOCK)
-        matrix, bias = self._one_matrix(quality)
-        y = torch.baddbmm(bias[:, None], inputs.flatten(1, 2), matrix.transpose(1, 2))
-        return y.reshape(*inputs.shape[:3], -1)
+        if bool((quality == quality[0]).all()):
+            return F.linear(inputs, *self._matrix_at(quality[0]))
+        pictures = zip(inputs, quality, strict=True)
+        return torch.stack([F.linear(picture, *self._matrix_at(q)) for picture, q in pictures])
+
+    def keep_matrices(self) -> None:
+        """From now on, what `_one_matrix` gives is kept for the last qualities; the weights must not change any more."""
+        self._kept = {}
+
+    def _matrix_at(self, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """`_one_matrix` of one quality, [M, 768] and [M]."""
+        key = float(quality)
+        found = None if self._kept is None else self._kept.get(key)
+        if found is None:
+            matrix, bias = self._one_matrix(quality[None])
+            found = matrix[0], bias[0]
+            if self._kept is not None:
+                if len(self._kept) >= KEPT_MATRICES:
+                    self._kept.clear()
+                self._kept[key] = found
+        return found
 
     def _one_matrix(self, quality: Tensor) -> tuple[Tensor, Tensor]:
         """All of g_a behind the border filter, where it has no blocks: a matrix [N, M, 768] and a bias [N, M]."""

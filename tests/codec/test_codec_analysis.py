@@ -9,6 +9,7 @@ from cnnbatch.codec.file import dump_codec
 from cnnbatch.codec.hyperprior_settings import GREY, HyperpriorSettings
 from cnnbatch.codec.lapped import lapped_blocks
 from cnnbatch.codec.layers import BorderFilter, space_to_depth
+from cnnbatch.codec.transforms import KEPT_MATRICES
 from cnnbatch.metrics import psnr_db
 from tests.codec.models import DEPENDENT, TINY, picture, tiny_model
 
@@ -60,3 +61,15 @@ def test_the_compiled_filter_is_the_layers(shape: tuple[int, int, int], dtype: t
     found = lapped_blocks(x, border.weight, dtype)
     assert found.dtype == dtype
     torch.testing.assert_close(found.float(), expected, rtol=2**-8 if dtype == torch.bfloat16 else 1e-5, atol=1e-4)
+
+
+def test_matrices_are_kept_and_still_those_of_their_quality() -> None:
+    model = tiny_model(settings=linear(TINY))
+    x = torch.from_numpy(picture(64, 128)).float()[None] - GREY
+    qualities = [torch.tensor([q]) for q in (0.0, 20.25, 63.0)] + [torch.tensor([q / 4]) for q in range(2 * KEPT_MATRICES)]
+    with torch.no_grad():
+        expected = [model.g_a(x, q) for q in qualities]
+        model.g_a.keep_matrices()
+        for _ in range(2):
+            for q, y in zip(qualities, expected, strict=True):
+                assert torch.equal(model.g_a(x, q), y)
