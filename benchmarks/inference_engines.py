@@ -11,7 +11,6 @@ named and left out (`pip install 'cnnbatch[engines]'`).
 
 import argparse
 import contextlib
-import copy
 import os
 import statistics
 import sys
@@ -276,7 +275,7 @@ def measure(
     shares: dict[Name, dict[str, float]] = {}
     for transform in TRANSFORMS:
         shipped: nn.Module = getattr(model_of(codec), transform)
-        module = AtQuality(copy.deepcopy(shipped), quality).eval()
+        module = AtQuality(getattr(codec.file.model(), transform), quality).eval()  # in floats
         work = Work(module, inputs[transform], others[transform], bf16=transform == "g_a" and cpu_has_bf16())
         runs, preparing = _prepared(work, names, left_out)
         seconds = _processor_seconds(runs, work.inputs, rounds)
