@@ -42,6 +42,13 @@ def lapped_pixels(linear: Tensor, learned: Tensor, weight: Tensor, steps: Tensor
 
 
 @numba.njit(nogil=True, cache=True)
+def _side(start, size, matrix, identity):  # type: ignore[no-untyped-def]
+    """The filter of a square that begins at ``start`` of ``size`` pixels, and its rows or columns that are in the picture."""
+    inside = start > 0 and start + BLOCK <= size
+    return matrix if inside else identity, (max(0, -start), min(BLOCK, size - start))
+
+
+@numba.njit(nogil=True, cache=True)
 def _paint(linear, learned, weight, steps, grey, pixels):  # type: ignore[no-untyped-def]
     """Squares as in `_filter`; ``grey`` with the half that rounds."""
     n, height, width, _ = pixels.shape
@@ -50,11 +57,9 @@ def _paint(linear, learned, weight, steps, grey, pixels):  # type: ignore[no-unt
     turned, identity = np.ascontiguousarray(weight.T), np.eye(BLOCK, dtype=np.float32)
     for image in range(n):
         for top in range(-HALF, height, BLOCK):
-            down = weight if top > 0 and top + BLOCK <= height else identity
-            rows = max(0, -top), min(BLOCK, height - top)
+            down, rows = _side(top, height, weight, identity)
             for left in range(-HALF, width, BLOCK):
-                right = turned if left > 0 and left + BLOCK <= width else identity
-                columns = max(0, -left), min(BLOCK, width - left)
+                right, columns = _side(left, width, turned, identity)
                 _gather(linear[image], learned[image], top, left, rows, columns, square)
                 _multiply(down, right, square, between, done)
                 _put(done, steps[image], grey, top, left, rows, columns, pixels[image])
@@ -94,11 +99,9 @@ def _filter(pixels, weight, exact, bits):  # type: ignore[no-untyped-def]
     turned, identity = np.ascontiguousarray(weight.T), np.eye(BLOCK, dtype=np.float32)
     for image in range(n):
         for top in range(-HALF, height, BLOCK):
-            down = weight if top > 0 and top + BLOCK <= height else identity
-            rows = max(0, -top), min(BLOCK, height - top)
+            down, rows = _side(top, height, weight, identity)
             for left in range(-HALF, width, BLOCK):
-                right = turned if left > 0 and left + BLOCK <= width else identity
-                columns = max(0, -left), min(BLOCK, width - left)
+                right, columns = _side(left, width, turned, identity)
                 _load(pixels[image], top, left, rows, columns, square)
                 _multiply(down, right, square, between, done)
                 if exact.size:
