@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnnbatch.codec.layers import Block, QualityCurve
+from cnnbatch.codec.process import cpu_has_any
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,8 @@ class EightBitBlock:
     def __init__(self, block: Block) -> None:
         self.block = block
         self.expand, self.project = EightBitLinear(block.expand), EightBitLinear(block.project, zero=HIDDEN_ZERO)
+        self.taps = block.depthwise.weight.detach().flatten(1).T.contiguous()
+        self.bias = cast(Tensor, block.depthwise.bias).detach()
 
     def __call__(self, x: Tensor, step: Tensor, hidden_step: Tensor) -> Tensor:
         """``x`` float32, which is overwritten → the same shape; steps of `expand` and of `project`."""
@@ -109,10 +112,9 @@ class EightBitBlock:
     def _levels(self, x: Tensor, step: Tensor) -> Tensor:
         if x.device.type != "cpu":
             return torch.round(self.block.filtered(x) / step[:, None, None, None]).clamp_(-ZERO, LEVEL_MAX - ZERO)
-        layer = self.block.depthwise
-        taps, bias = layer.weight.detach().flatten(1).T.contiguous(), cast(Tensor, layer.bias).detach()
         levels = self.expand.buffer(x.shape)
-        _filter_and_round(x.contiguous().numpy(), taps.numpy(), bias.numpy(), (1 / step).numpy(), self.expand.offset, levels)
+        values, filters = x.contiguous().numpy(), (self.taps.numpy(), self.bias.numpy())
+        _filter_and_round(values, *filters, (1 / step).numpy(), self.expand.offset, levels)
         return torch.from_numpy(levels)
 
 
@@ -246,8 +248,7 @@ def cpu_has_int8() -> bool:
     Without VNNI pairs of products are added in 16 bits and saturate. The operator is not of torch's public interface, so its
     answer is checked once.
     """
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    if not any(capabilities.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
+    if not cpu_has_any("avx512_vnni", "avx_vnni", "amx_int8"):
         return False
     generator = torch.Generator().manual_seed(0)
     weights = torch.randint(-WEIGHT_MAX, WEIGHT_MAX + 1, (48, 96), generator=generator)

@@ -18,6 +18,7 @@ from cnnbatch.codec.batches import run_or_halve
 from cnnbatch.codec.hyperprior import Hyperprior
 from cnnbatch.codec.hyperprior_settings import BLOCK, GREY, PIXEL_UNIT
 from cnnbatch.codec.latents import LatentCoder
+from cnnbatch.codec.process import cpu_has_any
 from cnnbatch.codec.refinement import Unit, refine
 from cnnbatch.codec.tiling import UNIT, Tile, halo, latent_shape, moved, overlap, padded_pixels, tiles, window, window_pixels
 from cnnbatch.errors import BitstreamError, CodecFileError
@@ -319,5 +320,4 @@ def _gray(image: Pixels) -> Pixels:
 
 def cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bf16 matrices in hardware: twice as fast as float32, and three times slower without."""
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return cpu_has_any("avx512_bf16", "amx_bf16")

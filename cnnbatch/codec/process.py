@@ -1,4 +1,5 @@
-"""Settings of a process that does nothing but code: those that a library must not change behind its caller's back."""
+"""The process that codes and its processor: settings that a library must not change behind its caller's back, and what the
+CPU can do."""
 
 import ctypes
 
@@ -24,3 +25,9 @@ def dedicate_process() -> None:
         mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
         mallopt(_M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
         mallopt(_M_TOP_PAD, 64 << 20)  # else the heaps of threads are given back, 64 MB each
+
+
+def cpu_has_any(*instructions: str) -> bool:
+    """Whether this CPU has any of the sets of instructions, in torch's names; on an older torch, none."""
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name) for name in instructions)
