@@ -189,8 +189,7 @@ class HyperpriorCoder:
     def _unit(self, y: Tensor, place: tuple[slice, slice], quality: Tensor) -> Unit:
         latents = y[:, *place]
         side = self.latents.side(latents, quality, bf16=self._has_bf16)
-        values = latents - side.means
-        return Unit(place, side, values, self.latents.quantise(values, side))
+        return Unit(place, side, self.latents.quantise(latents - side.means, side))
 
     def _decode_latents(self, parsed: Sequence[Bitstream]) -> list[Tensor]:
         """ŷ [h, w, M] of every bitstream."""

@@ -57,6 +57,8 @@ class HyperpriorSettings(BaseModel):
     `LEAST_SPACING`; 0: integers, each on its own."""
     dependent_from: int = Field(0, ge=0, le=63)
     """Symbols of smaller scale indexes are integers on their own all the same."""
+    dependent_states: Literal[8, 64, 256, 1024] = 8
+    """Of the machine of dependent quantisation: the more, the fewer bytes, and the longer an encoder searches."""
     eight_bits: bool = False
     """Whether decoders compute the blocks of the synthesis in eight bits, see `cnnbatch.codec.eight_bits`."""
     lanes: Literal[1, 4] = 4

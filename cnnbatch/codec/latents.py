@@ -22,9 +22,10 @@ from cnnbatch.codec.architecture import Array
 from cnnbatch.codec.hyper_context import HyperTables
 from cnnbatch.codec.hyperprior import Hyperprior
 from cnnbatch.codec.hyperprior_settings import HYPER_BLOCK, HyperpriorSettings
+from cnnbatch.codec.order import Order
 from cnnbatch.codec.quantisation import Choice, Quantiser, magnitude_bits, restore
 from cnnbatch.codec.scale_net import Z_MAX
-from cnnbatch.codec.trellis import TrellisQuantiser, dequantise, state_machine, table_prices
+from cnnbatch.codec.trellis import TrellisQuantiser, dequantise, state_machine, stream_order, table_prices
 from cnnbatch.rans import Decoder, Indexes, StateMachine, Symbols, Tables, encode
 
 LANES_FROM = 1 << 17
@@ -150,7 +151,8 @@ class LatentCoder:
             z_symbols, z_indexes = self.hyper.encode(z, static)
         else:
             z_symbols, z_indexes = z.ravel(), np.tile(static, z.shape[0] * z.shape[1])
-        symbols, used = _coded(r.reshape(-1), tables.reshape(-1), indexes.reshape(-1), self.settings.coded_from)
+        order = self._order(r.shape)
+        symbols, used = _coded(r.reshape(-1), tables.reshape(-1), indexes.reshape(-1), self.settings.coded_from, order.runs)
         return np.concatenate([z_symbols, symbols]), np.concatenate([z_indexes, used])
 
     def _encode_unit(self, unit: tuple[Symbols, Symbols, Indexes, Indexes, float]) -> bytes:
@@ -161,12 +163,17 @@ class LatentCoder:
         """Dequantised symbols [a, b, M], without means and predictions."""
         decoder, indexes = unit
         flat, first = indexes.reshape(-1), self.settings.coded_from
-        coded, _ = _coded(flat, flat, flat, first)
+        runs = self._order(indexes.shape).runs
+        coded, _ = _coded(flat, flat, flat, first, runs)
         symbols = decoder.decode(coded, self.machine)
         decoder.finish()
         found = symbols if self.machine is None else dequantise(symbols, coded, self.settings)
-        values: npt.NDArray[np.float32] = _spread(found.astype(np.float32, copy=False), flat, first)
+        values: npt.NDArray[np.float32] = _spread(found.astype(np.float32, copy=False), flat, first, runs)
         return values.reshape(indexes.shape)
+
+    def _order(self, shape: tuple[int, ...]) -> Order:
+        """Of the symbols of a unit of ``shape`` [a, b, M]."""
+        return stream_order(self.settings, shape, self.settings.context_channels)
 
     def _decode_z(self, decoder: Decoder, static: Indexes, shape: tuple[int, int]) -> Symbols:
         if self.hyper is not None:
@@ -194,23 +201,26 @@ def _stacked(parts: Sequence[npt.NDArray[S]]) -> npt.NDArray[S]:
 
 
 @numba.njit(nogil=True, cache=True)
-def _coded(symbols, tables, indexes, first):  # type: ignore[no-untyped-def]
-    """Those of ``symbols`` and ``tables`` whose scale index is at least ``first``: one pass, and no branch to predict."""
+def _coded(symbols, tables, indexes, first, runs):  # type: ignore[no-untyped-def]
+    """Those of ``symbols`` and ``tables`` whose scale index is at least ``first``, in the order of the stream: one pass, and no
+    branch to predict."""
     found, used = np.empty(symbols.size + 1, symbols.dtype), np.empty(tables.size + 1, tables.dtype)
     count = 0
-    for place in range(indexes.size):
-        found[count], used[count] = symbols[place], tables[place]
-        count += indexes[place] >= first
+    for run in range(len(runs)):
+        for place in range(runs[run, 0], runs[run, 1]):
+            found[count], used[count] = symbols[place], tables[place]
+            count += indexes[place] >= first
     return found[:count], used[:count]
 
 
 @numba.njit(nogil=True, cache=True)
-def _spread(values, indexes, first):  # type: ignore[no-untyped-def]
-    """``values`` at the places whose scale index is at least ``first``, zero elsewhere."""
+def _spread(values, indexes, first, runs):  # type: ignore[no-untyped-def]
+    """``values``, in the order of the stream, at the places whose scale index is at least ``first``, zero elsewhere."""
     spread = np.zeros(indexes.size, np.float32)
     count = 0
-    for place in range(indexes.size):
-        if indexes[place] >= first:
-            spread[place] = values[count]
-            count += 1
+    for run in range(len(runs)):
+        for place in range(runs[run, 0], runs[run, 1]):
+            if indexes[place] >= first:
+                spread[place] = values[count]
+                count += 1
     return spread

@@ -1,9 +1,10 @@
 """Better latents for the same decoder, at the price of encoding time: `--effort`.
 
-g_a guesses y in one pass. What the synthesis makes of the quantised latents tells how far it was off: each pass takes the
-gradient of the distortion there, moves every latent by a share of its Newton step, with the curvature of the linear bypass
-(in an orthonormal transform they do not interact), and quantises anew. The side information stays, and of all passes, the
-first guess among them, each image keeps the best.
+g_a guesses y in one pass. What the synthesis makes of the quantised latents ŷ tells how far it was off: each pass puts in place
+of the distortion a parabola that has its value and its gradient at ŷ and, in every latent alone, a share of the curvature
+of the linear bypass, and looks for the symbols that cost least by that. Where the parabola lies above the distortion, no
+pass can lose anything (majorise and minimise: Hunter and Lange, The American Statistician 58(1), 2004). The side information
+stays, and of all passes, the first guess among them, each image keeps the best.
 
 Cf. Campos et al., "Content adaptive optimization for neural image compression" (CVPR workshops 2019, arXiv 1906.01223) and
 Yang, Bamler, Mandt, "Improving inference for neural image compression" (NeurIPS 2020, arXiv 2006.04240), which take hundreds
@@ -21,14 +22,11 @@ from torch import Tensor
 from cnnbatch.codec.hyperprior import Hyperprior
 from cnnbatch.codec.latents import LatentCoder, Side
 from cnnbatch.codec.quantisation import Choice
+from cnnbatch.codec.viterbi import DEPENDENT_WEIGHT
 
-STEP_SHARE, DEPENDENT_STEP_SHARE = 0.6, 0.06
-"""Of a Newton step: with whole ones latents that do interact overshoot. Where quantisation is dependent, a latent that moves
-takes others to another path."""
-
-PASS_WEIGHTS = (1.4, 0.7, 2.0, 0.5)
-"""Of errors against bits in the first passes where quantisation is dependent, relative to the usual: which is best differs from
-picture to picture."""
+CURVATURE = 0.75
+"""Of the parabola, relative to that of the bypass: as small as it may be, for large steps. The learned path takes away much of
+an error in one latent, less of errors in many."""
 
 
 @dataclass(slots=True)
@@ -38,8 +36,6 @@ class Unit:
     place: tuple[slice, slice]
     """Where in the window of its tile, in latent positions."""
     side: Side
-    values: Tensor
-    """y less the means [N, a, b, M]."""
     choice: Choice
 
 
@@ -50,28 +46,25 @@ def refine(
 
     Latents of the window outside its units (the halo) count as they are, unquantised.
     """
-    curvature = 2 * model.bits_per_square(quality)[:, None, None, :]
-    share, weights = (DEPENDENT_STEP_SHARE, PASS_WEIGHTS) if model.settings.dependent_spacing else (STEP_SHARE, ())
+    square = CURVATURE * model.bits_per_square(quality)  # bits of a squared unit of error in one latent
+    weights = (square / (DEPENDENT_WEIGHT if model.settings.dependent_spacing else 1)).cpu().numpy()
     least, best = np.full(len(x), np.inf), [unit.choice for unit in units]
     for number in range(passes + 1):
         y_hat = y.clone()
         for unit in units:
             y_hat[:, *unit.place] = coder.dequantise(unit.choice, unit.side.means)
-        with torch.inference_mode(False), torch.set_grad_enabled(number < passes):
-            latents = y_hat.clone().requires_grad_()
-            distortion = _distortion(model, latents, x, quality)
-            if number < passes:
-                (gradient,) = torch.autograd.grad(distortion.sum(), latents)
-        cost = distortion.detach().cpu().numpy() + sum(coder.bits(unit.choice, unit.side) for unit in units)
+        decoded = model.g_s.pixels(y_hat, quality)  # clamped and, if the codec is so, computed in eight bits
+        distortion = _distortion(model, decoded, x, quality)
+        cost = distortion.cpu().numpy() + sum(coder.bits(unit.choice, unit.side) for unit in units)
         best = [_merged(cost < least, unit.choice, known) for unit, known in zip(units, best, strict=True)]
         least = np.minimum(cost, least)
         if number == passes:
             break
+        gradient = _gradient(model, y_hat, x, quality)
         for unit in units:
-            target = y_hat[:, *unit.place] - unit.side.means - gradient[:, *unit.place] / curvature
-            unit.values = torch.lerp(unit.values, target, share)
-            weight = np.float32(weights[number] if number < len(weights) else 1)
-            unit.choice = coder.quantise(unit.values, unit.side._replace(weights=weight * unit.side.weights))
+            step = gradient[:, *unit.place] / (2 * square[:, None, None, :])
+            lowest = y_hat[:, *unit.place] - unit.side.means - step
+            unit.choice = coder.quantise(lowest, unit.side._replace(weights=weights))
     for unit, choice in zip(units, best, strict=True):
         unit.choice = choice
 
@@ -81,9 +74,17 @@ def _merged(better: npt.NDArray[np.bool_], new: Choice, old: Choice) -> Choice:
     return Choice(*(np.where(better[:, None, None, None], a, b) for a, b in zip(new, old, strict=True)))
 
 
-def _distortion(model: Hyperprior, y_hat: Tensor, x: Tensor, quality: Tensor) -> Tensor:
-    """λ·MSE in bits of each whole window [N]."""
-    q = quality.clone()  # of inference mode, in which no gradient may be
-    error = (model.g_s(y_hat, q) - x.clone()).square().flatten(1).sum(1)
-    bits: Tensor = model.settings.lmbda(q) / 3 * error
+def _gradient(model: Hyperprior, y_hat: Tensor, x: Tensor, quality: Tensor) -> Tensor:
+    """Of the distortion, in floats; [N, h, w, M]."""
+    with torch.inference_mode(False), torch.enable_grad():
+        latents, *others = (part.clone() for part in (y_hat, x, quality))  # of inference mode, in which no gradient may be
+        distortion = _distortion(model, model.g_s(latents.requires_grad_(), others[1]), *others)
+        (gradient,) = torch.autograd.grad(distortion.sum(), latents)
+    return gradient
+
+
+def _distortion(model: Hyperprior, decoded: Tensor, x: Tensor, quality: Tensor) -> Tensor:
+    """λ·MSE in bits of each whole window [N]; ``decoded``: pixels."""
+    error = (decoded.float() - x).square().flatten(1).sum(1)
+    bits: Tensor = model.settings.lmbda(quality) / 3 * error
     return bits

@@ -100,24 +100,34 @@ def decode_unit(
     else:
         z = np.array([reader.read(tables[i]) for _ in range(rows * columns) for i in static]).reshape(rows, columns, hyper)
     indexes = scale_indexes(arrays, z, settings["num_scales"], step)[:a, :b]
-    spacing, state = settings.get("dependent_spacing", 0), 0
+    spacing, states, state = settings.get("dependent_spacing", 0), settings.get("dependent_states", 8), 0
+    flips, quantisers = {8: (7, 2), 64: (44, 19), 256: (189, 127), 1024: (972, 319)}[states]
     r = np.zeros(indexes.shape)
-    for place in np.ndindex(*indexes.shape):
+    for place in in_order(indexes.shape, settings["context_channels"] if states > 8 and spacing else 0):
         index = int(indexes[place])
         if index < settings["coded_from"]:
             continue
         if spacing and index >= settings["dependent_from"]:
-            k = reader.read(tables[index + settings["num_scales"] * (1 + state % 2)])
+            second = ones(state & quantisers) % 2
+            k = reader.read(tables[index + settings["num_scales"] * (1 + second)])
             sign = (k > 0) - (k < 0)
-            r[place] = spacing * (2 * k - sign * (state % 2))
-            state = (AFTER_ODD if k % 2 else AFTER_EVEN)[state]
+            r[place] = spacing * (2 * k - sign * second)
+            state = (2 * state + (k + ones(state & flips)) % 2) % states
         else:
             r[place] = reader.read(tables[index])
     assert reader.at_end()
     return r
 
 
-AFTER_EVEN, AFTER_ODD = (0, 5, 1, 6, 2, 4, 3, 7), (2, 7, 3, 4, 0, 6, 1, 5)
+def ones(number: int) -> int:
+    return bin(number).count("1")
+
+
+def in_order(shape: tuple[int, ...], first: int) -> list[tuple[int, ...]]:
+    """Places [a, b, M] of the symbols of r: the ``first`` channels come first, by column + 2 · row and then row."""
+    places = list(np.ndindex(*shape))
+    early = [place for place in places if place[2] < first]
+    return sorted(early, key=lambda place: (place[1] + 2 * place[0], place[0], place[2])) + [p for p in places if p[2] >= first]
 
 
 def hyper_latents(

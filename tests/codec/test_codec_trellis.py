@@ -1,6 +1,7 @@
 """Dependent quantisation: the path is the cheapest, the decoder follows it, and it buys distortion at the same rate."""
 
-from itertools import product
+from collections.abc import Iterable
+from itertools import pairwise, product
 
 import numpy as np
 import numpy.typing as npt
@@ -13,20 +14,20 @@ from hypothesis.extra import numpy as arrays
 from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
 from cnnbatch.codec.quantisation import Choice, Quantiser, restore
 from cnnbatch.codec.trellis import (
-    DEPENDENT_WEIGHT,
-    NEXT,
-    SECOND,
+    MASKS,
     TrellisQuantiser,
     dequantise,
     gaussian_prices,
     state_machine,
+    stream_order,
     symbol_mass,
     table_prices,
     trellis_tables,
 )
+from cnnbatch.codec.viterbi import DEPENDENT_WEIGHT, WINDOW
 from cnnbatch.errors import BitstreamError
 from cnnbatch.rans import Decoder, Tables, encode, gaussian_tables, joined
-from tests.codec.reference import AFTER_EVEN, AFTER_ODD
+from tests.codec.reference import in_order, ones
 
 SCALES = torch.tensor([0.11, 0.5, 2.0, 20.0], dtype=torch.float64)
 SPACING = 0.7
@@ -35,7 +36,8 @@ SETTINGS = HyperpriorSettings(num_scales=4, dependent_spacing=SPACING, dependent
 
 TABLES = joined(gaussian_tables(SCALES.numpy()), trellis_tables(SCALES, SPACING))
 PRICES = gaussian_prices(SCALES, SPACING)
-QUANTISE = TrellisQuantiser(PRICES, SETTINGS)
+MACHINES = {states: SETTINGS.model_copy(update={"dependent_states": states}) for states in MASKS}
+QUANTISERS = {states: TrellisQuantiser(PRICES, settings) for states, settings in MACHINES.items()}
 NO_CONTEXT = np.zeros((0, 0), np.float32)
 PROPERTY = settings(deadline=None)  # the first call compiles
 
@@ -47,70 +49,124 @@ def level(symbol: int, second: int) -> int:
     return 2 * symbol - second * ((symbol > 0) - (symbol < 0))
 
 
-def cost(symbols: tuple[int, ...], values: Values, indexes: Indexes, weights: Values) -> float:
+def cost(symbols: Iterable[int], values: Values, indexes: Indexes, weights: Values, states: int) -> float:
+    """Of dependent symbols in the order of the stream."""
+    flips, quantisers = MASKS[states]
     state, total = 0, 0.0
     for symbol, value, index, weight in zip(symbols, values, indexes, weights, strict=True):
-        second = state % 2
+        second = ones(state & quantisers) % 2
         error = float(value) - SPACING * level(symbol, second)
         total += DEPENDENT_WEIGHT * float(weight) * error**2 + float(PRICES[1 + second, index, abs(symbol)])
-        state = (AFTER_ODD if symbol % 2 else AFTER_EVEN)[state]
+        state = (2 * state + (symbol + ones(state & flips)) % 2) % states
     return total
 
 
+@pytest.mark.parametrize("states", MASKS)
 @PROPERTY
 @given(
     arrays.arrays(np.float32, 4, elements=st.floats(-3, 3, width=32)),
     arrays.arrays(np.uint8, 4, elements=st.integers(2, 3)),
     arrays.arrays(np.float32, 4, elements=st.floats(8, 64, width=32)),
 )
-def test_no_other_sequence_of_symbols_is_cheaper(v: Values, i: Indexes, w: Values) -> None:
-    found = QUANTISE(v[None, None], i[None, None], w, NO_CONTEXT).symbols[0, 0]
-    least = min(cost(symbols, v, i, w) for symbols in product(range(-3, 4), repeat=4))
-    assert cost(tuple(int(s) for s in found), v, i, w) <= least + 1e-4
+def test_no_other_sequence_of_symbols_is_cheaper(states: int, v: Values, i: Indexes, w: Values) -> None:
+    found = QUANTISERS[states](v[None, None], i[None, None], w, NO_CONTEXT).symbols[0, 0]
+    least = min(cost(symbols, v, i, w, states) for symbols in product(range(-3, 4), repeat=4))
+    assert cost((int(s) for s in found), v, i, w, states) <= least + 1e-4
 
 
-def quantised(shape: tuple[int, int, int], seed: int, context_channels: int = 0) -> tuple[Choice, Values, Indexes, Values]:
+@pytest.mark.parametrize("states", MASKS)
+def test_a_path_that_is_decided_in_parts_is_nearly_as_cheap(states: int) -> None:
+    """Several windows long, cost for cost with one that is short enough for a single one."""
+    rng = np.random.default_rng(0)
+    values = np.tile((2 * rng.normal(size=(1, 1, WINDOW // 2))).astype(np.float32), 6)
+    one = values[..., : WINDOW // 2]
+    assert total(states, values) < 6.003 * total(states, one)
+
+
+@pytest.mark.parametrize("states", [n for n in MASKS if n > 8])
+def test_more_states_cost_less(states: int) -> None:
+    values = (2 * np.random.default_rng(1).normal(size=(1, 1, 20000))).astype(np.float32)
+    assert total(states, values) < 0.999 * total(max(n for n in MASKS if n < states), values)
+
+
+def total(states: int, values: Values) -> float:
+    """Cost of what is found for ``values`` [1, 1, M] of one scale."""
+    indexes, weights = np.full(values.shape, 2, np.uint8), np.full(values.shape[-1], 8.0, np.float32)
+    symbols = QUANTISERS[states](values, indexes, weights, NO_CONTEXT).symbols[0, 0]
+    return cost((int(s) for s in symbols), values[0, 0], indexes[0, 0], weights, states)
+
+
+def quantised(
+    shape: tuple[int, int, int], seed: int, context_channels: int = 0, states: int = 8
+) -> tuple[Choice, Values, Indexes, Values]:
     rng = np.random.default_rng(seed)
     indexes = rng.integers(0, 4, shape, np.uint8)
     values = (SCALES.numpy()[indexes] * rng.normal(size=shape)).astype(np.float32)
     context = rng.uniform(-0.2, 0.2, (context_channels, 4 * context_channels)).astype(np.float32)
     weights = rng.uniform(0.5, 2, shape[-1]).astype(np.float32)
-    return QUANTISE(values, indexes, weights, context), values, indexes, context
+    return QUANTISERS[states](values, indexes, weights, context), values, indexes, context
 
 
+@pytest.mark.parametrize("states", MASKS)
 @PROPERTY
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 6), st.data())
-def test_the_decoder_finds_what_the_encoder_saw(rows: int, columns: int, channels: int, drawn: st.DataObject) -> None:
-    known = drawn.draw(st.integers(0, channels))
-    choice, _, indexes, context = quantised((rows, columns, channels), drawn.draw(st.integers(0, 99)), known)
-    coded = indexes >= 1
+def test_the_decoder_finds_what_the_encoder_saw(
+    states: int, rows: int, columns: int, channels: int, drawn: st.DataObject
+) -> None:
+    known, shape = drawn.draw(st.integers(0, channels)), (rows, columns, channels)
+    choice, _, indexes, context = quantised(shape, drawn.draw(st.integers(0, 99)), known, states)
+    order = [place for place in in_order(shape, known if states > 8 else 0) if indexes[place] >= 1]
+    coded = tuple(np.array(order, int).reshape(-1, 3).T)
     data = encode(choice.symbols[coded], choice.tables[coded], TABLES, lanes=1)
     decoder = Decoder(data, TABLES, lanes=1)
-    symbols = decoder.decode(indexes[coded], state_machine(SETTINGS))
+    symbols = decoder.decode(indexes[coded], state_machine(MACHINES[states]))
     decoder.finish()
-    values = np.zeros(indexes.shape, np.float32)
-    values[coded] = dequantise(symbols, indexes[coded], SETTINGS)
+    values = np.zeros(shape, np.float32)
+    values[coded] = dequantise(symbols, indexes[coded], MACHINES[states])
     assert (symbols == choice.symbols[coded]).all()
     assert (values == choice.values).all()
-    assert (choice.symbols[~coded] == 0).all()
+    assert (choice.symbols[indexes < 1] == 0).all()
     assert (restore(values, context) == choice.found).all()
 
 
 @PROPERTY
-@given(st.binary(max_size=80), st.integers(1, 40))
-def test_random_bytes_never_do_more_than_raise(data: bytes, count: int) -> None:
+@given(st.integers(1, 7), st.integers(1, 7), st.integers(1, 5), st.data(), st.sampled_from([8, 64]))
+def test_predicted_symbols_come_first_and_after_what_predicts_them(
+    rows: int, columns: int, channels: int, drawn: st.DataObject, states: int
+) -> None:
+    known, shape = drawn.draw(st.integers(0, channels)), (rows, columns, channels)
+    order = stream_order(MACHINES[states], shape, known)
+    places = [place for first, last in order.runs for place in range(first, last)]
+    expected = in_order(shape, known if states > 8 else 0)
+    assert [tuple(map(int, np.unravel_index(place, shape))) for place in places] == expected
+    assert order.fronts[-1] == len(order.runs)
+    front = np.full(shape, -1)
+    for number, (begin, end) in enumerate(pairwise([0, *order.fronts])):
+        assert begin < end
+        for first, last in order.runs[begin:end]:
+            front.reshape(-1)[first:last] = number
+    for i, j in np.ndindex(rows, columns):
+        for k, m in ((i, j - 1), (i - 1, j), (i - 1, j - 1), (i - 1, j + 1)):
+            if known and k >= 0 and 0 <= m < columns:
+                assert front[k, m, :known].max() < front[i, j, :known].min()
+
+
+@PROPERTY
+@given(st.binary(max_size=80), st.integers(1, 40), st.sampled_from(list(MASKS)))
+def test_random_bytes_never_do_more_than_raise(data: bytes, count: int, states: int) -> None:
     indexes = np.resize(np.array([1, 2, 3], np.uint8), count)
     try:
         decoder = Decoder(data, TABLES, lanes=1)
-        symbols = decoder.decode(indexes, state_machine(SETTINGS))
+        symbols = decoder.decode(indexes, state_machine(MACHINES[states]))
         decoder.finish()
     except BitstreamError:
         return
-    assert np.isfinite(dequantise(symbols, indexes, SETTINGS)).all()
+    assert np.isfinite(dequantise(symbols, indexes, MACHINES[states])).all()
 
 
-def test_symbols_are_near_their_values_with_a_context_too() -> None:
-    choice, values, indexes, _ = quantised((6, 7, 9), 3, 4)
+@pytest.mark.parametrize("states", MASKS)
+def test_symbols_are_near_their_values_with_a_context_too(states: int) -> None:
+    choice, values, indexes, _ = quantised((6, 7, 9), 3, 4, states)
     known = choice.found.shape[-1]
     found = np.concatenate([choice.found, choice.values[..., known:]], -1)
     error = np.abs(found - values)[indexes >= 1]
@@ -120,15 +176,16 @@ def test_symbols_are_near_their_values_with_a_context_too() -> None:
 
 def test_of_a_large_value_the_symbol_is_as_large_as_can_be() -> None:
     values = np.array([[[1e6, -1e6, 20000.0]]], np.float32)
-    choice = QUANTISE(values, np.full((1, 1, 3), 3, np.uint8), np.ones(3, np.float32), NO_CONTEXT)
+    choice = QUANTISERS[64](values, np.full((1, 1, 3), 3, np.uint8), np.ones(3, np.float32), NO_CONTEXT)
     assert np.abs(choice.symbols[0, 0, :2]).min() >= 32766
     assert abs(choice.values[0, 0, 2] - 20000) < 2
 
 
-def test_both_ways_out_of_a_state_lead_on_and_two_lead_into_each() -> None:
-    assert sorted(NEXT.ravel().tolist()) == sorted([*range(8), *range(8)])
-    assert SECOND.tolist() == [s % 2 for s in range(8)]
-    assert (NEXT[:, 0].tolist(), NEXT[:, 1].tolist()) == (list(AFTER_EVEN), list(AFTER_ODD))
+@pytest.mark.parametrize("states", MASKS)
+def test_both_ways_out_of_a_state_lead_on_and_two_lead_into_each(states: int) -> None:
+    machine = state_machine(MACHINES[states])
+    assert sorted(machine.moves.ravel().tolist()) == sorted([*range(states), *range(states)])
+    assert (machine.offsets // 4 - 1).sum() == states // 2  # half of them of the second quantiser
 
 
 @pytest.mark.parametrize("quantiser", [0, 1, 2])

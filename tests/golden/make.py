@@ -2,9 +2,10 @@
 
     python -m tests.golden.make
 
-The files of `eight_bits` are made here: of a codec whose synthesis computes in eight bits. Those beside this script, of
-`lapped` (lapped blocks, a context of the latents), of `hyper_context` (one of the hyper-latents, too) and of `dependent`
-(dependent quantisation, too) were written before there were such settings, and stay. All of them say for ever what version 1
+The files of `states` are made here: of a codec whose dependent quantisation has 64 states. Those beside this script, of
+`lapped` (lapped blocks, a context of the latents), of `hyper_context` (one of the hyper-latents, too), of `dependent`
+(dependent quantisation, too) and of `eight_bits` (a synthesis in eight bits, too) were written before there were such
+settings, and stay. All of them say for ever what version 1
 of the format means: a reader that no longer decodes them cannot read archives that exist.
 `tests/codec/test_codec_golden.py` decodes them.
 """
@@ -18,7 +19,7 @@ from cnnbatch.codec.file import dump_codec
 from cnnbatch.training.steps import fit_steps
 from tests.codec.models import DEPENDENT, picture, tiny_model
 
-FOLDER = Path(__file__).parent / "eight_bits"
+FOLDER = Path(__file__).parent / "states"
 CASES = {
     "one_pixel": (picture(1, 1, seed=1), 32),
     "colour_low": (picture(90, 140, seed=2), 3.25),
@@ -31,7 +32,9 @@ CASES = {
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    model = tiny_model(settings=DEPENDENT.model_copy(update={"eight_bits": True, "analysis_blocks": (0, 0)}))
+    model = tiny_model(
+        settings=DEPENDENT.model_copy(update={"eight_bits": True, "analysis_blocks": (0, 0), "dependent_states": 64})
+    )
     fit_steps(model, [picture(128, 192, seed=n) for n in range(6)])
     (FOLDER / "codec.safetensors").write_bytes(dump_codec(model, training={}))
     codec = Codec.load(FOLDER / "codec.safetensors", device="cpu")

@@ -1,0 +1,54 @@
+"""In which order the symbols of a unit are in its stream.
+
+Where a decoder's state goes on from symbol to symbol, an encoder cannot tell which path is the cheapest before its end, but
+channels with a context need what was found at their neighbours. So their symbols come first, in wavefronts: rows go on
+together, each two places behind the one above, so that whatever a prediction reads lies in an earlier front, and a path
+ends only with a front. All other symbols, which nothing predicts, follow in raster order.
+
+Shapes: a × b positions, M channels, of which the first K have a context, see `cnnbatch.codec.quantisation.predicted`.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+LAG = 2
+"""Places that a row is behind the one above: a prediction reads what lies above right."""
+
+KEPT_ORDERS = 64
+"""Of shapes; 200 kB for the largest unit."""
+
+
+class Order(NamedTuple):
+    """Symbols of a unit [a·b·M], numbered in raster order with channels innermost, as runs of consecutive ones."""
+
+    runs: npt.NDArray[np.int32]
+    """[runs, 2]: number of the first symbol of each, and of the first behind it. A run lies within one position."""
+    fronts: npt.NDArray[np.int32]
+    """[fronts]: how many runs there are up to the end of each front. Only in the first run of a position are channels with a
+    context, and what predicts them is in fronts before."""
+
+
+@lru_cache(KEPT_ORDERS)
+def raster(a: int, b: int, channels: int, known: int) -> Order:
+    """Position by position, each a front of its own where any channel has a context."""
+    first = np.arange(a * b, dtype=np.int32) * channels
+    ends = np.arange(1, a * b + 1, dtype=np.int32)
+    return Order(np.stack([first, first + channels], 1), ends if known else ends[-1:])
+
+
+@lru_cache(KEPT_ORDERS)
+def predicted_first(a: int, b: int, channels: int, known: int) -> Order:
+    """The first ``known`` channels in wavefronts, then the others in one front."""
+    first = np.arange(a * b, dtype=np.int32) * channels
+    row, column = np.divmod(np.arange(a * b), b)
+    front = column + LAG * row
+    places = first[np.argsort(front, kind="stable")]
+    sizes = np.bincount(front) if known else np.zeros(0, np.int64)
+    runs = [np.stack([places, places + known], 1)] if known else []
+    if known < channels:
+        runs.append(np.stack([first + known, first + channels], 1))
+        sizes = np.append(sizes, a * b)
+    return Order(np.concatenate(runs), np.cumsum(sizes[sizes > 0]).astype(np.int32))
