@@ -22,7 +22,6 @@ from torch import Tensor
 from cnnbatch.codec.hyperprior import Hyperprior
 from cnnbatch.codec.latents import LatentCoder, Side
 from cnnbatch.codec.quantisation import Choice
-from cnnbatch.codec.viterbi import DEPENDENT_WEIGHT
 
 CURVATURE = 0.75
 """Of the parabola, relative to that of the bypass: as small as it may be, for large steps. The learned path takes away much of
@@ -47,7 +46,7 @@ def refine(
     Latents of the window outside its units (the halo) count as they are, unquantised.
     """
     square = CURVATURE * model.bits_per_square(quality)  # bits of a squared unit of error in one latent
-    weights = (square / (DEPENDENT_WEIGHT if model.settings.dependent_spacing else 1)).cpu().numpy()
+    weights = square.cpu().numpy()
     least, best = np.full(len(x), np.inf), [unit.choice for unit in units]
     for number in range(passes + 1):
         y_hat = y.clone()

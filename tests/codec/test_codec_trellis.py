@@ -24,7 +24,7 @@ from cnnbatch.codec.trellis import (
     table_prices,
     trellis_tables,
 )
-from cnnbatch.codec.viterbi import DEPENDENT_WEIGHT, WINDOW
+from cnnbatch.codec.viterbi import WINDOW
 from cnnbatch.errors import BitstreamError
 from cnnbatch.rans import Decoder, Tables, encode, gaussian_tables, joined
 from tests.codec.reference import in_order, ones
@@ -56,7 +56,7 @@ def cost(symbols: Iterable[int], values: Values, indexes: Indexes, weights: Valu
     for symbol, value, index, weight in zip(symbols, values, indexes, weights, strict=True):
         second = ones(state & quantisers) % 2
         error = float(value) - SPACING * level(symbol, second)
-        total += DEPENDENT_WEIGHT * float(weight) * error**2 + float(PRICES[1 + second, index, abs(symbol)])
+        total += float(weight) * error**2 + float(PRICES[1 + second, index, abs(symbol)])
         state = (2 * state + (symbol + ones(state & flips)) % 2) % states
     return total
 
