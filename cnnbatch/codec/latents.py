@@ -22,7 +22,6 @@ from cnnbatch.codec.architecture import Array
 from cnnbatch.codec.hyper_context import HyperTables
 from cnnbatch.codec.hyperprior import Hyperprior
 from cnnbatch.codec.hyperprior_settings import HYPER_BLOCK, HyperpriorSettings
-from cnnbatch.codec.order import Order
 from cnnbatch.codec.quantisation import Choice, Quantiser, magnitude_bits, restore
 from cnnbatch.codec.scale_net import Z_MAX
 from cnnbatch.codec.trellis import TrellisQuantiser, dequantise, state_machine, stream_order, table_prices
@@ -151,9 +150,8 @@ class LatentCoder:
             z_symbols, z_indexes = self.hyper.encode(z, static)
         else:
             z_symbols, z_indexes = z.ravel(), np.tile(static, z.shape[0] * z.shape[1])
-        order = self._order(r.shape)
-        symbols, used = _coded(r.reshape(-1), tables.reshape(-1), indexes.reshape(-1), self.settings.coded_from, order.runs)
-        return np.concatenate([z_symbols, symbols]), np.concatenate([z_indexes, used])
+        places = self._coded_places(indexes)
+        return np.append(z_symbols, r.reshape(-1)[places]), np.append(z_indexes, tables.reshape(-1)[places])
 
     def _encode_unit(self, unit: tuple[Symbols, Symbols, Indexes, Indexes, float]) -> bytes:
         r = unit[1]
@@ -162,18 +160,19 @@ class LatentCoder:
     def _decode_unit(self, unit: tuple[Decoder, Indexes]) -> npt.NDArray[np.float32]:
         """Dequantised symbols [a, b, M], without means and predictions."""
         decoder, indexes = unit
-        flat, first = indexes.reshape(-1), self.settings.coded_from
-        runs = self._order(indexes.shape).runs
-        coded, _ = _coded(flat, flat, flat, first, runs)
+        places = self._coded_places(indexes)
+        coded = indexes.reshape(-1)[places]
         symbols = decoder.decode(coded, self.machine)
         decoder.finish()
-        found = symbols if self.machine is None else dequantise(symbols, coded, self.settings)
-        values: npt.NDArray[np.float32] = _spread(found.astype(np.float32, copy=False), flat, first, runs)
-        return values.reshape(indexes.shape)
+        values = np.zeros(indexes.shape, np.float32)
+        values.reshape(-1)[places] = symbols if self.machine is None else dequantise(symbols, coded, self.settings)
+        return values
 
-    def _order(self, shape: tuple[int, ...]) -> Order:
-        """Of the symbols of a unit of ``shape`` [a, b, M]."""
-        return stream_order(self.settings, shape, self.settings.context_channels)
+    def _coded_places(self, indexes: Indexes) -> npt.NDArray[np.int32]:
+        """Which symbols of a unit [a, b, M] are in its stream, in its order."""
+        runs = stream_order(self.settings, indexes.shape, self.settings.context_channels).runs
+        places: npt.NDArray[np.int32] = _coded(indexes.reshape(-1), self.settings.coded_from, runs)
+        return places
 
     def _decode_z(self, decoder: Decoder, static: Indexes, shape: tuple[int, int]) -> Symbols:
         if self.hyper is not None:
@@ -201,26 +200,13 @@ def _stacked(parts: Sequence[npt.NDArray[S]]) -> npt.NDArray[S]:
 
 
 @numba.njit(nogil=True, cache=True)
-def _coded(symbols, tables, indexes, first, runs):  # type: ignore[no-untyped-def]
-    """Those of ``symbols`` and ``tables`` whose scale index is at least ``first``, in the order of the stream: one pass, and no
-    branch to predict."""
-    found, used = np.empty(symbols.size + 1, symbols.dtype), np.empty(tables.size + 1, tables.dtype)
+def _coded(indexes, first, runs):  # type: ignore[no-untyped-def]
+    """Places of the symbols that are in the stream, in its order: those whose scale index is at least ``first``; without a
+    branch that no processor would predict."""
+    places = np.empty(indexes.size + 1, np.int32)
     count = 0
     for run in range(len(runs)):
         for place in range(runs[run, 0], runs[run, 1]):
-            found[count], used[count] = symbols[place], tables[place]
+            places[count] = place
             count += indexes[place] >= first
-    return found[:count], used[:count]
-
-
-@numba.njit(nogil=True, cache=True)
-def _spread(values, indexes, first, runs):  # type: ignore[no-untyped-def]
-    """``values``, in the order of the stream, at the places whose scale index is at least ``first``, zero elsewhere."""
-    spread = np.zeros(indexes.size, np.float32)
-    count = 0
-    for run in range(len(runs)):
-        for place in range(runs[run, 0], runs[run, 1]):
-            if indexes[place] >= first:
-                spread[place] = values[count]
-                count += 1
-    return spread
+    return places[:count]

@@ -44,7 +44,7 @@ def search(  # type: ignore[no-untyped-def]
     units = spacing * spacing * weights
     expected = np.zeros(channels, np.float32)
     steps = np.empty(values.size + 1, np.int32), np.empty(values.size, np.float32), np.empty(values.size, np.float32)
-    single = np.empty(channels + 1, np.int32)
+    coded, single = np.empty((2, channels + 1), np.int32)
     states = 2 * len(machine[0])
     kept = np.empty((WINDOW + LOOKAHEAD, states // 2), np.uint8), np.empty((WINDOW + LOOKAHEAD, 4), np.int16)
     costs = np.full((2, states), _NEVER, np.float32)
@@ -56,11 +56,10 @@ def search(  # type: ignore[no-untyped-def]
             base = run[0] - run[0] % channels
             number = base // channels
             i, j = number // columns, number % columns
-            expected[:] = 0
             for channel in range(run[0] - base, known):
                 expected[channel] = predicted(found, i, j, context[channel])
             before = count
-            count, singles = _list(flat_indexes, limits, run, steps[0], count, single)
+            count, singles = _list(flat_indexes, limits, run, steps[0], count, coded, single)
             for place in single[:singles]:
                 channel, table = place - base, flat_indexes[place]
                 symbol = choose(flat_values[place] - expected[channel], dearer[table], half_inverse[channel])
@@ -70,6 +69,7 @@ def search(  # type: ignore[no-untyped-def]
                 steps[1][step], steps[2][step] = flat_values[place] - expected[place - base], units[place - base]
             for channel in range(run[0] - base, known):
                 found[i, j, channel] = expected[channel]
+                expected[channel] = 0
         state = _find_path(state, count, steps, flat_indexes, machine, prices, spacing, kept, costs, results)
         for run in order[0][begin:end]:
             base = run[0] - run[0] % channels
@@ -80,16 +80,22 @@ def search(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _list(indexes, limits, run, places, count, single):  # type: ignore[no-untyped-def]
+def _list(indexes, limits, run, places, count, coded, single):  # type: ignore[no-untyped-def]
     """Adds the places of a run's dependent symbols to ``places``, after the ``count`` that are there, and writes those of its
-    integers to ``single``, without a branch that no processor would predict; returns how many there are of each."""
+    integers to ``single``, without a branch that no processor would predict; returns how many there are of each.
+
+    ``coded``: for the places of both.
+    """
     coded_from, first = limits
-    singles = 0
+    both, singles = 0, 0
     for place in range(run[0], run[1]):
-        index = indexes[place]
+        coded[both] = place
+        both += indexes[place] >= coded_from
+    for place in coded[:both]:
+        dependent = indexes[place] >= first
         places[count] = single[singles] = place
-        count += index >= first
-        singles += (index >= coded_from) & (index < first)
+        count += dependent
+        singles += not dependent
     return count, singles
 
 
