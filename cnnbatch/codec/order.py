@@ -18,7 +18,7 @@ LAG = 2
 """Places that a row is behind the one above: a prediction reads what lies above right."""
 
 KEPT_ORDERS = 64
-"""Of shapes; 200 kB for the largest unit."""
+"""Of shapes; 66 kB for the largest unit."""
 
 
 class Order(NamedTuple):

@@ -140,7 +140,8 @@ class TrellisQuantiser:
 def stream_order(settings: TrellisSettings, shape: tuple[int, ...], known: int) -> Order:
     """The order of the symbols of a unit of ``shape`` [a, b, M], whose first ``known`` channels have a context."""
     a, b, channels = shape
-    order = predicted_first if settings.dependent_states > FEWEST_STATES else raster
+    many = settings.dependent_spacing > 0 and settings.dependent_states > FEWEST_STATES
+    order = predicted_first if many else raster
     return order(a, b, channels, known)
 
 
@@ -150,6 +151,7 @@ def state_machine(settings: TrellisSettings) -> StateMachine:
     return StateMachine(settings.num_scales * (1 + second), moves, settings.dependent_from)
 
 
+@lru_cache
 def _moves(states: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Of each state whether its symbol is of the second quantiser [S], and the states after an even and an odd one [S, 2]."""
     second, flip = (part.astype(np.int64) for part in machine(states))

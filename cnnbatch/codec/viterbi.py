@@ -53,9 +53,7 @@ def search(  # type: ignore[no-untyped-def]
     for end in order[1]:
         count = 0
         for run in order[0][begin:end]:
-            base = run[0] - run[0] % channels
-            number = base // channels
-            i, j = number // columns, number % columns
+            base, i, j = _position(run, columns, channels)
             for channel in range(run[0] - base, known):
                 expected[channel] = predicted(found, i, j, context[channel])
             before = count
@@ -72,11 +70,17 @@ def search(  # type: ignore[no-untyped-def]
                 expected[channel] = 0
         state = _find_path(state, count, steps, flat_indexes, machine, prices, spacing, kept, costs, results)
         for run in order[0][begin:end]:
-            base = run[0] - run[0] % channels
-            number = base // channels
+            base, i, j = _position(run, columns, channels)
             for channel in range(run[0] - base, known):
-                found[number // columns, number % columns, channel] += results[1][base + channel]
+                found[i, j, channel] += results[1][base + channel]
         begin = end
+
+
+@numba.njit(nogil=True, cache=True)
+def _position(run, columns, channels):  # type: ignore[no-untyped-def]
+    """Where a run lies: the number of the first symbol there, row, column."""
+    number = run[0] // channels
+    return number * channels, number // columns, number % columns
 
 
 @numba.njit(nogil=True, cache=True)
@@ -120,7 +124,7 @@ def _advance(begin, end, steps, indexes, machine, prices, spacing, kept, costs):
     places, targets, weights = steps
     ways, choices = kept
     half, per_level = np.float32(0.5), np.float32(1) / spacing
-    now, then = costs[0].copy(), costs[1]
+    now, then = costs[0], costs[1]
     for step in range(begin, end):
         table, value, weight = indexes[places[step]], targets[step], weights[step]
         # the cheapest even and odd symbol of both quantisers
@@ -147,7 +151,7 @@ def _advance(begin, end, steps, indexes, machine, prices, spacing, kept, costs):
         now, then = then, now
         if not step % _SETTLED:
             now -= now.min()
-    costs[0] = now.copy()
+    costs[0] = now
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "nnan", "nsz"})

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from itertools import pairwise, product
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -149,6 +150,15 @@ def test_predicted_symbols_come_first_and_after_what_predicts_them(
         for k, m in ((i, j - 1), (i - 1, j), (i - 1, j - 1), (i - 1, j + 1)):
             if known and k >= 0 and 0 <= m < columns:
                 assert front[k, m, :known].max() < front[i, j, :known].min()
+
+
+def test_integers_on_their_own_are_in_raster_order_whatever_the_states() -> None:
+    alone = HyperpriorSettings(dependent_states=64)
+    assert stream_order(alone, (3, 4, 5), 2).runs.tolist() == [[5 * n, 5 * n + 5] for n in range(12)]
+
+
+def test_the_settings_allow_the_machines_that_there_are() -> None:
+    assert get_args(HyperpriorSettings.model_fields["dependent_states"].annotation) == tuple(MASKS)
 
 
 @PROPERTY

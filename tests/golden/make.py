@@ -5,8 +5,8 @@
 The files of `states` are made here: of a codec whose dependent quantisation has 64 states. Those beside this script, of
 `lapped` (lapped blocks, a context of the latents), of `hyper_context` (one of the hyper-latents, too), of `dependent`
 (dependent quantisation, too) and of `eight_bits` (a synthesis in eight bits, too) were written before there were such
-settings, and stay. All of them say for ever what version 1
-of the format means: a reader that no longer decodes them cannot read archives that exist.
+settings, and stay. All of them say for ever what version 1 of the format means: a reader that no longer decodes them cannot
+read archives that exist.
 `tests/codec/test_codec_golden.py` decodes them.
 """
 
