@@ -31,7 +31,7 @@ from cnnbatch.codec.layers import (
     Block,
     FullPrecisionLinear,
     QualityCurve,
-    asinh,
+    asinh_and_magnitude,
     blocks,
     depth_to_space,
     keep_variance,
@@ -77,8 +77,7 @@ class HyperAnalysis(nn.Module):
 
     def forward(self, y: Tensor, quality: Tensor) -> Tensor:
         """``y`` [N, h, w, M] with h, w multiples of 4 → z [N, h/4, w/4, Cz]."""
-        level = asinh(y)
-        x = self.enter(torch.cat([level, level.abs()], -1)) * torch.exp(self.gain(quality))
+        x = self.enter(asinh_and_magnitude(y)) * torch.exp(self.gain(quality))
         x = self.down_32(space_to_depth(self.activation(self.block_16(x), not x.requires_grad), 2))
         return cast(Tensor, self.down_64(space_to_depth(self.block_32(x), 2)))
 

@@ -22,9 +22,10 @@ from cnnbatch.codec.architecture import Array
 from cnnbatch.codec.hyper_context import HyperTables
 from cnnbatch.codec.hyperprior import Hyperprior
 from cnnbatch.codec.hyperprior_settings import HYPER_BLOCK, HyperpriorSettings
-from cnnbatch.codec.quantisation import Choice, Quantiser, magnitude_bits, restore
-from cnnbatch.codec.scale_net import Z_MAX
-from cnnbatch.codec.trellis import TrellisQuantiser, dequantise, state_machine, stream_order, table_prices
+from cnnbatch.codec.order import Coded
+from cnnbatch.codec.quantisation import Choice, Quantiser, Values, magnitude_bits, restore
+from cnnbatch.codec.scale_net import Z_MAX, indexes_of
+from cnnbatch.codec.trellis import TrellisQuantiser, chosen_values, dequantise, state_machine, stream_symbols, table_prices
 from cnnbatch.rans import Decoder, Indexes, StateMachine, Symbols, Tables, encode
 
 LANES_FROM = 1 << 17
@@ -48,6 +49,8 @@ class Side(NamedTuple):
     """[N, M]: bits that the quantiser counts for a squared unit of error."""
     context: npt.NDArray[np.float32]
     """[N, K, 4·K]: see `Hyperprior.context_weights`."""
+    coded: Sequence[Coded]
+    """N: what is in each unit's stream."""
 
 
 class LatentCoder:
@@ -73,20 +76,25 @@ class LatentCoder:
         ``bf16``: h_a alone, whose result is in the stream; what the decoder computes too is never in bf16.
         """
         a, b = y.shape[1:3]
-        padded = F.pad(y, (0, 0, 0, -b % HYPER_BLOCK, 0, -a % HYPER_BLOCK))
+        beyond = -a % HYPER_BLOCK, -b % HYPER_BLOCK
+        padded = F.pad(y, (0, 0, 0, beyond[1], 0, beyond[0])) if any(beyond) else y
         with torch.autocast(y.device.type, torch.bfloat16, enabled=bf16):
             z = self.model.h_a(padded.bfloat16() if bf16 else padded, quality)
         z_hat = torch.floor(z.float().clamp(-Z_MAX, Z_MAX) + 0.5)
         indexes, means = self._hyper(z_hat, quality, a, b)
         weights = self.model.quantiser_weights(quality)
         z, context = z_hat.to(torch.int16).cpu().numpy(), self._context(quality)
-        return Side(z, indexes.cpu().numpy(), means, weights.cpu().numpy(), context)
+        coded = self._each(self._stream_symbols, indexes.cpu().numpy())
+        return Side(z, indexes.cpu().numpy(), means, weights.cpu().numpy(), context, coded)
 
     def quantise(self, values: Tensor, side: "Side") -> Choice:
         """y less its means [N, a, b, M] → N quantised units."""
         arrays = values.float().contiguous().cpu().numpy()
-        units = zip(arrays, side.indexes, side.weights, side.context, strict=True)
-        return Choice(*map(_stacked, zip(*self._each(lambda unit: self.quantiser(*unit), units), strict=True)))
+        units = zip(arrays, side.indexes, side.weights, side.context, side.coded, strict=True)
+        return Choice(*map(_stacked, zip(*self._each(self._quantise_unit, units), strict=True)))
+
+    def _quantise_unit(self, unit: tuple[Values, Indexes, Values, Values, Coded]) -> Choice:
+        return self.quantiser(*unit[:4]) if isinstance(self.quantiser, Quantiser) else self.quantiser(*unit)
 
     def bits(self, choice: Choice, side: "Side") -> npt.NDArray[np.float64]:
         """[N]: of the symbols of each unit, by the entropy coder's tables."""
@@ -99,7 +107,7 @@ class LatentCoder:
 
     def encode(self, choice: Choice, side: "Side", quality: Tensor) -> list[bytes]:
         """N quantised units → one stream for each."""
-        units = zip(side.z, choice.symbols, choice.tables, side.indexes, quality.tolist(), strict=True)
+        units = zip(side.z, choice.symbols, choice.tables, side.coded, quality.tolist(), strict=True)
         return self._each(self._encode_unit, units)
 
     def decode(self, streams: Sequence[bytes | memoryview], shape: tuple[int, int], quality: Tensor) -> Tensor:
@@ -124,7 +132,7 @@ class LatentCoder:
 
     def dequantise(self, choice: Choice, means: Tensor) -> Tensor:
         """ŷ [N, a, b, M], as a decoder finds it."""
-        return self._with_means(choice.values.astype(np.float32), choice.found, means)
+        return self._with_means(chosen_values(choice, self.settings), choice.found, means)
 
     def _with_means(self, values: npt.NDArray[np.float32], found: npt.NDArray[np.float32], means: Tensor) -> Tensor:
         """ŷ: dequantised symbols [N, a, b, M], the first K channels of which are ``found`` instead, and the means.
@@ -138,29 +146,28 @@ class LatentCoder:
     def _hyper(self, z_hat: Tensor, quality: Tensor, a: int, b: int) -> tuple[Tensor, Tensor]:
         """(scale indexes uint8 [N, a, b, M], means [N, a, b, M]); the indexes are exact."""
         steps = torch.round(quality * 4).long().cpu()
-        offsets = self.offsets[steps].to(z_hat.device)[:, None, None, :]
-        positions = self.model.scale_net(z_hat)[:, :a, :b].add_(0.5).floor_().add_(offsets)
-        indexes = positions.clamp_(0, self.settings.num_scales - 1).to(torch.uint8)
+        positions = self.model.scale_net(z_hat)[:, :a, :b]
+        indexes = indexes_of(positions, self.offsets[steps].to(z_hat.device), self.settings.num_scales)
         return indexes, self.model.mean_net(z_hat, quality)[:, :a, :b]
 
-    def in_stream(self, z: Symbols, r: Symbols, tables: Indexes, indexes: Indexes, quality: float) -> tuple[Symbols, Indexes]:
+    def in_stream(self, z: Symbols, r: Symbols, tables: Indexes, coded: Coded, quality: float) -> tuple[Symbols, Indexes]:
         """What the stream of one unit holds: symbols and their tables, in order."""
         static = self._z_indexes(quality)
         if self.hyper is not None:
             z_symbols, z_indexes = self.hyper.encode(z, static)
         else:
             z_symbols, z_indexes = z.ravel(), np.tile(static, z.shape[0] * z.shape[1])
-        places = self._coded_places(indexes)
-        return np.append(z_symbols, r.reshape(-1)[places]), np.append(z_indexes, tables.reshape(-1)[places])
+        symbols, indexes = _with_coded(z_symbols, z_indexes, r.reshape(-1), tables.reshape(-1), coded.places)
+        return symbols, indexes
 
-    def _encode_unit(self, unit: tuple[Symbols, Symbols, Indexes, Indexes, float]) -> bytes:
+    def _encode_unit(self, unit: tuple[Symbols, Symbols, Indexes, Coded, float]) -> bytes:
         r = unit[1]
         return encode(*self.in_stream(*unit), self.tables, lanes=self._lanes(r.shape[0] * r.shape[1]))
 
     def _decode_unit(self, unit: tuple[Decoder, Indexes]) -> npt.NDArray[np.float32]:
         """Dequantised symbols [a, b, M], without means and predictions."""
         decoder, indexes = unit
-        places = self._coded_places(indexes)
+        places = self._stream_symbols(indexes).places
         coded = indexes.reshape(-1)[places]
         symbols = decoder.decode(coded, self.machine)
         decoder.finish()
@@ -168,11 +175,8 @@ class LatentCoder:
         values.reshape(-1)[places] = symbols if self.machine is None else dequantise(symbols, coded, self.settings)
         return values
 
-    def _coded_places(self, indexes: Indexes) -> npt.NDArray[np.int32]:
-        """Which symbols of a unit [a, b, M] are in its stream, in its order."""
-        runs = stream_order(self.settings, indexes.shape, self.settings.context_channels).runs
-        places: npt.NDArray[np.int32] = _coded(indexes.reshape(-1), self.settings.coded_from, runs)
-        return places
+    def _stream_symbols(self, indexes: Indexes) -> Coded:
+        return stream_symbols(self.settings, indexes, self.settings.context_channels)
 
     def _decode_z(self, decoder: Decoder, static: Indexes, shape: tuple[int, int]) -> Symbols:
         if self.hyper is not None:
@@ -200,13 +204,11 @@ def _stacked(parts: Sequence[npt.NDArray[S]]) -> npt.NDArray[S]:
 
 
 @numba.njit(nogil=True, cache=True)
-def _coded(indexes, first, runs):  # type: ignore[no-untyped-def]
-    """Places of the symbols that are in the stream, in its order: those whose scale index is at least ``first``; without a
-    branch that no processor would predict."""
-    places = np.empty(indexes.size + 1, np.int32)
-    count = 0
-    for run in range(len(runs)):
-        for place in range(runs[run, 0], runs[run, 1]):
-            places[count] = place
-            count += indexes[place] >= first
-    return places[:count]
+def _with_coded(symbols, indexes, others, tables, places):  # type: ignore[no-untyped-def]
+    """Symbols and their table indexes, and after them ``others`` at ``places`` with their ``tables``."""
+    first, total = symbols.size, symbols.size + places.size
+    both = np.empty(total, np.int16), np.empty(total, np.uint8)
+    both[0][:first], both[1][:first] = symbols, indexes
+    for i in range(places.size):
+        both[0][first + i], both[1][first + i] = others[places[i]], tables[places[i]]
+    return both

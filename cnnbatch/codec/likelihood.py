@@ -5,7 +5,14 @@ import torch
 from torch import Tensor
 
 from cnnbatch.codec.scale_net import round_half_up
-from cnnbatch.codec.trellis import LEAST_MASS, TrellisQuantiser, TrellisSettings, gaussian_prices, symbol_mass
+from cnnbatch.codec.trellis import (
+    LEAST_MASS,
+    TrellisQuantiser,
+    TrellisSettings,
+    chosen_values,
+    gaussian_prices,
+    symbol_mass,
+)
 
 
 def gaussian_bits(values: Tensor, scales: Tensor) -> Tensor:
@@ -61,8 +68,9 @@ def on_the_trellis(
     inputs = (residual.float(), positions.to(torch.uint8), weights)
     units = zip(*(part.detach().cpu().numpy() for part in inputs), strict=True)
     no_context = np.zeros((0, 0), np.float32)
-    choices = zip(*(quantise(values, indexes, w, no_context) for values, indexes, w in units), strict=True)
-    symbols, _, values, tables = (torch.from_numpy(np.stack(part)).to(residual.device) for part in choices)
+    choices = [quantise(values, indexes, w, no_context) for values, indexes, w in units]
+    chosen = zip(*((choice.symbols, choice.tables, chosen_values(choice, settings)) for choice in choices), strict=True)
+    symbols, tables, values = (torch.from_numpy(np.stack(part)).to(residual.device) for part in chosen)
     quantiser = tables.long() // settings.num_scales
     mass = symbol_mass(symbols, quantiser, scales, spacing)
     bits = -torch.log2(mass.clamp(min=LEAST_MASS)).flatten(1).sum(1)

@@ -5,12 +5,13 @@ channels with a context need what was found at their neighbours. So their symbol
 together, each two places behind the one above, so that whatever a prediction reads lies in an earlier front, and a path
 ends only with a front. All other symbols, which nothing predicts, follow in raster order.
 
-Shapes: a × b positions, M channels, of which the first K have a context, see `cnnbatch.codec.quantisation.predicted`.
+Shapes: a × b positions, M channels, of which the first K have a context, see `cnnbatch.codec.quantisation.predict`.
 """
 
 from functools import lru_cache
 from typing import NamedTuple
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -29,6 +30,20 @@ class Order(NamedTuple):
     fronts: npt.NDArray[np.int32]
     """[fronts]: how many runs there are up to the end of each front. Only in the first run of a position are channels with a
     context, and what predicts them is in fronts before."""
+
+
+class Coded(NamedTuple):
+    """Those symbols of a unit that are in its stream, as an `Order` has them."""
+
+    places: npt.NDArray[np.int32]
+    """[n]: their numbers."""
+    ends: npt.NDArray[np.int32]
+    """[runs]: how many there are up to the end of each run."""
+
+
+def coded(indexes: npt.NDArray[np.uint8], first: int, order: Order) -> Coded:
+    """Of the scale ``indexes`` [a, b, M] of a unit those that are at least ``first``."""
+    return Coded(*_coded(indexes.reshape(-1), first, order.runs))
 
 
 @lru_cache(KEPT_ORDERS)
@@ -52,3 +67,16 @@ def predicted_first(a: int, b: int, channels: int, known: int) -> Order:
         runs.append(np.stack([first + known, first + channels], 1))
         sizes = np.append(sizes, a * b)
     return Order(np.concatenate(runs), np.cumsum(sizes[sizes > 0]).astype(np.int32))
+
+
+@numba.njit(nogil=True, cache=True)
+def _coded(indexes, first, runs):  # type: ignore[no-untyped-def]
+    """Without a branch that no processor would predict."""
+    places, ends = np.empty(indexes.size + 1, np.int32), np.empty(len(runs), np.int32)
+    count = 0
+    for run in range(len(runs)):
+        for place in range(runs[run, 0], runs[run, 1]):
+            places[count] = place
+            count += indexes[place] >= first
+        ends[run] = count
+    return places[:count], ends

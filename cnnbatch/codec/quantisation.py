@@ -32,8 +32,6 @@ class Choice(NamedTuple):
     """[a, b, M]."""
     found: Values
     """[a, b, K]: what a decoder will find for the values of the first K channels, prediction included."""
-    values: Values | Symbols
-    """[a, b, M]: what the symbols stand for."""
     tables: Indexes
     """[a, b, M]: of each symbol that is in the stream, elsewhere without a meaning."""
 
@@ -57,7 +55,7 @@ class Quantiser:
         )
         found = np.zeros((*values.shape[:2], len(context)), np.float32)
         _quantise_in_context(values, indexes, symbols, found, half_inverse, self._dearer, context)
-        return Choice(symbols, found, symbols, indexes)
+        return Choice(symbols, found, indexes)
 
 
 def restore(values: Values | Symbols, context: Values) -> Values:
@@ -85,13 +83,12 @@ def magnitude_bits(tables: Tables, levels: int) -> npt.NDArray[np.float64]:
 
 @numba.njit(nogil=True, cache=True)
 def choose(value, dearer, half_inverse):  # type: ignore[no-untyped-def]
-    """The symbol of one value; ``dearer``: the row of its scale index."""
+    """The symbol of one value, without a branch that no processor would predict; ``dearer``: the row of its scale index."""
     magnitude = min(abs(value), np.float32(SYMBOL_LIMIT))
     low = int(magnitude)
     threshold = np.float32(0.5) + dearer[min(low, LEVELS - 1)] * half_inverse
-    if low < SYMBOL_LIMIT and magnitude - np.float32(low) > threshold:
-        low += 1
-    return low if value >= 0 else -low
+    low += (magnitude - np.float32(low) > threshold) & (low < SYMBOL_LIMIT)
+    return low * (1 - 2 * (value < 0))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -104,36 +101,37 @@ def _quantise(values, indexes, symbols, half_inverse, dearer, first):  # type: i
 
 @numba.njit(nogil=True, cache=True)
 def _quantise_in_context(values, indexes, symbols, found, half_inverse, dearer, context):  # type: ignore[no-untyped-def]
+    turned, expected = np.ascontiguousarray(context.T), np.empty(len(context), np.float32)
     for i in range(values.shape[0]):
         for j in range(values.shape[1]):
+            predict(found, i, j, turned, expected)
             for channel in range(len(context)):
-                expected = predicted(found, i, j, context[channel])
-                left = values[i, j, channel] - expected
+                left = values[i, j, channel] - expected[channel]
                 symbol = choose(left, dearer[indexes[i, j, channel]], half_inverse[channel])
                 symbols[i, j, channel] = symbol
-                found[i, j, channel] = expected + np.float32(symbol)
+                found[i, j, channel] = expected[channel] + np.float32(symbol)
 
 
 @numba.njit(nogil=True, cache=True)
 def _restore(values, found, context):  # type: ignore[no-untyped-def]
+    turned, expected = np.ascontiguousarray(context.T), np.empty(len(context), np.float32)
     for i in range(values.shape[0]):
         for j in range(values.shape[1]):
+            predict(found, i, j, turned, expected)
             for channel in range(len(context)):
-                found[i, j, channel] = predicted(found, i, j, context[channel]) + np.float32(values[i, j, channel])
+                found[i, j, channel] = expected[channel] + np.float32(values[i, j, channel])
 
 
 @numba.njit(nogil=True, cache=True)
-def predicted(found, i, j, weights):  # type: ignore[no-untyped-def]
-    """Linear in what lies left, above, above left and above right; each gives all its channels. Nothing beyond the unit."""
-    channels = found.shape[2]
-    total = np.float32(0)
-    for k in range(channels):
-        if j > 0:
-            total += weights[k] * found[i, j - 1, k]
-        if i > 0:
-            total += weights[channels + k] * found[i - 1, j, k]
-        if i > 0 and j > 0:
-            total += weights[2 * channels + k] * found[i - 1, j - 1, k]
-        if i > 0 and j + 1 < found.shape[1]:
-            total += weights[3 * channels + k] * found[i - 1, j + 1, k]
-    return total
+def predict(found, i, j, turned, expected):  # type: ignore[no-untyped-def]
+    """Fills ``expected`` [K]: linear in the K channels of what lies left, above, above left and above right, by the columns of
+    ``turned`` [4·K, K]. Nothing beyond the unit."""
+    channels = len(expected)
+    expected[:] = 0
+    for part in range(4):
+        row, column = i - (part > 0), j - (part % 2 == 0) + (part == 3)
+        if row >= 0 and 0 <= column < found.shape[1]:
+            for k in range(channels):
+                value = found[row, column, k]
+                for channel in range(channels):
+                    expected[channel] += value * turned[part * channels + k, channel]

@@ -70,7 +70,12 @@ def refine(
 
 def _merged(better: npt.NDArray[np.bool_], new: Choice, old: Choice) -> Choice:
     """Of each image [N] the new one where it is ``better``."""
-    return Choice(*(np.where(better[:, None, None, None], a, b) for a, b in zip(new, old, strict=True)))
+    images = better[:, None, None, None]
+    return Choice(
+        np.where(images, new.symbols, old.symbols),
+        np.where(images, new.found, old.found),
+        np.where(images, new.tables, old.tables),
+    )
 
 
 def _gradient(model: Hyperprior, y_hat: Tensor, x: Tensor, quality: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cnnbatch.codec.eight_bits import ZERO, cpu_has_int8, product_of_integers
 from cnnbatch.codec.layers import depth_to_space
 from cnnbatch.errors import CodecFileError
 
@@ -77,8 +78,10 @@ def soft_clamp(x: Tensor, low: float, high: float, *, share: float) -> Tensor:
 
 def requantise(x: Tensor) -> Tensor:
     """To the grid of activations: multiples of 1/16 in [0, 255/16]."""
-    if not x.requires_grad:  # the same numbers with fewer passes over memory
-        return torch.add(x, ACTIVATION_UNIT / 2).div_(ACTIVATION_UNIT).floor_().mul_(ACTIVATION_UNIT).clamp_(0, ACTIVATION_MAX)
+    if _compiles(x):  # the same numbers in one pass over memory
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        _requantised(x.reshape(-1).numpy(), out.view(-1).numpy())
+        return out
     return soft_clamp(round_half_up(x / ACTIVATION_UNIT) * ACTIVATION_UNIT, 0, ACTIVATION_MAX, share=INACTIVE_GRADIENT)
 
 
@@ -98,6 +101,7 @@ class IntegerLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.input_unit, self.input_max = input_unit, input_max
         self._fixed_shift: Tensor | None = None
+        self._packed: tuple[Tensor, Tensor, Tensor] | None = None
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 
     def shift(self) -> Tensor:
@@ -138,10 +142,23 @@ class IntegerLinear(nn.Module):
 
     def release(self) -> None:
         """Undoes `fix`, so that training may go on from the integers."""
-        self._fixed_shift = None
+        self._fixed_shift = self._packed = None
+
+    def pack(self) -> None:
+        """From now on computes with integers where the CPU can; the weights must not change any more."""
+        weight, shift, bias = self.integers()
+        if self._fixed_shift is not None and weight.device.type == "cpu" and cpu_has_int8():
+            whole = torch.ops.onednn.qlinear_prepack(weight.to(torch.int8), None)
+            unit = _unit(shift)
+            self._packed = whole, unit, bias * unit * self.input_unit
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, H, W, inputs] → [N, H, W, outputs], exact."""
+        if self._packed is not None and _compiles(x):
+            zero = 0 if self.input_unit == ACTIVATION_UNIT else ZERO  # only ẑ can be below zero
+            levels = torch.add(x.flatten(0, -2) / self.input_unit, zero).to(torch.uint8)
+            out = product_of_integers(levels, self.input_unit, zero, *self._packed, 1.0, 0, torch.float32, "none")
+            return out.reshape(*x.shape[:-1], -1)
         return F.linear(x, *self.quantised())
 
     def check_exact(self) -> None:
@@ -181,6 +198,14 @@ class IntegerDepthwise(IntegerLinear):
 
 def _compiles(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
+
+
+@numba.njit(nogil=True, cache=True)
+def _requantised(x, out):  # type: ignore[no-untyped-def]
+    unit, half, per_unit = np.float32(ACTIVATION_UNIT), np.float32(0.5), np.float32(1 / ACTIVATION_UNIT)
+    largest = np.float32(ACTIVATION_MAX / ACTIVATION_UNIT)
+    for i in range(len(x)):
+        out[i] = min(max(np.floor(x[i] * per_unit + half), np.float32(0)), largest) * unit
 
 
 @numba.njit(nogil=True, cache=True)
@@ -243,3 +268,30 @@ class ScaleNet(nn.Module):
         for layer in self.modules():
             if isinstance(layer, IntegerLinear):
                 layer.check_exact()
+
+    def pack(self) -> None:
+        """See `IntegerLinear.pack`."""
+        for layer in self.modules():
+            if isinstance(layer, IntegerLinear) and not isinstance(layer, IntegerDepthwise):
+                layer.pack()
+
+
+def indexes_of(positions: Tensor, offsets: Tensor, num_scales: int) -> Tensor:
+    """What the scale net gives [N, a, b, M], with ``offsets`` [N, M] of the quality, as scale indexes, uint8."""
+    if not _compiles(positions):
+        rounded = torch.floor(positions + 0.5) + offsets[:, None, None, :]
+        return rounded.clamp_(0, num_scales - 1).to(torch.uint8)
+    indexes = torch.empty(positions.shape, dtype=torch.uint8)
+    _indexes_of(positions.numpy(), offsets.numpy(), np.float32(num_scales - 1), indexes.numpy())
+    return indexes
+
+
+@numba.njit(nogil=True, cache=True)
+def _indexes_of(positions, offsets, last, indexes):  # type: ignore[no-untyped-def]
+    images, height, width, channels = positions.shape
+    half, zero = np.float32(0.5), np.float32(0)
+    for n in range(images):
+        for i in range(height):
+            for j in range(width):
+                for c in range(channels):
+                    indexes[n, i, j, c] = min(max(np.floor(positions[n, i, j, c] + half) + offsets[n, c], zero), last)

@@ -27,9 +27,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cnnbatch.codec.order import Order, predicted_first, raster
+from cnnbatch.codec.order import Coded, Order, coded, predicted_first, raster
 from cnnbatch.codec.quantisation import LEVELS, Choice, Values, dearer, magnitude_bits
-from cnnbatch.codec.viterbi import level, search
+from cnnbatch.codec.viterbi import level, meant, search
 from cnnbatch.rans import TAIL_SIGMAS, Indexes, StateMachine, Symbols, Tables, integer_frequencies
 
 MASKS: Final = {8: (7, 2), 64: (44, 19), 256: (189, 127), 1024: (972, 319)}
@@ -53,15 +53,18 @@ class Machine(NamedTuple):
     """1: the symbol in state s or s + S/2 is of the second quantiser."""
     flip: Values
     """Of state s; that of s + S/2 is the opposite."""
+    register: tuple[int, ...]
+    """The bits of a state, from 0 on: compilers know how many there are, and so how far loops over states go."""
 
 
 @lru_cache
 def machine(states: int) -> Machine:
     """That of ``states`` states."""
     flips, quantisers = MASKS[states]
-    return Machine(
-        *(np.array([(s & mask).bit_count() % 2 for s in range(states // 2)], np.float32) for mask in (quantisers, flips))
+    second, flip = (
+        np.array([(s & mask).bit_count() % 2 for s in range(states // 2)], np.float32) for mask in (quantisers, flips)
     )
+    return Machine(second, flip, tuple(range(states.bit_length() - 1)))
 
 
 class TrellisSettings(Protocol):
@@ -120,21 +123,29 @@ class TrellisQuantiser:
 
     def __init__(self, prices: Values, settings: TrellisSettings) -> None:
         """``prices``: see `gaussian_prices`."""
-        self._settings, self._machine = settings, machine(settings.dependent_states)
-        limits = settings.coded_from, max(settings.dependent_from, settings.coded_from)
-        self._parameters = self._machine, prices, dearer(prices[0]), np.float32(settings.dependent_spacing), limits
+        self._settings = settings
+        spacing, first = np.float32(settings.dependent_spacing), max(settings.dependent_from, settings.coded_from)
+        self._parameters = tuple(machine(settings.dependent_states)), prices, dearer(prices[0]), spacing, first
 
-    def __call__(self, values: Values, indexes: Indexes, weights: Values, context: Values) -> Choice:
-        """As `Quantiser` does."""
+    def __call__(
+        self, values: Values, indexes: Indexes, weights: Values, context: Values, in_stream: Coded | None = None
+    ) -> Choice:
+        """As `Quantiser` does; ``in_stream``: see `stream_symbols`, where it is known already."""
         choice = Choice(
             np.zeros(values.shape, np.int16),
             np.zeros((*values.shape[:2], len(context)), np.float32),
-            np.zeros(values.shape, np.float32),
             np.zeros(values.shape, np.uint8),
         )
         order = stream_order(self._settings, values.shape, len(context))
-        search(values, indexes, weights, context, order, *self._parameters, *choice)
+        if in_stream is None:
+            in_stream = stream_symbols(self._settings, indexes, len(context))
+        search(values, indexes, weights, context, tuple(order), tuple(in_stream), *self._parameters, *choice)
         return choice
+
+
+def stream_symbols(settings: TrellisSettings, indexes: Indexes, known: int) -> Coded:
+    """Which symbols of a unit are in its stream, from its scale ``indexes`` [a, b, M]; ``known``: see `stream_order`."""
+    return coded(indexes, settings.coded_from, stream_order(settings, indexes.shape, known))
 
 
 def stream_order(settings: TrellisSettings, shape: tuple[int, ...], known: int) -> Order:
@@ -154,7 +165,7 @@ def state_machine(settings: TrellisSettings) -> StateMachine:
 @lru_cache
 def _moves(states: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Of each state whether its symbol is of the second quantiser [S], and the states after an even and an odd one [S, 2]."""
-    second, flip = (part.astype(np.int64) for part in machine(states))
+    second, flip = (part.astype(np.int64) for part in machine(states)[:2])
     shifted = np.concatenate([flip, 1 - flip])[:, None] ^ np.arange(2)
     return np.tile(second, 2), (2 * np.arange(states)[:, None] + shifted) % states
 
@@ -165,6 +176,20 @@ def dequantise(symbols: Symbols, indexes: Indexes, settings: TrellisSettings) ->
     spacing = np.float32(settings.dependent_spacing)
     _follow(symbols, indexes, spacing, settings.dependent_from, *_moves(settings.dependent_states), values)
     return values
+
+
+def chosen_values(choice: Choice, settings: TrellisSettings) -> Values:
+    """What the symbols of a `Choice` stand for, of one unit or several; those that are in no stream are zero."""
+    values = np.empty(choice.symbols.shape, np.float32)
+    flat = (part.reshape(-1) for part in (choice.symbols, choice.tables, values))
+    _stand_for(*flat, settings.num_scales, np.float32(settings.dependent_spacing))
+    return values
+
+
+@numba.njit(nogil=True, cache=True)
+def _stand_for(symbols, tables, values, num_scales, spacing):  # type: ignore[no-untyped-def]
+    for i in range(len(symbols)):
+        values[i] = meant(symbols[i], tables[i], num_scales, spacing)
 
 
 @numba.njit(nogil=True, cache=True)

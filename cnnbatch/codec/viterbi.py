@@ -12,7 +12,7 @@ from typing import Final
 import numba
 import numpy as np
 
-from cnnbatch.codec.quantisation import LEVELS, choose, predicted
+from cnnbatch.codec.quantisation import LEVELS, choose, predict
 from cnnbatch.rans import SYMBOL_LIMIT
 
 WINDOW: Final = 8192
@@ -25,54 +25,55 @@ _NEVER: Final = np.float32(1e30)
 """Cost of a state that no path leads to."""
 
 _SETTLED: Final = 64
-"""Steps after which costs are taken down to begin at zero again."""
+"""Steps after which costs are taken down to begin near zero again."""
 
 
 @numba.njit(nogil=True, cache=True)
 def search(  # type: ignore[no-untyped-def]
-    values, indexes, weights, context, order, machine, prices, dearer, spacing, limits, symbols, found, dequantised, tables
+    values, indexes, weights, context, order, coded, machine, prices, dearer, spacing, first, symbols, found, tables
 ):
     """Fills ``symbols`` and the other fields of a `Choice`, all zero before.
 
-    ``order``, ``machine``: an `Order` and a `Machine`; ``limits``: smallest scale index that is coded, and that is dependent.
+    ``order``, ``coded``, ``machine``: fields of an `Order`, a `Coded` and a `Machine`, as plain tuples: numba's cache names the
+    classes that compiled functions saw, and fails where another version lacks one. ``first``: smallest scale index of dependent
+    symbols.
     """
+    (runs, fronts), (coded_places, ends) = order, coded
     columns, channels = values.shape[1:]
-    known = len(context)
+    known, turned = len(context), np.ascontiguousarray(context.T)
     flat_values, flat_indexes = values.reshape(-1), indexes.reshape(-1)
-    results = symbols.reshape(-1), dequantised.reshape(-1), tables.reshape(-1)
+    results = symbols.reshape(-1), tables.reshape(-1)
     half_inverse = np.float32(0.5) / weights
     units = spacing * spacing * weights
     expected = np.zeros(channels, np.float32)
-    steps = np.empty(values.size + 1, np.int32), np.empty(values.size, np.float32), np.empty(values.size, np.float32)
-    coded, single = np.empty((2, channels + 1), np.int32)
+    most = len(coded_places) + 1
+    steps = np.empty(most, np.int32), np.empty(most, np.float32), np.empty(most, np.float32)
+    single = np.empty(channels + 1, np.int32)
     states = 2 * len(machine[0])
     kept = np.empty((WINDOW + LOOKAHEAD, states // 2), np.uint8), np.empty((WINDOW + LOOKAHEAD, 4), np.int16)
     costs = np.full((2, states), _NEVER, np.float32)
-    state = 0
-    begin = 0
-    for end in order[1]:
+    state, begin, listed = 0, 0, 0
+    for end in fronts:
         count = 0
-        for run in order[0][begin:end]:
-            base, i, j = _position(run, columns, channels)
-            for channel in range(run[0] - base, known):
-                expected[channel] = predicted(found, i, j, context[channel])
+        for run in range(begin, end):
+            base, i, j = _position(runs[run], columns, channels)
+            first_of_position = runs[run, 0] == base
+            if first_of_position:
+                predict(found, i, j, turned, expected[:known])
             before = count
-            count, singles = _list(flat_indexes, limits, run, steps[0], count, coded, single)
+            places, listed = coded_places[listed : ends[run]], ends[run]
+            count, singles = _split(flat_indexes, first, places, steps[0], count, single)
             for place in single[:singles]:
                 channel, table = place - base, flat_indexes[place]
-                symbol = choose(flat_values[place] - expected[channel], dearer[table], half_inverse[channel])
-                results[0][place], results[1][place], results[2][place] = symbol, symbol, table
+                results[0][place] = choose(flat_values[place] - expected[channel], dearer[table], half_inverse[channel])
+                results[1][place] = table
             for step in range(before, count):
                 place = steps[0][step]
                 steps[1][step], steps[2][step] = flat_values[place] - expected[place - base], units[place - base]
-            for channel in range(run[0] - base, known):
-                found[i, j, channel] = expected[channel]
-                expected[channel] = 0
+            if first_of_position:
+                found[i, j], expected[:known] = expected[:known], 0
         state = _find_path(state, count, steps, flat_indexes, machine, prices, spacing, kept, costs, results)
-        for run in order[0][begin:end]:
-            base, i, j = _position(run, columns, channels)
-            for channel in range(run[0] - base, known):
-                found[i, j, channel] += results[1][base + channel]
+        _add(runs[begin:end], channels, results, prices.shape[1], spacing, found)
         begin = end
 
 
@@ -84,22 +85,25 @@ def _position(run, columns, channels):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _list(indexes, limits, run, places, count, coded, single):  # type: ignore[no-untyped-def]
-    """Adds the places of a run's dependent symbols to ``places``, after the ``count`` that are there, and writes those of its
-    integers to ``single``, without a branch that no processor would predict; returns how many there are of each.
+def _add(runs, channels, results, num_scales, spacing, found):  # type: ignore[no-untyped-def]
+    """To what was expected of the channels with a context, what their symbols stand for."""
+    for run in runs:
+        base, i, j = _position(run, found.shape[1], channels)
+        if run[0] == base:
+            for channel in range(found.shape[2]):
+                found[i, j, channel] += meant(results[0][base + channel], results[1][base + channel], num_scales, spacing)
 
-    ``coded``: for the places of both.
-    """
-    coded_from, first = limits
-    both, singles = 0, 0
-    for place in range(run[0], run[1]):
-        coded[both] = place
-        both += indexes[place] >= coded_from
-    for place in coded[:both]:
-        dependent = indexes[place] >= first
-        places[count] = single[singles] = place
-        count += dependent
-        singles += not dependent
+
+@numba.njit(nogil=True, cache=True)
+def _split(indexes, first, places, dependent, count, single):  # type: ignore[no-untyped-def]
+    """Adds those of ``places`` with dependent symbols to ``dependent``, after the ``count`` there, and writes the others to
+    ``single``, without a branch that no processor would predict; returns how many there are of each."""
+    singles = 0
+    for place in places:
+        depends = indexes[place] >= first
+        dependent[count] = single[singles] = place
+        count += depends
+        singles += not depends
     return count, singles
 
 
@@ -113,7 +117,7 @@ def _find_path(state, count, steps, indexes, machine, prices, spacing, kept, cos
         end = min(count, begin + WINDOW + LOOKAHEAD)
         _advance(begin, end, steps, indexes, machine, prices, spacing, kept, costs)
         certain = count if end == count else end - LOOKAHEAD
-        state = _trace(begin, certain, end, steps, indexes, machine, spacing, kept, costs, results, prices.shape[1])
+        state = _trace(begin, certain, end, steps, indexes, machine, kept, costs, results, prices.shape[1])
         begin = certain
     return state
 
@@ -145,12 +149,12 @@ def _advance(begin, end, steps, indexes, machine, prices, spacing, kept, costs):
         if z2 < b2:
             k2, b2 = 0, z2
         sign, place = 1 if value >= 0 else -1, step - begin
+        if place % _SETTLED == _SETTLED - 1:  # by then a path leads to every state
+            b0, b1, b2, b3 = b0 - now[0], b1 - now[0], b2 - now[0], b3 - now[0]
         choices[place, 0], choices[place, 1] = sign * k0, sign * k1
         choices[place, 2], choices[place, 3] = sign * k2, sign * k3
         _butterflies(now, then, ways[place], machine, b0, b1, b2, b3)
         now, then = then, now
-        if not step % _SETTLED:
-            now -= now.min()
     costs[0] = now
 
 
@@ -160,8 +164,8 @@ def _butterflies(now, then, ways, machine, b0, b1, b2, b3):  # type: ignore[no-u
 
     b0 … b3: costs of the even and of the odd symbol of the first quantiser, then of the second.
     """
-    second, flip = machine
-    half = len(second)
+    second, flip, register = machine
+    half = 1 << (len(register) - 1)
     odd, other, both, first = b1 - b0, b2 - b0, (b3 - b2) - (b1 - b0), b0 + b1
     others = (b2 + b3) - first
     lows, highs = now[:half], now[half:]  # `now[j + half]` could be from the end, for all that a compiler knows: 4 times slower
@@ -175,12 +179,12 @@ def _butterflies(now, then, ways, machine, b0, b1, b2, b3):  # type: ignore[no-u
 
 
 @numba.njit(nogil=True, cache=True)
-def _trace(begin, certain, end, steps, indexes, machine, spacing, kept, costs, results, num_scales):  # type: ignore[no-untyped-def]
+def _trace(begin, certain, end, steps, indexes, machine, kept, costs, results, num_scales):  # type: ignore[no-untyped-def]
     """The path that is the cheapest after step ``end`` − 1, back from there: symbols of the steps ``begin`` … ``certain`` − 1;
     returns the state after them."""
-    second, flip = machine
+    second, flip, _ = machine
     ways, choices = kept
-    symbols, dequantised, tables = results
+    symbols, tables = results
     half, state = len(second), np.argmin(costs[0])
     decided = state
     for step in range(end - 1, begin - 1, -1):
@@ -191,9 +195,8 @@ def _trace(begin, certain, end, steps, indexes, machine, spacing, kept, costs, r
         quantiser, parity = np.int64(second[j]), shifted ^ np.int64(flip[j]) ^ way
         state = j + half * way
         if step < certain:
-            place, symbol = steps[0][step], choices[step - begin, 2 * quantiser + parity]
-            symbols[place] = symbol
-            dequantised[place] = spacing * level(symbol, quantiser)
+            place = steps[0][step]
+            symbols[place] = choices[step - begin, 2 * quantiser + parity]
             tables[place] = indexes[place] + num_scales * (1 + quantiser)
     return decided
 
@@ -202,3 +205,11 @@ def _trace(begin, certain, end, steps, indexes, machine, spacing, kept, costs, r
 def level(symbol, second):  # type: ignore[no-untyped-def]
     """What a symbol stands for, in spacings; ``second``: 1 in the second quantiser."""
     return 2 * symbol - second * ((symbol > 0) - (symbol < 0))
+
+
+@numba.njit(nogil=True, cache=True)
+def meant(symbol, table, num_scales, spacing):  # type: ignore[no-untyped-def]
+    """What a symbol of ``table`` stands for, in quantisation steps, float32."""
+    if table < num_scales:
+        return np.float32(symbol)
+    return spacing * np.float32(level(np.int64(symbol), np.int64(table >= 2 * num_scales)))

@@ -65,7 +65,7 @@ def _count(file: CodecFile, tables: Tables, pictures: Sequence[Pixels]) -> Count
                 y = model.g_a(pixels, q)
                 side = coder.side(y, q, bf16=False)
                 choice = coder.quantise(y - side.means, side)
-                _add(counts, tables, *coder.in_stream(side.z[0], choice.symbols[0], choice.tables[0], side.indexes[0], quality))
+                _add(counts, tables, *coder.in_stream(side.z[0], choice.symbols[0], choice.tables[0], side.coded[0], quality))
     return counts
 
 

@@ -1,11 +1,14 @@
 """An analysis without blocks: one matrix product for each picture, the same that training sees layer by layer."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
 
 from cnnbatch.codec import Codec, Limits
 from cnnbatch.codec.file import dump_codec
+from cnnbatch.codec.hyperprior_coder import FLOATS_FROM
 from cnnbatch.codec.hyperprior_settings import GREY, HyperpriorSettings
 from cnnbatch.codec.lapped import lapped_blocks
 from cnnbatch.codec.layers import BorderFilter, space_to_depth
@@ -47,6 +50,19 @@ def test_a_codec_without_blocks_codes_pictures_alone_together_and_in_tiles() -> 
             [alone] = other.compress([image], quality)
             assert len(alone) == pytest.approx(len(bitstream), rel=1e-3)
             assert psnr_db(image, other.reconstruct([alone])[0]) == pytest.approx(psnr_db(image, decoded), abs=0.05)
+
+
+def test_from_some_quality_on_pictures_are_analysed_in_floats() -> None:
+    with mock.patch("cnnbatch.codec.hyperprior_coder.cpu_has_bf16", return_value=True):
+        codec = Codec(dump_codec(tiny_model(settings=linear(DEPENDENT)), training={}), device="cpu")
+    kinds: dict[float, torch.dtype] = {}
+    codec.coder.model.g_a.register_forward_hook(lambda _, args, y: kinds.update((float(q), y.dtype) for q in args[1]))
+    image, qualities = picture(64, 96), [63, FLOATS_FROM - 0.25, FLOATS_FROM, 4]
+    together = codec.compress([image] * 4, qualities)
+    rough, fine = torch.bfloat16, torch.float32
+    assert kinds == {63: fine, FLOATS_FROM - 0.25: rough, FLOATS_FROM: fine, 4: rough}
+    for bitstream, quality in zip(together, qualities, strict=True):
+        assert len(bitstream) == pytest.approx(len(codec.compress([image], quality)[0]), rel=1e-2)
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 16), (2, 32, 80), (1, 208, 48)], ids=str)

@@ -10,6 +10,7 @@ from cnnbatch.codec.layers import (
     Block,
     BorderFilter,
     asinh,
+    asinh_and_magnitude,
     depth_to_space,
     keep_variance,
     lapping_matrix,
@@ -140,3 +141,17 @@ def test_asinh_is_that_of_float64(gradients: bool) -> None:
     expected = torch.asinh(x.detach().double())
     assert float(((found - expected).abs() / expected.abs().clamp(min=1)).max()) < 2e-7
     assert bool((found * expected >= 0).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(7,), (2, 3, 5, 33)])
+def test_asinh_and_its_magnitude_are_the_same_with_gradients_and_without(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    x = (30 * torch.randn(shape, generator=torch.Generator().manual_seed(0))).to(dtype)
+    with torch.inference_mode():
+        found = asinh_and_magnitude(x)
+    assert found.dtype == dtype
+    expected = torch.asinh(x.double())
+    expected = torch.cat([expected, expected.abs()], -1)
+    assert bool(((found.double() - expected).abs() <= (1e-6 if dtype == torch.float32 else 2**-8) * expected.abs()).all())
+    if dtype == torch.float32:
+        torch.testing.assert_close(asinh_and_magnitude(x.requires_grad_()).detach(), found)

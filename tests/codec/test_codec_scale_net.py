@@ -1,6 +1,7 @@
 """The scale net is exact: float32 gives the integers, whatever the machine does inside."""
 
 from collections.abc import Iterator
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cnnbatch.codec.eight_bits import cpu_has_int8, product_of_integers
 from cnnbatch.codec.file import parse_codec
-from cnnbatch.codec.scale_net import EXACT_LIMIT, IntegerLinear, ScaleNet
+from cnnbatch.codec.scale_net import ACTIVATION_MAX, ACTIVATION_UNIT, EXACT_LIMIT, IntegerLinear, ScaleNet, indexes_of
 from cnnbatch.errors import CodecFileError
 from tests.codec.models import TINY, tiny_codec_file, tiny_model
 from tests.codec.reference import scale_indexes
@@ -50,6 +52,41 @@ def test_float32_gives_what_float64_gives(shape: tuple[int, int]) -> None:
     z = random_z((3, *shape))
     with torch.inference_mode():
         assert torch.equal(run(NET, z).double(), exact(z.double()))
+
+
+@pytest.mark.skipif(not cpu_has_int8(), reason="this CPU has no VNNI")
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (16, 16), (16, 40)])
+def test_products_of_integers_give_what_float32_gives(shape: tuple[int, int]) -> None:
+    packed = FILE.model().scale_net
+    packed.pack()
+    for largest in (1, 127):
+        z = random_z((3, *shape), largest=largest)
+        with mock.patch("cnnbatch.codec.scale_net.product_of_integers", side_effect=product_of_integers) as product:
+            found = run(packed, z)
+        assert product.call_count == 5
+        assert torch.equal(found, run(NET, z))
+
+
+@pytest.mark.skipif(not cpu_has_int8(), reason="this CPU has no VNNI")
+def test_the_largest_sums_are_exact() -> None:
+    most = 512  # inputs, of the largest settings
+    for unit, largest in ((1.0, 127.0), (ACTIVATION_UNIT, ACTIVATION_MAX)):
+        layer = IntegerLinear(most, 2, input_unit=unit, input_max=largest)
+        layer.fix(torch.tensor([[127.0], [-127.0]]).expand(2, most), torch.tensor([3.0, 10.0]), torch.tensor([99.0, -99.0]))
+        x = torch.full((1, 2, 2, most), largest)
+        x[0, 0, 0, 0] = 0
+        with torch.inference_mode():
+            expected = layer.double()(x.double())
+            layer.float().pack()
+            assert torch.equal(layer(x).double(), expected)
+
+
+@torch.inference_mode()
+def test_scale_indexes_are_rounded_half_up_and_clamped() -> None:
+    positions = torch.tensor([[-0.5, 1.5, 2.49], [2.0, -9.0, 70.0]]).reshape(1, 1, 2, 3)
+    found = indexes_of(positions, torch.tensor([[0.0, 1.0, 2.0]]), 64)
+    assert found.flatten().tolist() == [0, 3, 4, 2, 0, 63]
+    assert torch.equal(found, indexes_of(positions.double(), torch.tensor([[0.0, 1.0, 2.0]]), 64))
 
 
 @pytest.mark.usefixtures("threads")
