@@ -64,6 +64,7 @@ class HyperpriorCoder:
         torch.backends.cuda.matmul.allow_tf32 = False  # the scale net needs true float32 products
         self.model = model.to(device).requires_grad_(False)
         self.model.g_a.keep_matrices()
+        self.model.g_s.keep_matrices()
         self.model.scale_net.pack()
         if file.settings.eight_bits:
             self.model.g_s.use_eight_bits()

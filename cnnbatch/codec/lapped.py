@@ -30,7 +30,7 @@ def lapped_blocks(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def lapped_pixels(linear: Tensor, learned: Tensor, weight: Tensor, steps: Tensor, grey: int) -> Tensor:
-    """Blocks ``linear`` [N, h, w, 768] and patches ``learned`` [N, 2h, 2w, 192] → pixels, uint8 [N, 16h, 16w, 3].
+    """Patches of 8×8 pixels ``linear`` [N, h, w, 4·192] and ``learned`` [N, 2h, 2w, 192] → pixels, uint8 [N, 16h, 16w, 3].
 
     Their sum is filtered by ``weight`` [16, 16], times ``steps`` [N], plus ``grey``, rounded half up and clamped.
     """
@@ -71,12 +71,14 @@ def _gather(linear, learned, top, left, rows, columns, square):  # type: ignore[
         row = top + i
         for start in range(columns[0], columns[1], HALF):
             column = left + start
-            block, patch = linear[row // BLOCK, column // BLOCK], learned[row // HALF, column // HALF]
-            place, near = (row % BLOCK * BLOCK + column % BLOCK) * COLOURS, row % HALF * HALF * COLOURS
+            down, right = row // HALF, column // HALF
+            here = (row % HALF) * HALF * COLOURS
+            other = here + (2 * (down % 2) + right % 2) * HALF * HALF * COLOURS
+            patch, block = learned[down, right], linear[down // 2, right // 2]
             for j in range(HALF):
                 for c in range(COLOURS):
                     k = j * COLOURS + c
-                    square[c, i, start + j] = block[place + k] + patch[near + k]
+                    square[c, i, start + j] = block[other + k] + patch[here + k]
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})

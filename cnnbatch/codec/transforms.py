@@ -127,6 +127,7 @@ class Synthesis(nn.Module):
         if s.lapped:
             self.border = BorderFilter(inverse=True)
         self._eight_bits: EightBitLayers | None = None
+        self._kept: _KeptMatrices | None = None
         if s.eight_bits:
             self.steps = QualityCurve(sum(2 if isinstance(layer, Block) else 1 for layer in self.rounded_layers()))
         nn.init.zeros_(self.leave.weight)
@@ -135,20 +136,29 @@ class Synthesis(nn.Module):
     def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         """``y_hat`` [N, h, w, M], ``quality`` [N] → [N, 16h, 16w, 3], around 0…255, not clamped."""
         linear, learned = self.parts(y_hat, quality)
-        picture = depth_to_space(_patches(linear).flatten(3) + learned, 8)
+        picture = depth_to_space(depth_to_space(linear, 2) + learned, 8)
         if self.settings.lapped:
             picture = self.border(picture)
         return picture * self.settings.step(quality)[:, None, None, None] + GREY
 
     def parts(self, y_hat: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """Before the border filter, in units of Δ(q): blocks of the bypass [N, h, w, 768], learned patches [N, 2h, 2w, 192]."""
+        """Before the border filter, in units of Δ(q): patches of 8×8 pixels, of the bypass [N, h, w, 4·192], four for each
+        block, and learned ones [N, 2h, 2w, 192]."""
         run = self._layers(quality)
         features = run.linear(self.enter, asinh(y_hat)) * torch.exp(self.gain(quality))
-        features = depth_to_space(run.linear(self.up, run.blocks(self.blocks_16, features)), 2)
-        linear = self.bypass(y_hat * torch.exp(self.latent_gain(quality)))
-        if self.settings.sees_picture:
-            features = features + self.see(_without_local_mean(_patches(linear))) * torch.exp(self.see_gain(quality))
-        return linear, self.leave(run.blocks(self.blocks_8, features))
+        features = run.linear(self.up, run.blocks(self.blocks_16, features))
+        scaled = y_hat * torch.exp(self.latent_gain(quality))
+        if self._kept is None or scaled.device.type != "cpu" or torch.is_grad_enabled():
+            linear = _patches(self.bypass(scaled))
+            if self.settings.sees_picture:
+                seen = self.see(_without_local_mean(linear)) * torch.exp(self.see_gain(quality))[:, :, :, None]
+                features = features + seen.flatten(3)
+            linear = linear.flatten(3)
+        else:
+            linear = F.linear(scaled, self._kept.bypass)
+            if self.settings.sees_picture:
+                self._kept.add_seen(features, linear, scaled, torch.exp(self.see_gain(quality)).flatten(1))
+        return linear, self.leave(run.blocks(self.blocks_8, depth_to_space(features, 2)))
 
     @torch.inference_mode()
     def pixels(self, y_hat: Tensor, quality: Tensor) -> Tensor:
@@ -156,6 +166,11 @@ class Synthesis(nn.Module):
         if y_hat.device.type != "cpu" or not self.settings.lapped:
             return cast(Tensor, self(y_hat, quality)).add_(0.5).clamp_(0, 255).to(torch.uint8)
         return lapped_pixels(*self.parts(y_hat, quality), self.border.weight, self.settings.step(quality), GREY)
+
+    def keep_matrices(self) -> None:
+        """From now on, a CPU computes what it can of `parts` with fewer passes over memory; the weights must not change any
+        more."""
+        self._kept = _KeptMatrices(self)
 
     def use_eight_bits(self) -> None:
         """From now on, without gradients, computes as a decoder does; the weights must not change any more."""
@@ -200,18 +215,51 @@ def _working_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
 
 
-def _patches(picture: Tensor) -> Tensor:
-    """[N, h, w, 16·16·3] → [N, 2h, 2w, 8·8, 3]: the same picture in patches of 8×8 pixels."""
-    n, h, w, _ = picture.shape
-    split = picture.reshape(n, h, w, 2, 8, 2, 8, 3).permute(0, 1, 3, 2, 5, 4, 6, 7)
-    return split.reshape(n, 2 * h, 2 * w, 8 * 8, 3)
+def _patches(blocks: Tensor) -> Tensor:
+    """[N, h, w, 16·16·3] → [N, h, w, 4, 8·8, 3]: the four patches of 8×8 pixels of each block."""
+    n, h, w, _ = blocks.shape
+    split = blocks.reshape(n, h, w, 2, 8, 2, 8, 3).permute(0, 1, 2, 3, 5, 4, 6, 7)
+    return split.reshape(n, h, w, 4, 8 * 8, 3)
 
 
 def _without_local_mean(patches: Tensor) -> Tensor:
-    """[N, H/8, W/8, 64, 3] → [N, H/8, W/8, 192], each patch less the mean colour of the 3×3 patches around it.
+    """[N, h, w, 4, 64, 3] → [N, h, w, 4, 192], each patch less the mean colour of the 3×3 patches around it.
 
     What is left is small where the picture is smooth, so that bf16 still holds the edges between blocks.
     """
-    colours = patches.mean(3).permute(0, 3, 1, 2)
-    local = F.avg_pool2d(colours, 3, 1, 1, count_include_pad=False).permute(0, 2, 3, 1)
-    return (patches - local[:, :, :, None]).flatten(3)
+    return (patches - _local_means(patches.mean(4))[:, :, :, :, None]).flatten(4)
+
+
+def _local_means(colours: Tensor) -> Tensor:
+    """[N, h, w, 4, 3] of each patch → of the up to 3×3 patches around it."""
+    spread = depth_to_space(colours.flatten(3), 2).permute(0, 3, 1, 2)
+    local = F.avg_pool2d(spread, 3, 1, 1, count_include_pad=False).permute(0, 2, 3, 1)
+    return space_to_depth(local, 2).reshape(colours.shape)
+
+
+class _KeptMatrices:
+    """Matrices of a synthesis whose products are the patches of the bypass and what the learned layers see of them."""
+
+    def __init__(self, synthesis: Synthesis) -> None:
+        weight = synthesis.bypass.weight.detach()
+        patches = _patches(weight.T[None, None])[0, 0]  # [M, 4, 64, 3]
+        self.bypass = patches.flatten(1).T.contiguous()
+        self.colours = patches.mean(2).flatten(1).T.contiguous()
+        if synthesis.settings.sees_picture:
+            self.see = synthesis.see.weight.detach()
+            of_a_colour = self.see.reshape(-1, 8 * 8, 3).sum(1)
+            self.see_local = torch.cat([-of_a_colour, synthesis.see.bias.detach()[:, None]], 1)
+
+    def add_seen(self, features: Tensor, linear: Tensor, scaled: Tensor, gain: Tensor) -> None:
+        """Adds to ``features`` [N, h, w, 4·C] what `Synthesis.see` makes of the patches ``linear`` less their local means,
+        times ``gain`` [N, C]; ``scaled``: what the bypass made them of."""
+        n, h, w, _ = linear.shape
+        local = _local_means(F.linear(scaled, self.colours).reshape(n, h, w, 4, 3))
+        local = F.pad(local, (0, 1), value=1.0)  # for the bias
+        parts = [features, linear, local, gain[:, None]]
+        if bool((gain == gain[0]).all()):
+            parts = [part[None] for part in (features, linear, local, gain[0])]
+        for into, patches, near, own in zip(*parts, strict=True):
+            total = into.view(-1, self.see.shape[0])
+            total.addmm_(patches.view(-1, self.see.shape[1]), (self.see * own.view(-1, 1)).T)
+            total.addmm_(near.view(-1, 4), (self.see_local * own.view(-1, 1)).T)

@@ -19,6 +19,7 @@ from cnnbatch.codec.layers import (
 from cnnbatch.codec.scale_net import soft_clamp
 from cnnbatch.codec.transforms import _patches, _without_local_mean
 from cnnbatch.training.trainer import FAN_IN, _relative_rate
+from tests.codec.models import DEPENDENT, tiny_model
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -111,16 +112,17 @@ def test_outside_the_clamp_the_gradient_leads_only_back(start: float, direction:
 def test_patches_are_the_picture_in_another_order() -> None:
     blocks = torch.randn(2, 3, 4, 16 * 16 * 3)
     picture = depth_to_space(blocks, 16)
-    torch.testing.assert_close(_patches(blocks).flatten(3), space_to_depth(picture, 8))
+    torch.testing.assert_close(depth_to_space(_patches(blocks).flatten(3), 2), space_to_depth(picture, 8))
 
 
 def test_a_slope_looks_alike_everywhere_inside() -> None:
     """Without its local mean a patch of a smooth slope is the same at any brightness."""
     slope = torch.arange(64.0)[None, :, None, None].expand(1, 64, 64, 3)
-    seen = _without_local_mean(space_to_depth(slope, 8).reshape(1, 8, 8, 64, 3))
+    seen = _without_local_mean(space_to_depth(space_to_depth(slope, 8), 2).reshape(1, 4, 4, 4, 64, 3))
+    seen = depth_to_space(seen.flatten(3), 2)
     torch.testing.assert_close(seen[0, 1], seen[0, 6])
     assert seen.abs().max() <= 8
-    flat = torch.full((1, 2, 2, 64, 3), 100.0)
+    flat = torch.full((1, 1, 1, 4, 64, 3), 100.0)
     assert not _without_local_mean(flat).any()
 
 
@@ -155,3 +157,21 @@ def test_asinh_and_its_magnitude_are_the_same_with_gradients_and_without(dtype: 
     assert bool(((found.double() - expected).abs() <= (1e-6 if dtype == torch.float32 else 2**-8) * expected.abs()).all())
     if dtype == torch.float32:
         torch.testing.assert_close(asinh_and_magnitude(x.requires_grad_()).detach(), found)
+
+
+@pytest.mark.parametrize("qualities", [[20.0, 20.0, 20.0], [0.0, 31.5, 63.0]])
+@pytest.mark.parametrize("sees_picture", [False, True])
+def test_kept_matrices_give_what_the_layers_give(qualities: list[float], sees_picture: bool) -> None:
+    model = tiny_model(settings=DEPENDENT.model_copy(update={"sees_picture": sees_picture})).g_s
+    generator, quality = torch.Generator().manual_seed(0), torch.tensor(qualities)
+    with torch.inference_mode():
+        if sees_picture:
+            model.see.bias += torch.randn(model.see.bias.shape, generator=generator)
+            model.see_gain.anchors += torch.randn(model.see_gain.anchors.shape, generator=generator)
+        model.leave.weight += 0.1 * torch.randn(model.leave.weight.shape, generator=generator)
+        y_hat = 5 * torch.randn(3, 4, 5, DEPENDENT.latent_channels, generator=generator)
+        expected, pixels = model.parts(y_hat, quality), model.pixels(y_hat, quality)
+        model.keep_matrices()
+        for found, part in zip(model.parts(y_hat, quality), expected, strict=True):
+            torch.testing.assert_close(found, part, rtol=1e-4, atol=1e-3)
+        assert float((model.pixels(y_hat, quality).int() - pixels.int()).abs().max()) <= 1
