@@ -30,7 +30,9 @@ from benchmarks.hardware import hardware
 from cnnbatch.codec import DEFAULT_QUALITY, Codec
 from cnnbatch.codec.hyperprior import Hyperprior
 from cnnbatch.codec.hyperprior_coder import HyperpriorCoder, cpu_has_bf16
+from cnnbatch.codec.postfilter import filtered
 from cnnbatch.codec.process import dedicate_process
+from cnnbatch.codec.transforms import Synthesis
 
 Array = npt.NDArray[Any]
 Pixels = npt.NDArray[np.uint8]
@@ -176,8 +178,11 @@ def substituted(transform: nn.Module, run: Run) -> Iterator[None]:
     def forward(x: Tensor, quality: Tensor) -> Tensor:
         return torch.from_numpy(run(x.numpy()).copy())
 
-    def pixels(y_hat: Tensor, quality: Tensor) -> Tensor:
-        return forward(y_hat, quality).add_(0.5).clamp_(0, 255).to(torch.uint8)
+    def pixels(y_hat: Tensor, quality: Tensor, own: Tensor | None = None) -> Tensor:
+        picture = forward(y_hat, quality)
+        if isinstance(transform, Synthesis) and transform.settings.post_filter:
+            picture = filtered(picture, transform.filter_weights(quality), transform.settings.step(quality))
+        return picture.add_(0.5).clamp_(0, 255).to(torch.uint8)
 
     synthesis = hasattr(transform, "pixels")
     with mock.patch.object(transform, "pixels" if synthesis else "forward", pixels if synthesis else forward):
@@ -235,9 +240,9 @@ def seen(codec: Codec, pictures: Sequence[Pixels], quality: float) -> dict[Name,
     hook = model.g_a.register_forward_pre_hook(lambda _, inputs: found["g_a"].append(inputs[0].numpy().copy()))
     pixels = model.g_s.pixels
 
-    def noted(y_hat: Tensor, quality: Tensor) -> Tensor:
+    def noted(y_hat: Tensor, quality: Tensor, own: Tensor | None = None) -> Tensor:
         found["g_s"].append(y_hat.numpy().copy())
-        return pixels(y_hat, quality)
+        return pixels(y_hat, quality, own)
 
     with mock.patch.object(model.g_s, "pixels", noted):
         for picture in pictures:

@@ -31,7 +31,10 @@ QUALITY_STEPS = 4
 MAX_QUALITY_STEPS = 63 * QUALITY_STEPS
 CODEC_PREFIX_BYTES = 4
 _FIXED = struct.Struct("<BBB4s")
-_GRAY = 1
+_GRAY, _FILTER = 1, 2
+MAX_FILTER_BYTES = 1 << 10
+"""Of a picture's own filter."""
+
 _CRC_BYTES = 4
 
 
@@ -44,6 +47,8 @@ class Header:
     gray: bool
     quality_steps: int
     codec_prefix: bytes
+    own_filter: bytes = b""
+    """What the picture adds to the codec's post-filter, see `cnnbatch.codec.postfilter.packed`; empty: nothing."""
 
     @property
     def quality(self) -> float:
@@ -86,13 +91,20 @@ def unpack(data: bytes | memoryview) -> Bitstream:
     version, flags, quality_steps, prefix = _FIXED.unpack_from(view)
     if version != VERSION:
         raise BitstreamError(f"bitstream version {version}, expected {VERSION}")
-    if flags & ~_GRAY or quality_steps > MAX_QUALITY_STEPS:
+    if flags & ~(_GRAY | _FILTER) or quality_steps > MAX_QUALITY_STEPS:
         raise BitstreamError(f"bitstream header: flags {flags}, quality {quality_steps} quarter steps")
     width, position = _read_varint(view, _FIXED.size)
     height, position = _read_varint(view, position)
     if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and width * height <= MAX_PIXELS):
         raise BitstreamError(f"bitstream header: {width} × {height} pixels is outside the limits")
-    header = Header(width, height, bool(flags & _GRAY), quality_steps, prefix)
+    own_filter = b""
+    if flags & _FILTER:
+        length, position = _read_varint(view, position)
+        own_filter = bytes(view[position : position + length])
+        if not 0 < length == len(own_filter) <= MAX_FILTER_BYTES:
+            raise BitstreamError(f"bitstream header: a filter of {length} bytes")
+        position += length
+    header = Header(width, height, bool(flags & _GRAY), quality_steps, prefix, own_filter)
     return _read_units(header, view, position)
 
 
@@ -118,8 +130,10 @@ def _read_units(header: Header, view: memoryview, position: int) -> Bitstream:
 
 
 def _fixed_header(header: Header) -> bytes:
-    fixed = _FIXED.pack(VERSION, _GRAY if header.gray else 0, header.quality_steps, header.codec_prefix)
-    return fixed + _varint(header.width) + _varint(header.height)
+    flags = (_GRAY if header.gray else 0) | (_FILTER if header.own_filter else 0)
+    fixed = _FIXED.pack(VERSION, flags, header.quality_steps, header.codec_prefix)
+    fixed += _varint(header.width) + _varint(header.height)
+    return fixed + _varint(len(header.own_filter)) + header.own_filter if header.own_filter else fixed
 
 
 def _crc(header_bytes: bytes, unit: bytes | memoryview) -> int:

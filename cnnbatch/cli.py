@@ -100,7 +100,9 @@ def _add_encode(subparsers: "Subparsers") -> None:
     goal.add_argument("--target-bpp", type=float, metavar="BPP", help="search the quality that gives these bits per pixel")
     goal.add_argument("--lossless", action="store_true", help="keep the file so that it comes back byte for byte")
     parser.add_argument("--min-psnr", type=float, metavar="DB", help="raise the quality until this is met, else keep the file")
-    parser.add_argument("--effort", type=int, metavar="N", help="passes that make the file smaller, more slowly (default: 0)")
+    parser.add_argument(
+        "--effort", type=int, metavar="N", help="make the file better: 1 a filter of its own, more: passes (default: 0)"
+    )
     parser.add_argument(
         "--codec", metavar="FILE", help="codec file, or the name of one that comes with cnnbatch (default: fast)"
     )

@@ -266,7 +266,9 @@ def _parser() -> argparse.ArgumentParser:
     goal.add_argument("--target-bpp", type=float, metavar="B", help="search each image's quality for these bits per pixel")
     goal.add_argument("--lossless", action="store_true", default=None, help="keep every byte; JPEGs as JPEG XL transcodes")
     parser.add_argument("--min-psnr", type=float, metavar="DB", help="raise quality, or store, below this PSNR")
-    parser.add_argument("--effort", type=int, metavar="N", help="passes that make bitstreams smaller and encoding slower; 0")
+    parser.add_argument(
+        "--effort", type=int, metavar="N", help="better bitstreams, more slowly: 1 a filter of their own, more: passes; 0"
+    )
     parser.add_argument(
         "--codec", metavar="FILE", help="codec file, or the name of one that comes with cnnbatch; default: fast"
     )

@@ -39,6 +39,7 @@ from cnnbatch.training.data import load_pictures
 from cnnbatch.training.dense import DenseTrainer
 from cnnbatch.training.dense_data import MAX_PIXELS, decoded_files, gather, read_labels
 from cnnbatch.training.growth import grown
+from cnnbatch.training.post_filter import fit_post_filter
 from cnnbatch.training.steps import fit_steps
 from cnnbatch.training.tables import with_fitted_tables
 from cnnbatch.training.trainer import Trainer
@@ -85,6 +86,8 @@ def _train_process(rank: int, config: TrainConfig, rendezvous: str | None) -> No
     def export(model: Hyperprior, progress: Progress) -> None:
         if model.settings.eight_bits:
             fit_steps(model, trainer.train_pictures)
+        if model.settings.post_filter:
+            fit_post_filter(model, trainer.train_pictures)
         data = dump_codec(model, training={**progress, "config": notes})
         _export(config, with_fitted_tables(data, trainer.train_pictures))
 

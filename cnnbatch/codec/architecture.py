@@ -100,7 +100,7 @@ class Coder(Protocol):
     def compress(self, images: Sequence[Pixels], qualities: Sequence[float], *, effort: int) -> list[bytes]:
         """Images that were not refused, each with its quality in [0, 63] → one bitstream each.
 
-        ``effort``: how often to search for better latents; 0 for none, and no more where there is nothing to search.
+        ``effort``: how long to search for something better; 0 for not at all, and no longer where there is nothing to search.
         """
 
     def reconstruct(self, bitstreams: Sequence[bytes]) -> list[Pixels]:

@@ -74,8 +74,9 @@ class Codec:
     ) -> list[bytes]:
         """Images → one bitstream each; ``quality`` in [0, 63], rounded to quarters, for all or each.
 
-        ``effort``: passes over the latents that make the bitstream better and decoding no slower; one costs about as much
-        time as two reconstructions. ``dense`` has none.
+        ``effort``: what makes the bitstream better and decoding no slower. 1: a filter of the image's own, where the codec
+        has one, for about the time of a reconstruction; every further one a pass over the latents, twice as long. ``dense``
+        has none.
         Raises ValueError for an array that is not an image, one that `refusal` refuses, or a quality outside the range.
         """
         qualities = [quality] * len(images) if isinstance(quality, int | float) else quality

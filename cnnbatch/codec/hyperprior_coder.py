@@ -1,10 +1,11 @@
 """Images ↔ bitstreams of the hyperprior: tiles through the transforms, units through the entropy coder."""
 
+import functools
 import os
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -18,8 +19,20 @@ from cnnbatch.codec.batches import run_or_halve
 from cnnbatch.codec.hyperprior import Hyperprior
 from cnnbatch.codec.hyperprior_settings import BLOCK, GREY, PIXEL_UNIT
 from cnnbatch.codec.latents import LatentCoder
+from cnnbatch.codec.postfilter import (
+    COLOURS,
+    FEATURES,
+    REACH,
+    SEEN_PIXELS,
+    UNITS,
+    Statistics,
+    own_numbers,
+    statistics,
+    surrounded,
+    unpacked,
+)
 from cnnbatch.codec.process import cpu_has_any
-from cnnbatch.codec.refinement import Unit, refine
+from cnnbatch.codec.refinement import Unit, latents_of, refine
 from cnnbatch.codec.tiling import UNIT, Tile, halo, latent_shape, moved, overlap, padded_pixels, tiles, window, window_pixels
 from cnnbatch.errors import BitstreamError, CodecFileError
 
@@ -94,16 +107,22 @@ class HyperpriorCoder:
         return None
 
     def compress(self, images: Sequence[Pixels], qualities: Sequence[float], *, effort: int) -> list[bytes]:
-        """See `Coder.compress`; gradients hold on to much memory, hence smaller tiles with any ``effort``."""
+        """See `Coder.compress`; gradients hold on to much memory, hence smaller tiles with any ``effort``.
+
+        The first effort is a filter of each image's own, where the codec has one; all others are passes of `refine`.
+        """
         headers = [self._header(image, q) for image, q in zip(images, qualities, strict=True)]
         found: list[dict[tuple[int, int], bytes]] = [{} for _ in images]
+        errors: list[dict[tuple[int, int], Statistics]] = [{} for _ in images]
         tile_jobs = self._tile_jobs(headers, UNIT_SIDE if effort else self.limits.tile_side)
 
         def alike(job: _TileJob) -> Hashable:
             return job.tile.shape, self._in_bf16(headers[job.image].quality)
 
         batches = self._batches(tile_jobs, alike, lambda job: job.tile.pixels)
-        self._each(batches, lambda batch: self._compress_tiles(batch, images, headers, found, effort))
+        self._each(batches, lambda batch: self._compress_tiles(batch, images, headers, found, errors, effort))
+        own = [self._own_filter(h, [seen[place] for place in sorted(seen)]) for h, seen in zip(headers, errors, strict=True)]
+        headers = [replace(h, own_filter=numbers) for h, numbers in zip(headers, own, strict=True)]
         return [pack(h, [units[place] for place in sorted(units)]) for h, units in zip(headers, found, strict=True)]
 
     def reconstruct(self, bitstreams: Sequence[bytes]) -> list[Pixels]:
@@ -128,9 +147,10 @@ class HyperpriorCoder:
         around = window(region, shape, self._halo)
         with torch.inference_mode():
             y_hat = self._decode_window(parsed, around, quality)
+            own = self._own_filters([header])
             for piece in region.pieces(self.limits.tile_side):
                 rows, columns = window(piece, shape, self._halo)
-                [pixels] = self._synthesise(y_hat[moved((rows, columns), *around)][None], quality)
+                [pixels] = self._synthesise(y_hat[moved((rows, columns), *around)][None], quality, own)
                 covered = Region(rows.start * BLOCK, columns.start * BLOCK, *pixels.shape[:2])
                 image[piece.within(region)] = pixels[piece.within(covered)]
         return _gray(image) if header.gray else image
@@ -173,9 +193,11 @@ class HyperpriorCoder:
         images: Sequence[Pixels],
         headers: Sequence[Header],
         found: Sequence[dict[tuple[int, int], bytes]],
+        errors: Sequence[dict[tuple[int, int], Statistics]],
         effort: int,
     ) -> None:
-        """Analysis and entropy coding of tiles of one shape; adds their units to ``found`` of each image."""
+        """Analysis and entropy coding of tiles of one shape; adds their units to ``found`` of each image and, with ``effort``,
+        what a filter of its own would start from to its ``errors``."""
         x = np.stack([window_pixels(images[job.image], job.tile) for job in batch])
         pixels = torch.from_numpy(x).to(self.device) if effort else None
         quality = self._qualities(batch, headers)
@@ -184,11 +206,56 @@ class HyperpriorCoder:
         places = list(zip(*slices, strict=True))  # the same unit of every tile
         units = [self._unit(y, same[0][1], quality) for same in places]
         if pixels is not None:
-            refine(self.latents, units, x=pixels, y=y.float(), quality=quality, passes=effort, model=self.model)
+            passes = effort - self.file.settings.post_filter
+            if passes:
+                refine(self.latents, units, x=pixels, y=y.float(), quality=quality, passes=passes, model=self.model)
+            if self.file.settings.post_filter:
+                picture = self.model.g_s(latents_of(self.latents, units, y.float()), quality)
+                self._measure_errors(batch, picture, pixels, headers, errors)
         for same, unit in zip(places, units, strict=True):
             streams = self.latents.encode(unit.choice, unit.side, quality)
             for job, (place, _), stream in zip(batch, same, streams, strict=True):
                 found[job.image][place] = stream
+
+    def _measure_errors(
+        self,
+        batch: Sequence[_TileJob],
+        pictures: Tensor,
+        originals: Tensor,
+        headers: Sequence[Header],
+        errors: Sequence[dict[tuple[int, int], Statistics]],
+    ) -> None:
+        """`Statistics` of the inner parts of tiles, without what lies beyond the image; both [N, H, W, 3]."""
+        wider = surrounded(pictures)
+        for job, picture, original in zip(batch, wider, originals, strict=True):
+            (r, c), header = (job.tile.rows, job.tile.columns), headers[job.image]
+            top, left = (r.inner_start - r.start) * BLOCK, (c.inner_start - c.start) * BLOCK
+            bottom = top + min(r.inner_stop * BLOCK, header.height) - r.inner_start * BLOCK
+            right = left + min(c.inner_stop * BLOCK, header.width) - c.inner_start * BLOCK
+            around = picture[None, top : bottom + 2 * REACH, left : right + 2 * REACH]
+            step = float(self.file.settings.step(torch.tensor(header.quality)))
+            every = 1 + header.width * header.height // SEEN_PIXELS
+            found = statistics(around, original[None, top:bottom, left:right].float(), step, every=every)
+            errors[job.image][r.inner_start, c.inner_start] = found
+
+    def _own_filter(self, header: Header, errors: Sequence[Statistics]) -> bytes:
+        """What the header of an image says of its filter; nothing without any ``errors``."""
+        if not errors:
+            return b""
+        quality = torch.tensor([header.quality])
+        with torch.inference_mode():
+            weights = self.model.g_s.filter_weights(quality.to(self.device))[0].cpu().numpy()
+        bits_per_square = float(self.file.settings.lmbda(quality)) / 3
+        return own_numbers(functools.reduce(Statistics.plus, errors), weights, bits_per_square)
+
+    def _own_filters(self, headers: Iterable[Header]) -> Tensor | None:
+        """What images add to the weights of the post-filter, [N, 3, FEATURES]; None: none has anything."""
+        numbers = [unpacked(h.own_filter, COLOURS * FEATURES) if h.own_filter else None for h in headers]
+        if all(one is None for one in numbers):
+            return None
+        nothing = np.zeros(COLOURS * FEATURES, np.int64)
+        stacked = np.stack([nothing if one is None else one for one in numbers]).reshape(-1, COLOURS, FEATURES)
+        return torch.from_numpy((stacked * UNITS).astype(np.float32)).to(self.device)
 
     def _analyse(self, x: npt.NDArray[np.uint8], quality: Tensor) -> Tensor:
         shifted = np.bitwise_xor(x, GREY).view(np.int8)  # x less GREY
@@ -251,7 +318,8 @@ class HyperpriorCoder:
         y_hat = torch.stack(
             [latents[job.image][r.start : r.stop, c.start : c.stop] for job, (r, c) in zip(batch, windows, strict=True)]
         )
-        pixels = self._synthesise(y_hat, self._qualities(batch, headers))
+        own = self._own_filters(headers[job.image] for job in batch)
+        pixels = self._synthesise(y_hat, self._qualities(batch, headers), own)
         for job, (r, c), decoded in zip(batch, windows, pixels, strict=True):
             target = images[job.image][
                 r.inner_start * BLOCK : r.inner_stop * BLOCK, c.inner_start * BLOCK : c.inner_stop * BLOCK
@@ -259,9 +327,9 @@ class HyperpriorCoder:
             top, left = (r.inner_start - r.start) * BLOCK, (c.inner_start - c.start) * BLOCK
             target[:] = decoded[top : top + target.shape[0], left : left + target.shape[1]]
 
-    def _synthesise(self, y_hat: Tensor, quality: Tensor) -> Pixels:
+    def _synthesise(self, y_hat: Tensor, quality: Tensor, own: Tensor | None) -> Pixels:
         """[N, h, w, M] → [N, 16h, 16w, 3]."""
-        pixels: Pixels = self.model.g_s.pixels(y_hat, quality).cpu().numpy()
+        pixels: Pixels = self.model.g_s.pixels(y_hat, quality, own).cpu().numpy()
         return pixels
 
     def _header(self, image: Pixels, quality: float) -> Header:
@@ -281,6 +349,9 @@ class HyperpriorCoder:
                 raise BitstreamError(
                     f"bitstream of codec {parsed.header.codec_prefix.hex()}…, but this is codec {self._prefix.hex()}…"
                 )
+            if parsed.header.own_filter and not self.file.settings.post_filter:
+                raise BitstreamError("bitstream with a filter of its own, but its codec has none")
+            self._own_filters([parsed.header])
         return parsed
 
     def _tile_jobs(self, headers: Sequence[Header], side: int) -> list[_TileJob]:

@@ -61,6 +61,8 @@ class HyperpriorSettings(BaseModel):
     """Of the machine of dependent quantisation: the more, the fewer bytes, and the longer an encoder searches."""
     eight_bits: bool = False
     """Whether decoders compute the blocks of the synthesis in eight bits, see `cnnbatch.codec.eight_bits`."""
+    post_filter: bool = False
+    """Whether decoders filter what the synthesis makes, see `cnnbatch.codec.postfilter`."""
     lanes: Literal[1, 4] = 4
     """Of the entropy coder in large units. Each beyond the first takes six bytes of a unit and makes decoding no faster."""
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cnnbatch.codec.layers import BorderFilter
+from cnnbatch.codec.postfilter import LIMITS, REACH, filter_planes
 
 HALF: Final = BorderFilter.REACH
 BLOCK: Final = 2 * HALF
@@ -37,7 +38,22 @@ def lapped_pixels(linear: Tensor, learned: Tensor, weight: Tensor, steps: Tensor
     n, h, w, _ = linear.shape
     pixels = np.empty((n, h * BLOCK, w * BLOCK, COLOURS), np.uint8)
     parts = (part.contiguous().numpy() for part in (linear, learned))
-    _paint(*parts, weight.detach().numpy(), steps.float().numpy(), np.float32(grey + 0.5), pixels)
+    none = np.empty((0, 0, 0, 0), np.float32)
+    _paint(*parts, weight.detach().numpy(), steps.float().numpy(), np.float32(grey + 0.5), pixels, none)
+    return torch.from_numpy(pixels)
+
+
+def filtered_pixels(linear: Tensor, learned: Tensor, weight: Tensor, steps: Tensor, grey: int, weights: Tensor) -> Tensor:
+    """The same through the post-filter: ``weights`` [N, 3, FEATURES], limits in ``steps``."""
+    n, h, w, _ = linear.shape
+    height, width = h * BLOCK, w * BLOCK
+    planes = np.empty((n, COLOURS, height + 2 * REACH, width + 2 * REACH), np.float32)
+    parts = (part.contiguous().numpy() for part in (linear, learned))
+    pixels, sizes = np.empty((n, height, width, COLOURS), np.uint8), steps.float()
+    _paint(*parts, weight.detach().numpy(), sizes.numpy(), np.float32(grey), pixels, planes)
+    limits = (sizes[:, None] * torch.tensor(LIMITS)).numpy()
+    for one in zip(planes, weights.contiguous().numpy(), limits, pixels, strict=True):
+        filter_planes(*one)
     return torch.from_numpy(pixels)
 
 
@@ -49,8 +65,9 @@ def _side(start, size, matrix, identity):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _paint(linear, learned, weight, steps, grey, pixels):  # type: ignore[no-untyped-def]
-    """Squares as in `_filter`; ``grey`` with the half that rounds."""
+def _paint(linear, learned, weight, steps, grey, pixels, planes):  # type: ignore[no-untyped-def]
+    """Squares as in `_filter`, to the middle of ``planes`` [N, 3, H + 2·REACH, W + 2·REACH] or, if that is empty, to
+    ``pixels``, for which ``grey`` has the half that rounds."""
     n, height, width, _ = pixels.shape
     square = np.zeros((COLOURS, BLOCK, BLOCK), np.float32)
     between, done = np.empty_like(square), np.empty_like(square)
@@ -62,7 +79,10 @@ def _paint(linear, learned, weight, steps, grey, pixels):  # type: ignore[no-unt
                 right, columns = _side(left, width, turned, identity)
                 _gather(linear[image], learned[image], top, left, rows, columns, square)
                 _multiply(down, right, square, between, done)
-                _put(done, steps[image], grey, top, left, rows, columns, pixels[image])
+                if planes.size:
+                    _lay(done, steps[image], grey, top, left, rows, columns, planes[image])
+                else:
+                    _put(done, steps[image], grey, top, left, rows, columns, pixels[image])
 
 
 @numba.njit(nogil=True, cache=True)
@@ -88,6 +108,15 @@ def _put(done, step, grey, top, left, rows, columns, pixels):  # type: ignore[no
         for j in range(*columns):
             for c in range(COLOURS):
                 pixels[top + i, left + j, c] = np.uint8(min(max(done[c, i, j] * step + grey, low), high))
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def _lay(done, step, grey, top, left, rows, columns, planes):  # type: ignore[no-untyped-def]
+    for c in range(COLOURS):
+        for i in range(*rows):
+            line = planes[c, REACH + top + i]
+            for j in range(*columns):
+                line[REACH + left + j] = done[c, i, j] * step + grey
 
 
 @numba.njit(nogil=True, cache=True)

@@ -49,23 +49,29 @@ def refine(
     weights = square.cpu().numpy()
     least, best = np.full(len(x), np.inf), [unit.choice for unit in units]
     for number in range(passes + 1):
-        y_hat = y.clone()
-        for unit in units:
-            y_hat[:, *unit.place] = coder.dequantise(unit.choice, unit.side.means)
-        decoded = model.g_s.pixels(y_hat, quality)  # clamped and, if the codec is so, computed in eight bits
+        y_hat = latents_of(coder, units, y)
+        decoded = model.g_s.pixels(y_hat, quality)  # clamped, filtered and, if the codec is so, computed in eight bits
         distortion = _distortion(model, decoded, x, quality)
         cost = distortion.cpu().numpy() + sum(coder.bits(unit.choice, unit.side) for unit in units)
         best = [_merged(cost < least, unit.choice, known) for unit, known in zip(units, best, strict=True)]
         least = np.minimum(cost, least)
         if number == passes:
             break
-        gradient = _gradient(model, y_hat, x, quality)
+        gradient = _gradient(model, y_hat, decoded - x.float(), quality)
         for unit in units:
             step = gradient[:, *unit.place] / (2 * square[:, None, None, :])
             lowest = y_hat[:, *unit.place] - unit.side.means - step
             unit.choice = coder.quantise(lowest, unit.side._replace(weights=weights))
     for unit, choice in zip(units, best, strict=True):
         unit.choice = choice
+
+
+def latents_of(coder: LatentCoder, units: Sequence[Unit], y: Tensor) -> Tensor:
+    """ŷ of the window: as a decoder finds it in its units, elsewhere ``y``."""
+    y_hat = y.clone()
+    for unit in units:
+        y_hat[:, *unit.place] = coder.dequantise(unit.choice, unit.side.means)
+    return y_hat
 
 
 def _merged(better: npt.NDArray[np.bool_], new: Choice, old: Choice) -> Choice:
@@ -78,12 +84,13 @@ def _merged(better: npt.NDArray[np.bool_], new: Choice, old: Choice) -> Choice:
     )
 
 
-def _gradient(model: Hyperprior, y_hat: Tensor, x: Tensor, quality: Tensor) -> Tensor:
-    """Of the distortion, in floats; [N, h, w, M]."""
+def _gradient(model: Hyperprior, y_hat: Tensor, error: Tensor, quality: Tensor) -> Tensor:
+    """Of the distortion, in floats and as if no filter came behind, [N, h, w, M]; ``error``: pixels less original."""
     with torch.inference_mode(False), torch.enable_grad():
-        latents, *others = (part.clone() for part in (y_hat, x, quality))  # of inference mode, in which no gradient may be
-        distortion = _distortion(model, model.g_s(latents.requires_grad_(), others[1]), *others)
-        (gradient,) = torch.autograd.grad(distortion.sum(), latents)
+        latents, error, quality = (part.clone() for part in (y_hat, error, quality))  # of inference mode: no gradient may be
+        picture = model.g_s(latents.requires_grad_(), quality)
+        outwards = 2 / 3 * model.settings.lmbda(quality)[:, None, None, None] * error
+        (gradient,) = torch.autograd.grad(picture, latents, outwards)
     return gradient
 
 

@@ -70,10 +70,10 @@ def padded_pixels(rows: int, columns: int) -> int:
 
 def halo(settings: HyperpriorSettings) -> int:
     """Latent positions a pixel or a latent depends on beyond its own, for the deeper of both transforms."""
-    lapped = int(settings.lapped)  # half a block, as far as a convolution at 1/8
-    picture = -(-(settings.synthesis_blocks[0] + settings.sees_picture + lapped) // 2)
+    filters = int(settings.lapped) + int(settings.post_filter)  # half a block, as far as a convolution at 1/8; two pixels
+    picture = -(-(settings.synthesis_blocks[0] + settings.sees_picture + filters) // 2)
     both = (settings.analysis_blocks, settings.synthesis_blocks)
-    return max(picture, *(b16 + -(-(b8 + lapped) // 2) for b8, b16 in both))
+    return max(picture, *(b16 + -(-(b8 + filters) // 2) for b8, b16 in both))
 
 
 def latent_shape(height: int, width: int) -> tuple[int, int]:

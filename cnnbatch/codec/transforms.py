@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from cnnbatch.codec.eight_bits import EightBitLayers
 from cnnbatch.codec.hyperprior_settings import BLOCK, GREY, PIXEL_UNIT, HyperpriorSettings
-from cnnbatch.codec.lapped import lapped_blocks, lapped_pixels
+from cnnbatch.codec.lapped import filtered_pixels, lapped_blocks, lapped_pixels
 from cnnbatch.codec.layers import (
     Block,
     BorderFilter,
@@ -25,6 +25,7 @@ from cnnbatch.codec.layers import (
     depth_to_space,
     space_to_depth,
 )
+from cnnbatch.codec.postfilter import COLOURS, FEATURES, filtered
 
 KEPT_MATRICES = 16
 """Of the analysis, a megabyte each."""
@@ -128,13 +129,15 @@ class Synthesis(nn.Module):
             self.border = BorderFilter(inverse=True)
         self._eight_bits: EightBitLayers | None = None
         self._kept: _KeptMatrices | None = None
+        if s.post_filter:
+            self.post_filter = QualityCurve(COLOURS * FEATURES)
         if s.eight_bits:
             self.steps = QualityCurve(sum(2 if isinstance(layer, Block) else 1 for layer in self.rounded_layers()))
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
     def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
-        """``y_hat`` [N, h, w, M], ``quality`` [N] → [N, 16h, 16w, 3], around 0…255, not clamped."""
+        """``y_hat`` [N, h, w, M], ``quality`` [N] → [N, 16h, 16w, 3], around 0…255, not clamped and before any post-filter."""
         linear, learned = self.parts(y_hat, quality)
         picture = depth_to_space(depth_to_space(linear, 2) + learned, 8)
         if self.settings.lapped:
@@ -161,11 +164,26 @@ class Synthesis(nn.Module):
         return linear, self.leave(run.blocks(self.blocks_8, depth_to_space(features, 2)))
 
     @torch.inference_mode()
-    def pixels(self, y_hat: Tensor, quality: Tensor) -> Tensor:
-        """`forward`, rounded half up and clamped: uint8 [N, 16h, 16w, 3]."""
-        if y_hat.device.type != "cpu" or not self.settings.lapped:
-            return cast(Tensor, self(y_hat, quality)).add_(0.5).clamp_(0, 255).to(torch.uint8)
-        return lapped_pixels(*self.parts(y_hat, quality), self.border.weight, self.settings.step(quality), GREY)
+    def pixels(self, y_hat: Tensor, quality: Tensor, own: Tensor | None = None) -> Tensor:
+        """`forward`, filtered, rounded half up and clamped: uint8 [N, 16h, 16w, 3].
+
+        ``own`` [N, 3, FEATURES]: what the pictures add to the weights of the post-filter.
+        """
+        step = self.settings.step(quality)
+        on_cpu = y_hat.device.type == "cpu" and self.settings.lapped
+        if not self.settings.post_filter:
+            if on_cpu:
+                return lapped_pixels(*self.parts(y_hat, quality), self.border.weight, step, GREY)
+            return _rounded(cast(Tensor, self(y_hat, quality)))
+        weights = self.filter_weights(quality)
+        weights = weights if own is None else weights + own
+        if on_cpu:
+            return filtered_pixels(*self.parts(y_hat, quality), self.border.weight, step, GREY, weights)
+        return _rounded(filtered(self(y_hat, quality), weights, step))
+
+    def filter_weights(self, quality: Tensor) -> Tensor:
+        """Of the post-filter, [N, 3, FEATURES]."""
+        return cast(Tensor, self.post_filter(quality)).reshape(-1, COLOURS, FEATURES)
 
     def keep_matrices(self) -> None:
         """From now on, a CPU computes what it can of `parts` with fewer passes over memory; the weights must not change any
@@ -207,6 +225,11 @@ class _AsTheyAre:
 
     def blocks(self, sequence: nn.Sequential, x: Tensor) -> Tensor:
         return cast(Tensor, sequence(x))
+
+
+def _rounded(picture: Tensor) -> Tensor:
+    """Half up and clamped, in place."""
+    return picture.add_(0.5).clamp_(0, 255).to(torch.uint8)
 
 
 def _working_dtype(x: Tensor) -> torch.dtype:

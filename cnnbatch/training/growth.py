@@ -23,7 +23,7 @@ FEWER = ("analysis_blocks",)
 """Settings that may also shrink: the last blocks are left out, with what they computed. Training teaches them next to nothing,
 see docs/decisions.md."""
 
-FREE = ("lanes", "dependent_spacing", "dependent_from", "dependent_states", "eight_bits")
+FREE = ("lanes", "dependent_spacing", "dependent_from", "dependent_states", "eight_bits", "post_filter")
 """Settings that change nothing of the network's weights; all others must be those of the smaller model."""
 
 SPLIT = {"g_a.down.weight": (1, 4), "g_s.up.weight": (4, 1), "g_s.up.bias": (4,)}

@@ -53,15 +53,21 @@ class Container:
     prefix: bytes
     width: int
     height: int
+    own_filter: bytes
     units: list[bytes]
 
 
 def parse_container(data: bytes) -> Container:
     version, flags, quality_steps = data[0], data[1], data[2]
     assert version == 1
-    assert flags in (0, 1)
+    assert flags in range(4)
     width, position = leb128(data, 7)
     height, header_end = leb128(data, position)
+    own_filter = b""
+    if flags & 2:
+        length, begin = leb128(data, header_end)
+        header_end = begin + length
+        own_filter = data[begin:header_end]
     position = header_end
     lengths = []
     for _ in range(-(-width // 1024) * -(-height // 1024)):
@@ -72,7 +78,7 @@ def parse_container(data: bytes) -> Container:
     units = [data[a:b] for a, b in pairwise(edges)]
     assert edges[-1] == len(data)
     assert all(zlib.crc32(data[:header_end] + u) == c for u, c in zip(units, crcs, strict=True))
-    return Container(flags == 1, quality_steps, data[3:7], width, height, units)
+    return Container(bool(flags & 1), quality_steps, data[3:7], width, height, own_filter, units)
 
 
 def leb128(data: bytes, position: int) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """The container of one image: pack, unpack, and every kind of damage."""
 
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from cnnbatch.bitstream import (
     CODEC_PREFIX_BYTES,
+    MAX_FILTER_BYTES,
     MAX_PIXELS,
     MAX_QUALITY_STEPS,
     MAX_SIDE,
@@ -24,6 +26,7 @@ PROPERTY = settings(deadline=None)
 HEADER = Header(width=1500, height=1030, gray=False, quality_steps=128, codec_prefix=b"abcd")
 UNITS = [b"first", b"", b"third unit", bytes(300)]
 PACKED = pack(HEADER, UNITS)
+WITH_FILTER = pack(replace(HEADER, own_filter=b"filter"), UNITS)
 
 
 @st.composite
@@ -31,7 +34,8 @@ def headers(draw: st.DrawFn) -> Header:
     width = draw(st.integers(1, MAX_SIDE))
     height = draw(st.integers(1, min(MAX_SIDE, MAX_PIXELS // width)))
     prefix = draw(st.binary(min_size=CODEC_PREFIX_BYTES, max_size=CODEC_PREFIX_BYTES))
-    return Header(width, height, draw(st.booleans()), draw(st.integers(0, MAX_QUALITY_STEPS)), prefix)
+    own_filter = draw(st.binary(max_size=200))
+    return Header(width, height, draw(st.booleans()), draw(st.integers(0, MAX_QUALITY_STEPS)), prefix, own_filter)
 
 
 def units_of(header: Header, seed: bytes) -> list[bytes]:
@@ -62,21 +66,31 @@ def test_the_specification_reads_it_the_same(header: Header, seed: bytes) -> Non
     found = parse_container(pack(header, units))
     assert (found.width, found.height, found.gray) == (header.width, header.height, header.gray)
     assert (found.quality_steps, found.prefix, found.units) == (header.quality_steps, header.codec_prefix, units)
+    assert found.own_filter == header.own_filter
 
 
-def test_every_changed_byte_is_found() -> None:
-    for place in range(len(PACKED)):
+@pytest.mark.parametrize("data", [PACKED, WITH_FILTER])
+def test_every_changed_byte_is_found(data: bytes) -> None:
+    for place in range(len(data)):
         for flip in (1, 0x10, 0x7F, 0x80, 0xFF):
-            damaged = bytearray(PACKED)
+            damaged = bytearray(data)
             damaged[place] ^= flip
             with pytest.raises(BitstreamError):
                 check(bytes(damaged))
 
 
-def test_every_truncation_is_found() -> None:
-    for length in range(len(PACKED)):
+@pytest.mark.parametrize("data", [PACKED, WITH_FILTER])
+def test_every_truncation_is_found(data: bytes) -> None:
+    for length in range(len(data)):
         with pytest.raises(BitstreamError):
-            unpack(PACKED[:length])
+            unpack(data[:length])
+
+
+@pytest.mark.parametrize("size", [0, MAX_FILTER_BYTES + 1])
+def test_a_filter_has_a_byte_and_not_too_many(size: int) -> None:
+    start = PACKED[:1] + bytes([PACKED[1] | 2]) + PACKED[2:11]
+    with pytest.raises(BitstreamError, match="filter"):
+        unpack(start + leb128(size) + bytes(size) + PACKED[11:])
 
 
 def test_bytes_behind_the_end_are_found() -> None:
@@ -135,7 +149,7 @@ def test_absurd_lengths_are_refused_without_allocation() -> None:
     assert peak < 1 << 18
 
 
-@pytest.mark.parametrize("changed", [{"version": 2}, {"version": 0}, {"flags": 2}, {"flags": 128}, {"quality": 253}])
+@pytest.mark.parametrize("changed", [{"version": 2}, {"version": 0}, {"flags": 4}, {"flags": 128}, {"quality": 253}])
 def test_an_unknown_version_flag_or_quality_is_refused(changed: dict[str, int]) -> None:
     fields = {"version": PACKED[0], "flags": PACKED[1], "quality": PACKED[2]} | changed
     with pytest.raises(BitstreamError, match=r"version|flags"):

@@ -111,12 +111,14 @@ def row_of(name: str, shape: tuple[int | None, ...]) -> list[str]:
 
 def test_the_fields_stand_in_their_order() -> None:
     """The bytes of a small bitstream, cut as the table says."""
-    data = bitstream.pack(bitstream.Header(300, 2, True, 130, b"abcd"), [b"unit"])
-    sizes = {"version": 1, "flags": 1, "quality": 1, "codec": 4, "width": 2, "height": 1, "lengths": 1, "CRCs": 4, "units": 4}
+    data = bitstream.pack(bitstream.Header(300, 2, True, 130, b"abcd", own_filter=b"xy"), [b"unit"])
+    sizes = {"version": 1, "flags": 1, "quality": 1, "codec": 4, "width": 2, "height": 1, "filter": 3}
+    sizes |= {"lengths": 1, "CRCs": 4, "units": 4}
     assert list(sizes) == list(tables()["field"])
     assert sum(sizes.values()) == len(data)
     limit = {name: cells[1] for name, cells in tables()["field"].items()}
     assert limit["quality"] == f"0 … {bitstream.MAX_QUALITY_STEPS}"
+    assert limit["filter"] == f"1 … {bitstream.MAX_FILTER_BYTES}"
     assert limit["width"] == limit["height"] == f"1 … {bitstream.MAX_SIDE}"
     assert tables()["field"]["codec"][0] == str(bitstream.CODEC_PREFIX_BYTES)
 

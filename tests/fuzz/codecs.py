@@ -17,7 +17,7 @@ from cnnbatch.errors import BitstreamError, CodecFileError
 from tests.fuzz.target import Target
 from tests.stages.pictures import waves
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden" / "post_filter"
 MAX_CODED_PIXELS = 1 << 15
 SHAPES = ((1, 1), (1, 1), (16, 16), (70, 20), (1030, 3))
 ODD_SETTINGS = (0, -1, 1, 2, 8, 64, 1024, 1e9, 1e-9, 1e400, "x", [1, 1], [64, 64], [1e9, 1e-9], None, [], True)
@@ -32,7 +32,7 @@ def tiny_codec() -> Codec:
 def bitstreams() -> list[bytes]:
     """The golden ones and a few fresh ones."""
     pictures = [waves(h, w, seed=h) for h, w in ((1, 1), (9, 30), (48, 64))]
-    fresh = tiny_codec().compress([*pictures, waves(20, 20, gray=True)], [32, 3, 63, 40])
+    fresh = tiny_codec().compress([*pictures, waves(20, 20, gray=True)], [32, 3, 63, 40], effort=1)
     return [*(path.read_bytes() for path in sorted(GOLDEN.glob("*.bin"))), *fresh]
 
 
@@ -53,7 +53,8 @@ def with_right_crcs(data: bytes, rng: random.Random) -> bytes:
         header, units = replace(parsed.header, codec_prefix=prefix), [bytes(unit) for unit in parsed.units]
     except BitstreamError:
         width, height = rng.choice(SHAPES)
-        header = Header(width, height, bool(rng.randrange(2)), rng.randrange(253), prefix)
+        own_filter = data[: rng.randrange(99)] if rng.randrange(2) else b""
+        header = Header(width, height, bool(rng.randrange(2)), rng.randrange(253), prefix, own_filter)
         rows, columns = header.grid()
         size = max(8, len(data) // (4 * rows * columns) * 4)
         units = [data[start : start + size].ljust(8, b"\0") for start in range(0, size * rows * columns, size)]
@@ -73,7 +74,7 @@ def load_codec(data: bytes) -> None:
     except CodecFileError:
         return
     with suppress(BitstreamError):  # weights that are no numbers any more make symbols that are none
-        codec.reconstruct(codec.compress([waves(20, 20)], 32))
+        codec.reconstruct(codec.compress([waves(20, 20)], 32, effort=1))
 
 
 def with_right_checksum(data: bytes, rng: random.Random) -> bytes:

@@ -2,11 +2,11 @@
 
     python -m tests.golden.make
 
-The files of `states` are made here: of a codec whose dependent quantisation has 64 states. Those beside this script, of
-`lapped` (lapped blocks, a context of the latents), of `hyper_context` (one of the hyper-latents, too), of `dependent`
-(dependent quantisation, too) and of `eight_bits` (a synthesis in eight bits, too) were written before there were such
-settings, and stay. All of them say for ever what version 1 of the format means: a reader that no longer decodes them cannot
-read archives that exist.
+The files of `post_filter` are made here: of a codec with a post-filter, some of whose pictures have their own. Those beside
+this script, of `lapped` (lapped blocks, a context of the latents), of `hyper_context` (one of the hyper-latents, too), of
+`dependent` (dependent quantisation, too), of `eight_bits` (a synthesis in eight bits, too) and of `states` (dependent
+quantisation of 64 states, too) were written before there were such settings, and stay. All of them say for ever what version
+1 of the format means: a reader that no longer decodes them cannot read archives that exist.
 `tests/codec/test_codec_golden.py` decodes them.
 """
 
@@ -16,10 +16,11 @@ import numpy as np
 
 from cnnbatch.codec import Codec
 from cnnbatch.codec.file import dump_codec
+from cnnbatch.training.post_filter import fit_post_filter
 from cnnbatch.training.steps import fit_steps
 from tests.codec.models import DEPENDENT, picture, tiny_model
 
-FOLDER = Path(__file__).parent / "states"
+FOLDER = Path(__file__).parent / "post_filter"
 CASES = {
     "one_pixel": (picture(1, 1, seed=1), 32),
     "colour_low": (picture(90, 140, seed=2), 3.25),
@@ -28,19 +29,22 @@ CASES = {
     "two_units": (picture(24, 1040, seed=5), 20),
     "escapes": (np.random.default_rng(6).integers(0, 2, (48, 64, 3), np.uint8) * 255, 63),
 }
+OWN = ("colour_high", "gray", "two_units")
+"""Cases with a filter of their own."""
+
+SETTINGS = {"eight_bits": True, "analysis_blocks": (0, 0), "dependent_states": 64, "post_filter": True}
 
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    model = tiny_model(
-        settings=DEPENDENT.model_copy(update={"eight_bits": True, "analysis_blocks": (0, 0), "dependent_states": 64})
-    )
+    model = tiny_model(settings=DEPENDENT.model_copy(update=SETTINGS))
     fit_steps(model, [picture(128, 192, seed=n) for n in range(6)])
+    fit_post_filter(model, [picture(300, 300, seed=n) for n in range(6)])
     (FOLDER / "codec.safetensors").write_bytes(dump_codec(model, training={}))
     codec = Codec.load(FOLDER / "codec.safetensors", device="cpu")
     pixels = {}
     for name, (image, quality) in CASES.items():
-        bitstream = codec.compress([image], quality)[0]
+        bitstream = codec.compress([image], quality, effort=int(name in OWN))[0]
         (FOLDER / f"{name}.bin").write_bytes(bitstream)
         pixels[name] = codec.reconstruct([bitstream])[0]
     np.savez_compressed(FOLDER / "pixels.npz", **pixels)

@@ -1,0 +1,298 @@
+"""Post-filter: what the pixels around a pixel tell of the error that the synthesis leaves in it.
+
+Every sample x gains a weighted sum of `FEATURES` numbers, with weights of its colour:
+
+- for each limit t of `LIMITS` and each pair (a, b) of opposite neighbours within 5×5: clip(a − x, ±t) + clip(b − x, ±t);
+- for each colour: the sum of its 3×3 samples, less nine times the middle one;
+- red less green, blue less green, and `CONSTANT`.
+
+So edges are left alone and what lies between them is smoothed or sharpened, and colours learn from each other, as in pictures
+whose colours were subsampled before. The weights are those of the quality, in the codec file, and where an encoder looked
+for them (`--effort`), a picture has differences of its own in its header: whole numbers times `UNITS`, by least squares.
+
+(Wiener filters fitted to each picture: Tsai et al., "Adaptive loop filtering for video coding", IEEE J. Selected Topics in
+Signal Processing 7(6), 2013; with clipped differences: Taquet et al., "Non-linear adaptive loop filter", PCS 2019, in VVC.)
+
+Shapes: N pictures of H × W pixels; pictures are [N, H, W, 3] float32 in grey levels, weights [N, 3, FEATURES].
+"""
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cnnbatch.errors import BitstreamError
+
+PAIRS: Final = np.array([(0, 1), (0, 2), *((1, c) for c in range(-2, 3)), *((2, c) for c in range(-2, 3))])
+"""Rows and columns to the second neighbour of each pair; the first is opposite."""
+
+REACH: Final = 2
+LIMITS: Final = (0.1, 0.8)
+"""In steps Δ(q)."""
+
+CONSTANT: Final = 16.0
+COLOURS: Final = 3
+AROUND: Final = len(LIMITS) * len(PAIRS) + COLOURS
+"""Features that vanish where a picture is flat, the first ones; only they have weights in a codec file."""
+
+FEATURES: Final = AROUND + 3
+UNITS: Final = np.array([1 / 16] * len(PAIRS) + [1 / 32] * len(PAIRS) + [1 / 256] * COLOURS + [1 / 128, 1 / 128, 1 / 32])
+"""What a picture's own numbers count, feature by feature."""
+
+LARGEST_NUMBER: Final = 1 << 14
+"""Magnitude of a picture's own number."""
+
+NUMBER_BITS: Final = 0.05
+"""That the square of an own number is taken to cost while they are looked for: next to nothing that is not worth it."""
+
+ROWS_AT_ONCE: Final = 16
+SEEN_PIXELS: Final = 1 << 18
+"""Of a picture, about: so many are enough for its own weights."""
+
+Weights = npt.NDArray[np.float32]
+Numbers = npt.NDArray[np.int64]
+
+
+class Statistics(NamedTuple):
+    """Of the features and the errors of a picture without the filter, summed over its pixels."""
+
+    squares: npt.NDArray[np.float64]
+    """[3, FEATURES, FEATURES]: of the features of each colour, with each other."""
+    products: npt.NDArray[np.float64]
+    """[3, FEATURES]: with the errors, original less picture."""
+
+    def plus(self, other: "Statistics") -> "Statistics":
+        """Of both."""
+        return Statistics(self.squares + other.squares, self.products + other.products)
+
+    def saved(self, weights: npt.NDArray[np.float64]) -> float:
+        """By how much ``weights`` [3, FEATURES] lower the sum of squared errors."""
+        quadratic = np.einsum("ck,ckj,cj", weights, self.squares, weights)
+        return float(2 * (weights * self.products).sum() - quadratic)
+
+
+def filtered(picture: Tensor, weights: Tensor, step: Tensor) -> Tensor:
+    """``step`` [N]: Δ(q) → filtered pictures, neither rounded nor clamped."""
+    padded = F.pad(picture.permute(0, 3, 1, 2), (REACH,) * 4, mode="replicate")
+    parts = []
+    for top in range(0, picture.shape[1], ROWS_AT_ONCE):
+        rows = padded[:, :, top : top + ROWS_AT_ONCE + 2 * REACH]
+        change = torch.einsum("nckhw,nck->nchw", _features(rows, step), weights)
+        parts.append(_middle(rows, 0, 0) + change)
+    return torch.cat(parts, 2).permute(0, 2, 3, 1)
+
+
+def statistics(picture: Tensor, target: Tensor, step: float, *, every: int = 1) -> Statistics:
+    """Of one picture, or of one part of ``every`` of its rows, which stand for all.
+
+    ``picture`` [1, H + 2·REACH, W + 2·REACH, 3] with its surroundings, ``target`` [1, H, W, 3] the original; ``step``: Δ(q).
+    """
+    planes = picture.permute(0, 3, 1, 2)
+    errors = target.permute(0, 3, 1, 2) - _middle(planes, 0, 0)
+    squares, products = np.zeros((COLOURS, FEATURES, FEATURES)), np.zeros((COLOURS, FEATURES))
+    height, seen = errors.shape[2], 0
+    for top in range(0, height, ROWS_AT_ONCE * every):
+        rows = planes[:, :, top : top + ROWS_AT_ONCE + 2 * REACH]
+        found = _compiled_features(rows, step) if rows.device.type == "cpu" else _features(rows, rows.new_tensor([step]))
+        found = found[0].flatten(2)
+        error = errors[0, :, top : top + ROWS_AT_ONCE].flatten(1)
+        squares += (found @ found.transpose(1, 2)).double().cpu().numpy()
+        products += (found @ error[..., None])[..., 0].double().cpu().numpy()
+        seen += rows.shape[2] - 2 * REACH
+    return Statistics(squares * (height / seen), products * (height / seen))
+
+
+def surrounded(picture: Tensor) -> Tensor:
+    """[N, H, W, 3] → [N, H + 2·REACH, W + 2·REACH, 3]: the last pixels are repeated beyond the edge."""
+    return F.pad(picture.permute(0, 3, 1, 2), (REACH,) * 4, mode="replicate").permute(0, 2, 3, 1)
+
+
+def _features(rows: Tensor, step: Tensor) -> Tensor:
+    """[N, 3, h + 2·REACH, w + 2·REACH] → [N, 3, FEATURES, h, w]."""
+    x = _middle(rows, 0, 0)
+    differences = [[_middle(rows, s * int(r), s * int(c)) - x for s in (-1, 1)] for r, c in PAIRS]
+    found = []
+    for limit in LIMITS:
+        most = (limit * step)[:, None, None, None]
+        found += [a.clamp(-most, most) + b.clamp(-most, most) for a, b in differences]
+    inner = F.avg_pool2d(rows, 3, 1)[:, :, 1:-1, 1:-1]
+    shared = [*(9 * (inner - x)).unbind(1), x[:, 0] - x[:, 1], x[:, 2] - x[:, 1], torch.full_like(x[:, 0], CONSTANT)]
+    found += [part[:, None].expand_as(x) for part in shared]
+    return torch.stack(found, 2)
+
+
+def _compiled_features(rows: Tensor, step: float) -> Tensor:
+    """`_features` of one picture on a CPU."""
+    planes = rows[0].contiguous().numpy()
+    found = np.empty((COLOURS, FEATURES, planes.shape[1] - 2 * REACH, planes.shape[2] - 2 * REACH), np.float32)
+    _fill(planes, np.float32(step) * np.array(LIMITS, np.float32), found)
+    return torch.from_numpy(found)[None]
+
+
+def _middle(rows: Tensor, down: int, right: int) -> Tensor:
+    """[…, h + 2·REACH, w + 2·REACH] → […, h, w], moved by so many rows and columns."""
+    h, w = rows.shape[-2] - 2 * REACH, rows.shape[-1] - 2 * REACH
+    return rows[..., REACH + down : REACH + down + h, REACH + right : REACH + right + w]
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract", "nnan", "nsz"})
+def filter_planes(planes, weights, limits, pixels):  # type: ignore[no-untyped-def]
+    """`filtered` of one picture, rounded half up and clamped, on a CPU.
+
+    ``planes`` float32 [3, H + 2·REACH, W + 2·REACH], of which what lies beyond the picture is filled here, ``limits`` in grey
+    levels [2] → ``pixels`` uint8 [H, W, 3].
+    """
+    height, width, _ = pixels.shape
+    _repeat_edges(planes)
+    totals, around = np.empty(width, np.float32), np.empty((COLOURS, width), np.float32)
+    first, low, high = AROUND, np.float32(0), np.float32(255)
+    for i in range(REACH, height + REACH):
+        for c in range(COLOURS):
+            _sum_around(planes[c], i, around[c])
+        for c in range(COLOURS):
+            own = weights[c]
+            here, r = planes[c, i, REACH : REACH + width], planes[0, i, REACH : REACH + width]
+            g, b = planes[1, i, REACH : REACH + width], planes[2, i, REACH : REACH + width]
+            for j in range(width):
+                mixed = own[first] * (r[j] - g[j]) + own[first + 1] * (b[j] - g[j]) + own[first + 2] * np.float32(CONSTANT)
+                crossed = own[first - 3] * around[0, j] + own[first - 2] * around[1, j] + own[first - 1] * around[2, j]
+                totals[j] = here[j] + mixed + crossed
+            _add_pairs(planes[c], i, own, limits, totals)
+            for j in range(width):
+                pixels[i - REACH, j, c] = np.uint8(min(max(totals[j] + np.float32(0.5), low), high))
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract", "nnan", "nsz"})
+def _add_pairs(plane, i, weights, limits, totals):  # type: ignore[no-untyped-def]
+    """To the totals of row ``i``, what the clipped differences of its pairs of neighbours give."""
+    width, half = len(totals), len(PAIRS)
+    here, near, far = plane[i, REACH : REACH + width], limits[0], limits[1]
+    for pair in range(half):
+        down, right = PAIRS[pair]
+        before = plane[i - down, REACH - right : REACH - right + width]
+        behind = plane[i + down, REACH + right : REACH + right + width]
+        strong, weak = weights[pair], weights[half + pair]
+        for j in range(width):
+            p, q = before[j] - here[j], behind[j] - here[j]
+            close = min(max(p, -near), near) + min(max(q, -near), near)
+            wide = min(max(p, -far), far) + min(max(q, -far), far)
+            totals[j] += strong * close + weak * wide
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract", "nnan", "nsz"})
+def _fill(planes, limits, found):  # type: ignore[no-untyped-def]
+    """``found`` [3, FEATURES, h, w] of ``planes`` [3, h + 2·REACH, w + 2·REACH]."""
+    _, _, height, width = found.shape
+    half, near, far = len(PAIRS), limits[0], limits[1]
+    for c in range(COLOURS):
+        for i in range(height):
+            row = REACH + i
+            here, r = planes[c, row, REACH : REACH + width], planes[0, row, REACH : REACH + width]
+            g, b = planes[1, row, REACH : REACH + width], planes[2, row, REACH : REACH + width]
+            for pair in range(half):
+                down, right = PAIRS[pair]
+                before = planes[c, row - down, REACH - right : REACH - right + width]
+                behind = planes[c, row + down, REACH + right : REACH + right + width]
+                close, wide = found[c, pair, i], found[c, half + pair, i]
+                for j in range(width):
+                    p, q = before[j] - here[j], behind[j] - here[j]
+                    close[j] = min(max(p, -near), near) + min(max(q, -near), near)
+                    wide[j] = min(max(p, -far), far) + min(max(q, -far), far)
+            for other in range(COLOURS):
+                _sum_around(planes[other], row, found[c, 2 * half + other, i])
+            mixed = found[c, AROUND:, i]
+            for j in range(width):
+                mixed[0, j], mixed[1, j], mixed[2, j] = r[j] - g[j], b[j] - g[j], np.float32(CONSTANT)
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract", "nnan", "nsz"})
+def _sum_around(plane, i, sums):  # type: ignore[no-untyped-def]
+    for j in range(len(sums)):
+        total = np.float32(-9) * plane[i, REACH + j]
+        for down in range(-1, 2):
+            for right in range(-1, 2):
+                total += plane[i + down, REACH + j + right]
+        sums[j] = total
+
+
+@numba.njit(nogil=True, cache=True)
+def _repeat_edges(planes):  # type: ignore[no-untyped-def]
+    for plane in planes:
+        height, width = plane.shape
+        for i in range(REACH, height - REACH):
+            plane[i, :REACH] = plane[i, REACH]
+            plane[i, width - REACH :] = plane[i, width - REACH - 1]
+        for i in range(REACH):
+            plane[i] = plane[REACH]
+            plane[height - REACH + i] = plane[height - REACH - 1]
+
+
+def own_numbers(found: Statistics, weights: Weights, bits_per_square: float) -> bytes:
+    """What a picture with these statistics has in its header: `packed` differences from ``weights`` [3, FEATURES], or nothing
+    where they would save fewer bits than they cost; ``bits_per_square``: that a squared error of one sample is worth."""
+    ridge = NUMBER_BITS / bits_per_square
+    numbers = np.stack([_rounded(*colour, ridge) for colour in zip(found.squares, found.products, weights, strict=True)])
+    data = packed(numbers)
+    saved = found.saved(weights + numbers * UNITS) - found.saved(weights.astype(np.float64))
+    return data if saved * bits_per_square > 8 * (len(data) + 1) else b""
+
+
+def _rounded(squares: npt.NDArray[np.float64], products: npt.NDArray[np.float64], weights: Weights, ridge: float) -> Numbers:
+    """Least squares of one colour in whole numbers: the feature whose rounding is worst comes first, others make up for it."""
+    inverse = UNITS[:, None] * UNITS
+    matrix = squares * inverse
+    matrix[np.diag_indices(FEATURES)] += ridge
+    right = (products - squares @ weights) * UNITS
+    numbers = np.zeros(FEATURES, np.int64)
+    open_ones = list(np.argsort(-np.diag(matrix)))
+    while open_ones:
+        solution = np.linalg.solve(matrix[np.ix_(open_ones, open_ones)], right[open_ones])
+        place = open_ones.pop(0)
+        numbers[place] = np.clip(np.rint(solution[0]), -LARGEST_NUMBER, LARGEST_NUMBER)
+        right = right - matrix[:, place] * numbers[place]
+    return numbers
+
+
+def packed(numbers: Numbers) -> bytes:
+    """Numbers in exponential Golomb codes of order 1 (Teuhola 1978), most significant bit first, filled up with zeros.
+
+    >>> packed(np.array([0, 1, -1, 2])).hex()
+    'b450'
+    >>> unpacked(packed(np.array([0, 1, -1, 2])), 4).tolist()
+    [0, 1, -1, 2]
+    """
+    bits = "".join(_golomb(2 * int(n) - 1 if n > 0 else -2 * int(n)) for n in numbers.flat)
+    bits += "0" * (-len(bits) % 8)
+    return int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+
+def _golomb(number: int) -> str:
+    text = f"{number + 2:b}"
+    return "0" * (len(text) - 2) + text
+
+
+def unpacked(data: bytes, count: int) -> Numbers:
+    """The inverse of `packed`; raises BitstreamError for anything that it cannot have made."""
+    bits = iter(f"{int.from_bytes(data, 'big'):0{8 * len(data)}b}" if data else "")
+    numbers = np.array([_next_number(bits) for _ in range(count)], np.int64)
+    rest = "".join(bits)
+    if len(rest) >= 8 or "1" in rest:
+        raise BitstreamError("bitstream header: something follows the numbers of its filter")
+    return numbers
+
+
+def _next_number(bits: Iterator[str]) -> int:
+    zeros = 0
+    while (bit := next(bits, None)) == "0":
+        zeros += 1
+    text = "1" + "".join(next(bits, "") for _ in range(zeros + 1))
+    code = int(text, 2) - 2
+    number = (code + 1) // 2 if code % 2 else -code // 2
+    if bit is None or len(text) != zeros + 2 or abs(number) > LARGEST_NUMBER:
+        raise BitstreamError("bitstream header: the numbers of its filter end too early or are too large")
+    return number

@@ -1,0 +1,50 @@
+"""Weights of the post-filter that a codec file holds: least squares on training pictures, quality by quality.
+
+Each picture counts by the bits that it takes, as every picture does in BD-rates. The synthesis is trained without the filter.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from cnnbatch.codec.hyperprior import Hyperprior
+from cnnbatch.codec.postfilter import AROUND, Statistics, statistics, surrounded
+from cnnbatch.training.data import Pixels, crops
+
+PICTURES = 96
+SIDE = 256
+"""Pixels a side of the crops that are looked at."""
+
+RIDGE = 1e-5
+"""Of the mean square of a feature, so that none is used for next to nothing."""
+
+
+@torch.no_grad()
+def fit_post_filter(model: Hyperprior, pictures: Sequence[Pixels]) -> None:
+    """Sets the weights of ``model``'s post-filter in place."""
+    source = crops(pictures, size=SIDE, rng=np.random.default_rng(0))
+    originals = [torch.from_numpy(next(source).copy()).float()[None] for _ in range(PICTURES)]
+    anchors = model.g_s.post_filter.anchors
+    for anchor, quality in enumerate(torch.linspace(0, 63, len(anchors))):
+        anchors[anchor] = torch.from_numpy(_least_squares(model, originals, quality)).flatten()
+
+
+def _least_squares(
+    model: Hyperprior, originals: Sequence[torch.Tensor], quality: torch.Tensor
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """[3, FEATURES] at one quality; what does not vanish where a picture is flat is left at zero."""
+    sums: Statistics | None = None
+    step = float(model.settings.step(quality))
+    for original in originals:
+        picture, bits = model(original, quality[None], noise=False, rdo=True)
+        found = statistics(surrounded(picture), original, step)
+        share = Statistics(found.squares / float(bits[0]), found.products / float(bits[0]))
+        sums = share if sums is None else sums.plus(share)
+    assert sums is not None
+    weights = np.zeros_like(sums.products)
+    for colour, (squares, products) in enumerate(
+        zip(sums.squares[:, :AROUND, :AROUND], sums.products[:, :AROUND], strict=True)
+    ):
+        weights[colour, :AROUND] = np.linalg.solve(squares + RIDGE * np.diag(np.diag(squares)), products)
+    return weights
