@@ -6,9 +6,9 @@ Every sample x gains a weighted sum of `FEATURES` numbers, with weights of its c
 - for each colour: the sum of its 3×3 samples, less nine times the middle one;
 - red less green, blue less green, and `CONSTANT`.
 
-So edges are left alone and what lies between them is smoothed or sharpened, and colours learn from each other, as in pictures
-whose colours were subsampled before. The weights are those of the quality, in the codec file, and where an encoder looked
-for them (`--effort`), a picture has differences of its own in its header: whole numbers times `UNITS`, by least squares.
+So edges are left alone, what lies between them is smoothed or sharpened, and colours learn from each other. The weights are
+those of the quality, in the codec file, and where an encoder looked for them (`--effort`), a picture has differences of its
+own in its header: whole numbers times `UNITS`, by least squares.
 
 (Wiener filters fitted to each picture: Tsai et al., "Adaptive loop filtering for video coding", IEEE J. Selected Topics in
 Signal Processing 7(6), 2013; with clipped differences: Taquet et al., "Non-linear adaptive loop filter", PCS 2019, in VVC.)
