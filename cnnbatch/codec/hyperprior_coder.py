@@ -19,18 +19,7 @@ from cnnbatch.codec.batches import run_or_halve
 from cnnbatch.codec.hyperprior import Hyperprior
 from cnnbatch.codec.hyperprior_settings import BLOCK, GREY, PIXEL_UNIT
 from cnnbatch.codec.latents import LatentCoder
-from cnnbatch.codec.postfilter import (
-    COLOURS,
-    FEATURES,
-    REACH,
-    SEEN_PIXELS,
-    UNITS,
-    Statistics,
-    own_numbers,
-    statistics,
-    surrounded,
-    unpacked,
-)
+from cnnbatch.codec.postfilter import REACH, SEEN_PIXELS, Statistics, own_numbers, own_weights, statistics, surrounded
 from cnnbatch.codec.process import cpu_has_any
 from cnnbatch.codec.refinement import Unit, latents_of, refine
 from cnnbatch.codec.tiling import UNIT, Tile, halo, latent_shape, moved, overlap, padded_pixels, tiles, window, window_pixels
@@ -147,7 +136,7 @@ class HyperpriorCoder:
         around = window(region, shape, self._halo)
         with torch.inference_mode():
             y_hat = self._decode_window(parsed, around, quality)
-            own = self._own_filters([header])
+            own = self._own_weights([header])
             for piece in region.pieces(self.limits.tile_side):
                 rows, columns = window(piece, shape, self._halo)
                 [pixels] = self._synthesise(y_hat[moved((rows, columns), *around)][None], quality, own)
@@ -248,14 +237,9 @@ class HyperpriorCoder:
         bits_per_square = float(self.file.settings.lmbda(quality)) / 3
         return own_numbers(functools.reduce(Statistics.plus, errors), weights, bits_per_square)
 
-    def _own_filters(self, headers: Iterable[Header]) -> Tensor | None:
-        """What images add to the weights of the post-filter, [N, 3, FEATURES]; None: none has anything."""
-        numbers = [unpacked(h.own_filter, COLOURS * FEATURES) if h.own_filter else None for h in headers]
-        if all(one is None for one in numbers):
-            return None
-        nothing = np.zeros(COLOURS * FEATURES, np.int64)
-        stacked = np.stack([nothing if one is None else one for one in numbers]).reshape(-1, COLOURS, FEATURES)
-        return torch.from_numpy((stacked * UNITS).astype(np.float32)).to(self.device)
+    def _own_weights(self, headers: Iterable[Header]) -> Tensor | None:
+        found = own_weights([header.own_filter for header in headers])
+        return None if found is None else torch.from_numpy(found).to(self.device)
 
     def _analyse(self, x: npt.NDArray[np.uint8], quality: Tensor) -> Tensor:
         shifted = np.bitwise_xor(x, GREY).view(np.int8)  # x less GREY
@@ -318,7 +302,7 @@ class HyperpriorCoder:
         y_hat = torch.stack(
             [latents[job.image][r.start : r.stop, c.start : c.stop] for job, (r, c) in zip(batch, windows, strict=True)]
         )
-        own = self._own_filters(headers[job.image] for job in batch)
+        own = self._own_weights(headers[job.image] for job in batch)
         pixels = self._synthesise(y_hat, self._qualities(batch, headers), own)
         for job, (r, c), decoded in zip(batch, windows, pixels, strict=True):
             target = images[job.image][
@@ -351,7 +335,7 @@ class HyperpriorCoder:
                 )
             if parsed.header.own_filter and not self.file.settings.post_filter:
                 raise BitstreamError("bitstream with a filter of its own, but its codec has none")
-            self._own_filters([parsed.header])
+            self._own_weights([parsed.header])
         return parsed
 
     def _tile_jobs(self, headers: Sequence[Header], side: int) -> list[_TileJob]:

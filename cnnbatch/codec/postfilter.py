@@ -16,7 +16,7 @@ Signal Processing 7(6), 2013; with clipped differences: Taquet et al., "Non-line
 Shapes: N pictures of H × W pixels; pictures are [N, H, W, 3] float32 in grey levels, weights [N, 3, FEATURES].
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 import numba
@@ -256,6 +256,18 @@ def _rounded(squares: npt.NDArray[np.float64], products: npt.NDArray[np.float64]
         numbers[place] = np.clip(np.rint(solution[0]), -LARGEST_NUMBER, LARGEST_NUMBER)
         right = right - matrix[:, place] * numbers[place]
     return numbers
+
+
+def own_weights(filters: Sequence[bytes]) -> Weights | None:
+    """What N pictures add to the weights, [N, 3, FEATURES], by the `packed` numbers, or nothing, in their headers.
+
+    None: no picture adds anything. Raises BitstreamError.
+    """
+    if not any(filters):
+        return None
+    numbers = [unpacked(data, COLOURS * FEATURES) if data else np.zeros(COLOURS * FEATURES, np.int64) for data in filters]
+    weights: Weights = (np.stack(numbers).reshape(-1, COLOURS, FEATURES) * UNITS).astype(np.float32)
+    return weights
 
 
 def packed(numbers: Numbers) -> bytes:
