@@ -245,7 +245,7 @@ class HyperpriorCoder:
         shifted = np.bitwise_xor(x, GREY).view(np.int8)  # x less GREY
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._in_bf16(float(quality[0]))):
             y: Tensor = self.model.g_a(torch.from_numpy(shifted).to(self.device), quality)
-        return y
+        return y.float()
 
     def _in_bf16(self, quality: float) -> bool:
         """Whether the analysis of a picture is in bf16."""
@@ -254,7 +254,7 @@ class HyperpriorCoder:
     def _unit(self, y: Tensor, place: tuple[slice, slice], quality: Tensor) -> Unit:
         latents = y[:, *place]
         side = self.latents.side(latents, quality, bf16=self._has_bf16)
-        return Unit(place, side, self.latents.quantise(latents - side.means, side))
+        return Unit(place, side, self.latents.quantise(latents, side))
 
     def _decode_latents(self, parsed: Sequence[Bitstream]) -> list[Tensor]:
         """ŷ [h, w, M] of every bitstream."""

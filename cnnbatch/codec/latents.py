@@ -79,7 +79,7 @@ class LatentCoder:
         beyond = -a % HYPER_BLOCK, -b % HYPER_BLOCK
         padded = F.pad(y, (0, 0, 0, beyond[1], 0, beyond[0])) if any(beyond) else y
         with torch.autocast(y.device.type, torch.bfloat16, enabled=bf16):
-            z = self.model.h_a(padded.bfloat16() if bf16 else padded, quality)
+            z = self.model.h_a(padded, quality)
         z_hat = torch.floor(z.float().clamp(-Z_MAX, Z_MAX) + 0.5)
         indexes, means = self._hyper(z_hat, quality, a, b)
         weights = self.model.quantiser_weights(quality)
@@ -87,14 +87,17 @@ class LatentCoder:
         coded = self._each(self._stream_symbols, indexes.cpu().numpy())
         return Side(z, indexes.cpu().numpy(), means, weights.cpu().numpy(), context, coded)
 
-    def quantise(self, values: Tensor, side: "Side") -> Choice:
-        """y less its means [N, a, b, M] → N quantised units."""
-        arrays = values.float().contiguous().cpu().numpy()
-        units = zip(arrays, side.indexes, side.weights, side.context, side.coded, strict=True)
+    def quantise(self, latents: Tensor, side: "Side") -> Choice:
+        """Latents [N, a, b, M] → N quantised units."""
+        arrays = (part.float().contiguous().cpu().numpy() for part in (latents, side.means))
+        units = zip(*arrays, side.indexes, side.weights, side.context, side.coded, strict=True)
         return Choice(*map(_stacked, zip(*self._each(self._quantise_unit, units), strict=True)))
 
-    def _quantise_unit(self, unit: tuple[Values, Indexes, Values, Values, Coded]) -> Choice:
-        return self.quantiser(*unit[:4]) if isinstance(self.quantiser, Quantiser) else self.quantiser(*unit)
+    def _quantise_unit(self, unit: tuple[Values, Values, Indexes, Values, Values, Coded]) -> Choice:
+        latents, means, indexes, weights, context, coded = unit
+        if isinstance(self.quantiser, Quantiser):
+            return self.quantiser(latents - means, indexes, weights, context)
+        return self.quantiser(latents, indexes, weights, context, means=means, in_stream=coded)
 
     def bits(self, choice: Choice, side: "Side") -> npt.NDArray[np.float64]:
         """[N]: of the symbols of each unit, by the entropy coder's tables."""

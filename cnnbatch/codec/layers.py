@@ -60,25 +60,24 @@ def asinh(x: Tensor) -> Tensor:
 
 
 def asinh_and_magnitude(x: Tensor) -> Tensor:
-    """[…, C] → […, 2·C]: asinh(x), then its magnitude."""
+    """[…, C] → […, 2·C]: asinh(x), then its magnitude; in bf16 where autocast will want that."""
     if x.device.type == "cpu" and not torch.is_grad_enabled():
-        return _compiled_asinh(x, parts=2)
+        return _compiled_asinh(x, parts=2, dtype=torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
     level = asinh(x)
     return torch.cat([level, level.abs()], -1)
 
 
-def _compiled_asinh(x: Tensor, *, parts: int) -> Tensor:
-    values = x.float().contiguous()
-    found = torch.empty(
-        (*x.shape[:-1], parts * x.shape[-1]), dtype=torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
-    )
+def _compiled_asinh(x: Tensor, *, parts: int, dtype: torch.dtype | None = None) -> Tensor:
+    values, dtype = x.float().contiguous(), x.dtype if dtype is None else dtype
+    size = (*x.shape[:-1], parts * x.shape[-1])
+    found = torch.empty(size, dtype=torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
     rows = values.view(-1, x.shape[-1]).numpy()
     none = np.empty((0, 0), np.uint16), np.empty((0, 0), np.float32)
     if found.dtype == torch.bfloat16:
         _asinh(rows, none[1], found.view(torch.int16).numpy().view(np.uint16).reshape(len(rows), -1))
     else:
         _asinh(rows, found.view(len(rows), -1).numpy(), none[0])
-    return found.to(x.dtype)
+    return found.to(dtype)
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})

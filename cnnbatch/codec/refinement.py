@@ -60,7 +60,7 @@ def refine(
         gradient = _gradient(model, y_hat, decoded - x.float(), quality)
         for unit in units:
             step = gradient[:, *unit.place] / (2 * square[:, None, None, :])
-            lowest = y_hat[:, *unit.place] - unit.side.means - step
+            lowest = y_hat[:, *unit.place] - step
             unit.choice = coder.quantise(lowest, unit.side._replace(weights=weights))
     for unit, choice in zip(units, best, strict=True):
         unit.choice = choice

@@ -128,9 +128,17 @@ class TrellisQuantiser:
         self._parameters = tuple(machine(settings.dependent_states)), prices, dearer(prices[0]), spacing, first
 
     def __call__(
-        self, values: Values, indexes: Indexes, weights: Values, context: Values, in_stream: Coded | None = None
+        self,
+        values: Values,
+        indexes: Indexes,
+        weights: Values,
+        context: Values,
+        *,
+        means: Values | None = None,
+        in_stream: Coded | None = None,
     ) -> Choice:
-        """As `Quantiser` does; ``in_stream``: see `stream_symbols`, where it is known already."""
+        """As `Quantiser` does, but ``means``, if there are any, are still in the ``values``; ``in_stream``: see
+        `stream_symbols`, where it is known already."""
         choice = Choice(
             np.zeros(values.shape, np.int16),
             np.zeros((*values.shape[:2], len(context)), np.float32),
@@ -139,7 +147,9 @@ class TrellisQuantiser:
         order = stream_order(self._settings, values.shape, len(context))
         if in_stream is None:
             in_stream = stream_symbols(self._settings, indexes, len(context))
-        search(values, indexes, weights, context, tuple(order), tuple(in_stream), *self._parameters, *choice)
+        if means is None:
+            means = np.zeros_like(values)
+        search(values, means, indexes, weights, context, tuple(order), tuple(in_stream), *self._parameters, *choice)
         return choice
 
 

@@ -30,9 +30,9 @@ _SETTLED: Final = 64
 
 @numba.njit(nogil=True, cache=True)
 def search(  # type: ignore[no-untyped-def]
-    values, indexes, weights, context, order, coded, machine, prices, dearer, spacing, first, symbols, found, tables
+    values, means, indexes, weights, context, order, coded, machine, prices, dearer, spacing, first, symbols, found, tables
 ):
-    """Fills ``symbols`` and the other fields of a `Choice`, all zero before.
+    """Fills ``symbols`` and the other fields of a `Choice`, all zero before, of ``values`` less their ``means``.
 
     ``order``, ``coded``, ``machine``: fields of an `Order`, a `Coded` and a `Machine`, as plain tuples: numba's cache names the
     classes that compiled functions saw, and fails where another version lacks one. ``first``: smallest scale index of dependent
@@ -41,7 +41,7 @@ def search(  # type: ignore[no-untyped-def]
     (runs, fronts), (coded_places, ends) = order, coded
     columns, channels = values.shape[1:]
     known, turned = len(context), np.ascontiguousarray(context.T)
-    flat_values, flat_indexes = values.reshape(-1), indexes.reshape(-1)
+    flat_values, flat_means, flat_indexes = values.reshape(-1), means.reshape(-1), indexes.reshape(-1)
     results = symbols.reshape(-1), tables.reshape(-1)
     half_inverse = np.float32(0.5) / weights
     units = spacing * spacing * weights
@@ -65,11 +65,13 @@ def search(  # type: ignore[no-untyped-def]
             count, singles = _split(flat_indexes, first, places, steps[0], count, single)
             for place in single[:singles]:
                 channel, table = place - base, flat_indexes[place]
-                results[0][place] = choose(flat_values[place] - expected[channel], dearer[table], half_inverse[channel])
+                value = flat_values[place] - flat_means[place] - expected[channel]
+                results[0][place] = choose(value, dearer[table], half_inverse[channel])
                 results[1][place] = table
             for step in range(before, count):
                 place = steps[0][step]
-                steps[1][step], steps[2][step] = flat_values[place] - expected[place - base], units[place - base]
+                steps[1][step] = flat_values[place] - flat_means[place] - expected[place - base]
+                steps[2][step] = units[place - base]
             if first_of_position:
                 found[i, j], expected[:known] = expected[:known], 0
         state = _find_path(state, count, steps, flat_indexes, machine, prices, spacing, kept, costs, results)

@@ -64,7 +64,7 @@ def _count(file: CodecFile, tables: Tables, pictures: Sequence[Pixels]) -> Count
                 q = torch.tensor([quality])
                 y = model.g_a(pixels, q)
                 side = coder.side(y, q, bf16=False)
-                choice = coder.quantise(y - side.means, side)
+                choice = coder.quantise(y, side)
                 _add(counts, tables, *coder.in_stream(side.z[0], choice.symbols[0], choice.tables[0], side.coded[0], quality))
     return counts
 
