@@ -181,6 +181,14 @@ def _round(x, per_step, zero, offset, levels):  # type: ignore[no-untyped-def]
                 levels[n, i, c] = _level(x[n, i, c] * scale, zero) - offset
 
 
+@numba.njit(nogil=True, cache=True)
+def _into_middle(line, row):  # type: ignore[no-untyped-def]
+    """Slices would take seconds more to compile, for the message of an error."""
+    for j in range(line.shape[0]):
+        for c in range(line.shape[1]):
+            row[1 + j, c] = line[j, c]
+
+
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})
 def _filter_and_round(x, taps, bias, per_step, offset, levels):  # type: ignore[no-untyped-def]
     """Depthwise 3×3 with zero padding; three rows at a time lie in a buffer with a border of zeros."""
@@ -189,11 +197,11 @@ def _filter_and_round(x, taps, bias, per_step, offset, levels):  # type: ignore[
     for n in range(images):
         scale = per_step[n]
         rows[0] = 0
-        rows[1, 1:-1] = x[n, 0]
+        _into_middle(x[n, 0], rows[1])
         for i in range(height):
             above, here, below = rows[i % 3], rows[(i + 1) % 3], rows[(i + 2) % 3]
             if i + 1 < height:
-                below[1:-1] = x[n, i + 1]
+                _into_middle(x[n, i + 1], below)
             else:
                 below[:] = 0
             for j in range(width):

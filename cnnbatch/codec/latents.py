@@ -211,7 +211,8 @@ def _with_coded(symbols, indexes, others, tables, places):  # type: ignore[no-un
     """Symbols and their table indexes, and after them ``others`` at ``places`` with their ``tables``."""
     first, total = symbols.size, symbols.size + places.size
     both = np.empty(total, np.int16), np.empty(total, np.uint8)
-    both[0][:first], both[1][:first] = symbols, indexes
+    for i in range(first):  # slices would take seconds more to compile, for the message of an error
+        both[0][i], both[1][i] = symbols[i], indexes[i]
     for i in range(places.size):
         both[0][first + i], both[1][first + i] = others[places[i]], tables[places[i]]
     return both

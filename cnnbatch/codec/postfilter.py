@@ -224,12 +224,13 @@ def _sum_around(plane, i, sums):  # type: ignore[no-untyped-def]
 def _repeat_edges(planes):  # type: ignore[no-untyped-def]
     for plane in planes:
         height, width = plane.shape
-        for i in range(REACH, height - REACH):
-            plane[i, :REACH] = plane[i, REACH]
-            plane[i, width - REACH :] = plane[i, width - REACH - 1]
+        bottom, right = height - REACH - 1, width - REACH - 1
+        for i in range(REACH, bottom + 1):
+            for j in range(REACH):
+                plane[i, j], plane[i, right + 1 + j] = plane[i, REACH], plane[i, right]
         for i in range(REACH):
-            plane[i] = plane[REACH]
-            plane[height - REACH + i] = plane[height - REACH - 1]
+            for j in range(width):
+                plane[i, j], plane[bottom + 1 + i, j] = plane[REACH, j], plane[bottom, j]
 
 
 def own_numbers(found: Statistics, weights: Weights, bits_per_square: float) -> bytes:

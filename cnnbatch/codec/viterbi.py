@@ -72,8 +72,8 @@ def search(  # type: ignore[no-untyped-def]
                 place = steps[0][step]
                 steps[1][step] = flat_values[place] - flat_means[place] - expected[place - base]
                 steps[2][step] = units[place - base]
-            if first_of_position:
-                found[i, j], expected[:known] = expected[:known], 0
+            for channel in range(known if first_of_position else 0):
+                found[i, j, channel], expected[channel] = expected[channel], 0
         state = _find_path(state, count, steps, flat_indexes, machine, prices, spacing, kept, costs, results)
         _add(runs[begin:end], channels, results, prices.shape[1], spacing, found)
         begin = end
@@ -157,7 +157,8 @@ def _advance(begin, end, steps, indexes, machine, prices, spacing, kept, costs):
         choices[place, 2], choices[place, 3] = sign * k2, sign * k3
         _butterflies(now, then, ways[place], machine, b0, b1, b2, b3)
         now, then = then, now
-    costs[0] = now
+    for state in range(costs.shape[1]):
+        costs[0, state] = now[state]
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "nnan", "nsz"})
