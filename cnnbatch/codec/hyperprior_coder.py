@@ -197,9 +197,9 @@ class HyperpriorCoder:
         if pixels is not None:
             passes = effort - self.file.settings.post_filter
             if passes:
-                refine(self.latents, units, x=pixels, y=y.float(), quality=quality, passes=passes, model=self.model)
+                refine(self.latents, units, x=pixels, y=y, quality=quality, passes=passes, model=self.model)
             if self.file.settings.post_filter:
-                picture = self.model.g_s(latents_of(self.latents, units, y.float()), quality)
+                picture = self.model.g_s(latents_of(self.latents, units, y), quality)
                 self._measure_errors(batch, picture, pixels, headers, errors)
         for same, unit in zip(places, units, strict=True):
             streams = self.latents.encode(unit.choice, unit.side, quality)

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnnbatch.codec.layers import BorderFilter
-from cnnbatch.codec.postfilter import LIMITS, REACH, filter_planes
+from cnnbatch.codec.layers import BorderFilter, bf16_bits
+from cnnbatch.codec.postfilter import COLOURS, LIMITS, REACH, filter_planes
 
 HALF: Final = BorderFilter.REACH
 BLOCK: Final = 2 * HALF
-COLOURS: Final = 3
 
 
 def lapped_blocks(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -171,12 +170,11 @@ def _multiply(down, right, square, between, done):  # type: ignore[no-untyped-de
 
 @numba.njit(nogil=True, cache=True)
 def _round(words, packed):  # type: ignore[no-untyped-def]
-    """Words of float32 to the nearest bfloat16, of two equally near ones to the even one."""
+    """Words of float32 to those of bfloat16."""
     for c in range(COLOURS):
         for i in range(BLOCK):
             for j in range(BLOCK):
-                word = words[c, i, j]
-                packed[c, i, j] = (word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+                packed[c, i, j] = bf16_bits(words[c, i, j])
 
 
 @numba.njit(nogil=True, cache=True)

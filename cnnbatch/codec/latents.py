@@ -84,8 +84,8 @@ class LatentCoder:
         indexes, means = self._hyper(z_hat, quality, a, b)
         weights = self.model.quantiser_weights(quality)
         z, context = z_hat.to(torch.int16).cpu().numpy(), self._context(quality)
-        coded = self._each(self._stream_symbols, indexes.cpu().numpy())
-        return Side(z, indexes.cpu().numpy(), means, weights.cpu().numpy(), context, coded)
+        found = indexes.cpu().numpy()
+        return Side(z, found, means, weights.cpu().numpy(), context, self._each(self._stream_symbols, found))
 
     def quantise(self, latents: Tensor, side: "Side") -> Choice:
         """Latents [N, a, b, M] → N quantised units."""

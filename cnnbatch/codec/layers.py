@@ -80,6 +80,12 @@ def _compiled_asinh(x: Tensor, *, parts: int, dtype: torch.dtype | None = None) 
     return found.to(dtype)
 
 
+@numba.njit(nogil=True, cache=True)
+def bf16_bits(word):  # type: ignore[no-untyped-def]
+    """The word of a float32 to that of the nearest bfloat16, of two equally near ones to the even one."""
+    return (word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+
+
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})
 def _asinh(values, exact, bits):  # type: ignore[no-untyped-def]
     """log(|x| + √(x² + 1)) by exponent and polynomial (logf of Cephes, Moshier 1992), row by row, into ``exact`` or, if that is
@@ -114,8 +120,7 @@ def _asinh(values, exact, bits):  # type: ignore[no-untyped-def]
                 exact[row, i] = line[i]
         else:
             for i in range(bits.shape[1]):
-                word = np.uint32(bits_of[i])
-                bits[row, i] = (word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+                bits[row, i] = bf16_bits(np.uint32(bits_of[i]))
 
 
 class QualityCurve(nn.Module):

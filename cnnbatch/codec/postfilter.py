@@ -78,7 +78,7 @@ class Statistics(NamedTuple):
 
 def filtered(picture: Tensor, weights: Tensor, step: Tensor) -> Tensor:
     """``step`` [N]: Δ(q) → filtered pictures, neither rounded nor clamped."""
-    padded = F.pad(picture.permute(0, 3, 1, 2), (REACH,) * 4, mode="replicate")
+    padded = surrounded(picture).permute(0, 3, 1, 2)
     parts = []
     for top in range(0, picture.shape[1], ROWS_AT_ONCE):
         rows = padded[:, :, top : top + ROWS_AT_ONCE + 2 * REACH]
@@ -168,6 +168,11 @@ def filter_planes(planes, weights, limits, pixels):  # type: ignore[no-untyped-d
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "nnan", "nsz"})
+def _clipped(p, q, limit):  # type: ignore[no-untyped-def]
+    return min(max(p, -limit), limit) + min(max(q, -limit), limit)
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract", "nnan", "nsz"})
 def _add_pairs(plane, i, weights, limits, totals):  # type: ignore[no-untyped-def]
     """To the totals of row ``i``, what the clipped differences of its pairs of neighbours give."""
     width, half = len(totals), len(PAIRS)
@@ -179,9 +184,7 @@ def _add_pairs(plane, i, weights, limits, totals):  # type: ignore[no-untyped-de
         strong, weak = weights[pair], weights[half + pair]
         for j in range(width):
             p, q = before[j] - here[j], behind[j] - here[j]
-            close = min(max(p, -near), near) + min(max(q, -near), near)
-            wide = min(max(p, -far), far) + min(max(q, -far), far)
-            totals[j] += strong * close + weak * wide
+            totals[j] += strong * _clipped(p, q, near) + weak * _clipped(p, q, far)
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "nnan", "nsz"})
@@ -201,8 +204,7 @@ def _fill(planes, limits, found):  # type: ignore[no-untyped-def]
                 close, wide = found[c, pair, i], found[c, half + pair, i]
                 for j in range(width):
                     p, q = before[j] - here[j], behind[j] - here[j]
-                    close[j] = min(max(p, -near), near) + min(max(q, -near), near)
-                    wide[j] = min(max(p, -far), far) + min(max(q, -far), far)
+                    close[j], wide[j] = _clipped(p, q, near), _clipped(p, q, far)
             for other in range(COLOURS):
                 _sum_around(planes[other], row, found[c, 2 * half + other, i])
             mixed = found[c, AROUND:, i]

@@ -3,6 +3,7 @@
 Each picture counts by the bits that it takes, as every picture does in BD-rates. The synthesis is trained without the filter.
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,14 +35,13 @@ def _least_squares(
     model: Hyperprior, originals: Sequence[torch.Tensor], quality: torch.Tensor
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """[3, FEATURES] at one quality; what does not vanish where a picture is flat is left at zero."""
-    sums: Statistics | None = None
+    shares = []
     step = float(model.settings.step(quality))
     for original in originals:
         picture, bits = model(original, quality[None], noise=False, rdo=True)
         found = statistics(surrounded(picture), original, step)
-        share = Statistics(found.squares / float(bits[0]), found.products / float(bits[0]))
-        sums = share if sums is None else sums.plus(share)
-    assert sums is not None
+        shares.append(Statistics(found.squares / float(bits[0]), found.products / float(bits[0])))
+    sums = functools.reduce(Statistics.plus, shares)
     weights = np.zeros_like(sums.products)
     for colour, (squares, products) in enumerate(
         zip(sums.squares[:, :AROUND, :AROUND], sums.products[:, :AROUND], strict=True)
