@@ -50,6 +50,9 @@ LARGEST_NUMBER: Final = 1 << 14
 NUMBER_BITS: Final = 0.05
 """That the square of an own number is taken to cost while they are looked for: next to nothing that is not worth it."""
 
+NO_PICTURE: Final = 4096.0
+"""Magnitude of samples that no sound codec file makes: least squares of what is larger would run out of digits."""
+
 ROWS_AT_ONCE: Final = 16
 SEEN_PIXELS: Final = 1 << 18
 """Of a picture, about: so many are enough for its own weights."""
@@ -88,13 +91,15 @@ def filtered(picture: Tensor, weights: Tensor, step: Tensor) -> Tensor:
 
 
 def statistics(picture: Tensor, target: Tensor, step: float, *, every: int = 1) -> Statistics:
-    """Of one picture, or of one part of ``every`` of its rows, which stand for all.
+    """Of one picture, or of one part of ``every`` of its rows, which stand for all; zeros where it reaches `NO_PICTURE`.
 
     ``picture`` [1, H + 2·REACH, W + 2·REACH, 3] with its surroundings, ``target`` [1, H, W, 3] the original; ``step``: Δ(q).
     """
+    squares, products = np.zeros((COLOURS, FEATURES, FEATURES)), np.zeros((COLOURS, FEATURES))
+    if not bool((picture.abs() < NO_PICTURE).all()):  # nor where it is no number
+        return Statistics(squares, products)
     planes = picture.permute(0, 3, 1, 2)
     errors = target.permute(0, 3, 1, 2) - _middle(planes, 0, 0)
-    squares, products = np.zeros((COLOURS, FEATURES, FEATURES)), np.zeros((COLOURS, FEATURES))
     height, seen = errors.shape[2], 0
     for top in range(0, height, ROWS_AT_ONCE * every):
         rows = planes[:, :, top : top + ROWS_AT_ONCE + 2 * REACH]
@@ -238,6 +243,8 @@ def _repeat_edges(planes):  # type: ignore[no-untyped-def]
 def own_numbers(found: Statistics, weights: Weights, bits_per_square: float) -> bytes:
     """What a picture with these statistics has in its header: `packed` differences from ``weights`` [3, FEATURES], or nothing
     where they would save fewer bits than they cost; ``bits_per_square``: that a squared error of one sample is worth."""
+    if not np.isfinite(weights).all():
+        return b""
     ridge = NUMBER_BITS / bits_per_square
     numbers = np.stack([_rounded(*colour, ridge) for colour in zip(found.squares, found.products, weights, strict=True)])
     data = packed(numbers)

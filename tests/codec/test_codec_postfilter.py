@@ -153,6 +153,24 @@ def test_what_saves_less_than_it_costs_is_left_out() -> None:
     assert own_numbers(found, np.ones((COLOURS, FEATURES), np.float32), 1e3) == b""  # they are the best already
 
 
+@pytest.mark.parametrize("sample", [np.nan, np.inf, -1e30, 1e5])
+def test_what_is_no_picture_gets_no_filter_of_its_own(sample: float) -> None:
+    original = torch.from_numpy(PICTURES[0][None]).float()
+    damaged = original + torch.randn(original.shape, generator=torch.Generator().manual_seed(0))
+    damaged[0, 5, 7, 1] = sample
+    found = statistics(surrounded(damaged), original, 8.0)
+    assert own_numbers(found, np.zeros((COLOURS, FEATURES), np.float32), 1e3) == b""
+
+
+def test_weights_that_are_no_numbers_get_none_beside_them() -> None:
+    original = torch.from_numpy(PICTURES[0][None]).float()
+    found = statistics(surrounded(original + 3), original, 8.0)
+    weights = np.zeros((COLOURS, FEATURES), np.float32)
+    assert own_numbers(found, weights, 1e3) != b""
+    weights[1, 4] = np.nan
+    assert own_numbers(found, weights, 1e3) == b""
+
+
 @PROPERTY
 @given(st.lists(st.integers(-LARGEST_NUMBER, LARGEST_NUMBER), min_size=1, max_size=99))
 def test_numbers_come_back(numbers: list[int]) -> None:

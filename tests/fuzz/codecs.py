@@ -74,7 +74,7 @@ def load_codec(data: bytes) -> None:
     except CodecFileError:
         return
     with suppress(BitstreamError):  # weights that are no numbers any more make symbols that are none
-        codec.reconstruct(codec.compress([waves(20, 20)], 32, effort=1))
+        codec.reconstruct(codec.compress([waves(20, 20)], 32, effort=2))
 
 
 def with_right_checksum(data: bytes, rng: random.Random) -> bytes:
