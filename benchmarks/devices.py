@@ -23,7 +23,7 @@ from skimage import data
 from benchmarks.hardware import hardware
 from cnnbatch.codec import DEFAULT_QUALITY, Codec
 from cnnbatch.codec.hyperprior import Hyperprior
-from cnnbatch.codec.scale_net import Z_MAX
+from cnnbatch.codec.integer_net import Z_MAX
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from cnnbatch.codec.dense_context import Context
 from cnnbatch.codec.hyperprior_settings import PIXEL_UNIT
+from cnnbatch.codec.integer_net import round_half_up
 from cnnbatch.codec.layers import (
     FullPrecisionLinear,
     Positive,
@@ -37,7 +38,6 @@ from cnnbatch.codec.layers import (
     log_spaced,
 )
 from cnnbatch.codec.likelihood import gaussian_bits, noisy
-from cnnbatch.codec.scale_net import round_half_up
 
 POOLED = 4
 """Pixels that a position after both pools covers in each direction."""

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cnnbatch.codec.integer_net import Z_MAX, round_half_up
 from cnnbatch.codec.layers import neighbours
-from cnnbatch.codec.scale_net import Z_MAX, round_half_up
 from cnnbatch.rans import Decoder, Indexes, Symbols, next_symbol
 
 WEIGHT_UNIT = 64

@@ -3,7 +3,7 @@
     x ─ g_a ─ y ──────────── r = round(y − μ) ──── ŷ = r + μ ─ g_s ─ x̂
               │                ▲ entropy coder: zero-mean Gaussian of scale index i
               h_a ─ ẑ ─┬─ scale net (integers) ─ i
-                       └─ mean net (float) ───── μ      ẑ itself is coded in an exact context, `HyperContext`
+                       └─ mean net ───────────── μ      ẑ itself is coded in an exact context, `HyperContext`
 
 (Ballé et al. 2018, arXiv 1802.01436; mean and scale: Minnen et al. 2018, arXiv 1809.02736; decoupled like JPEG AI.)
 The few channels that carry the picture's low frequencies go on from block to block, more than ẑ tells: their μ gains a linear
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from cnnbatch.codec.hyper_context import HyperContext
 from cnnbatch.codec.hyperprior_settings import GREY, HyperpriorSettings
+from cnnbatch.codec.integer_net import Z_MAX, IntegerDepthwise, IntegerLinear, IntegerNet, round_half_up, soft_clamp
 from cnnbatch.codec.layers import (
     ACTIVATIONS,
     Block,
@@ -39,8 +40,10 @@ from cnnbatch.codec.layers import (
     space_to_depth,
 )
 from cnnbatch.codec.likelihood import gaussian_bits, noisy, on_the_trellis, on_their_own
-from cnnbatch.codec.scale_net import Z_MAX, ScaleNet, round_half_up, soft_clamp
 from cnnbatch.codec.transforms import Analysis, Synthesis
+
+MEAN_BLOCKS = 2
+"""Of a mean net, at 1/16 of the resolution."""
 
 NUM_NEIGHBOURS = 4
 """Decoded latent positions that a mean is predicted from."""
@@ -91,7 +94,7 @@ class MeanNet(nn.Module):
         self.enter = nn.Linear(s.hyper_channels, 4 * width)
         self.block_32 = Block(width, s.activation)
         self.grow = nn.Linear(width, 4 * width)
-        self.blocks_16 = blocks(width, 2, s.activation)
+        self.blocks_16 = blocks(width, MEAN_BLOCKS, s.activation)
         self.leave = FullPrecisionLinear(width, s.latent_channels)
         self.gain = QualityCurve(s.latent_channels)
         self.activation = ACTIVATIONS[s.activation]
@@ -108,6 +111,34 @@ class MeanNet(nn.Module):
         return cast(Tensor, means * gain if means.requires_grad else means.mul_(gain))
 
 
+class IntegerMeanNet(IntegerNet):
+    """ẑ → means of the latents, in integers but for the gain: a third of the time, and the same on every machine."""
+
+    def __init__(self, s: HyperpriorSettings) -> None:
+        super().__init__(
+            hyper_channels=s.hyper_channels, width=s.hyper_width, latent_channels=s.latent_channels, blocks=MEAN_BLOCKS
+        )
+        self.gain = QualityCurve(s.latent_channels)
+        self._initialise()
+
+    def forward(self, z_hat: Tensor, quality: Tensor) -> Tensor:  # type: ignore[override]
+        """``z_hat`` [N, h, w, Cz] → [N, 4h, 4w, M]."""
+        means, gain = super().forward(z_hat), torch.exp(self.gain(quality))
+        return means * gain if means.requires_grad else means.mul_(gain)
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Activations between their limits, depthwise layers near the identity, small means."""
+        for layer in self.modules():
+            if isinstance(layer, IntegerDepthwise):
+                nn.init.normal_(layer.weight, 0, 0.15)
+                layer.weight[:, 4] += 0.6
+            elif isinstance(layer, IntegerLinear):
+                last = layer is self.leave
+                nn.init.normal_(layer.weight, 0, (0.3 if last else 1.0) / layer.weight.shape[1] ** 0.5)
+                nn.init.constant_(layer.bias, 0.0 if last else 1.0)
+
+
 class Hyperprior(nn.Module):
     """The whole model. `forward` is the training pass; the codec calls the parts."""
 
@@ -117,8 +148,8 @@ class Hyperprior(nn.Module):
         self.g_a = Analysis(settings)
         self.g_s = Synthesis(settings)
         self.h_a = HyperAnalysis(settings)
-        self.mean_net = MeanNet(settings)
-        self.scale_net = ScaleNet(
+        self.mean_net = IntegerMeanNet(settings) if settings.integer_means else MeanNet(settings)
+        self.scale_net = IntegerNet(
             hyper_channels=settings.hyper_channels,
             width=settings.hyper_width,
             latent_channels=settings.latent_channels,
@@ -129,6 +160,10 @@ class Hyperprior(nn.Module):
         self.z_scale = QualityCurve(settings.hyper_channels)
         if settings.hyper_context:
             self.hyper_context = HyperContext(settings.hyper_channels, settings.scale_range, settings.num_scales)
+
+    def integer_nets(self) -> list[IntegerNet]:
+        """Whose layers are of integers: the scale net, and perhaps the mean net."""
+        return [net for net in (self.scale_net, self.mean_net) if isinstance(net, IntegerNet)]
 
     def bits_per_square(self, quality: Tensor) -> Tensor:
         """[N, M]: bits that a squared unit of error in one latent of each channel is worth, by the synthesis' bypass alone.
@@ -165,7 +200,7 @@ class Hyperprior(nn.Module):
         hyper = self.hyper_synthesis(z_hat, quality)
         means = hyper.means
         if s.context_channels:
-            means = self._with_context(means, y, quality, noise=noise)
+            means = self.with_context(means, y, quality, noise=noise)
         residual = y - means
         positions = soft_clamp(round_half_up(hyper.scale_positions), 0, s.num_scales - 1, share=1)
         scales = s.scale_range[0] * torch.exp(positions / s.indexes_per_nat)
@@ -192,7 +227,7 @@ class Hyperprior(nn.Module):
         k = self.settings.context_channels
         return cast(Tensor, self.context(quality)).reshape(-1, k, NUM_NEIGHBOURS * k)
 
-    def _with_context(self, means: Tensor, y: Tensor, quality: Tensor, *, noise: bool) -> Tensor:
+    def with_context(self, means: Tensor, y: Tensor, quality: Tensor, *, noise: bool) -> Tensor:
         """The means with the prediction added: in parallel, from neighbours that are rounded apart from each other."""
         k = self.settings.context_channels
         deviation = (y - means)[..., :k]

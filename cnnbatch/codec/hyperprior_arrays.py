@@ -1,4 +1,4 @@
-"""The hyperprior in a codec file: float weights, the integers of the scale net, entropy tables and a known answer."""
+"""The hyperprior in a codec file: float weights, the layers of integers, entropy tables and a known answer."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -12,7 +12,7 @@ from cnnbatch.codec.hyper_context import EDGES
 from cnnbatch.codec.hyperprior import Hyperprior
 from cnnbatch.codec.hyperprior_coder import HyperpriorCoder
 from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
-from cnnbatch.codec.scale_net import IntegerLinear
+from cnnbatch.codec.integer_net import IntegerLinear
 from cnnbatch.codec.trellis import trellis_tables
 from cnnbatch.rans import gaussian_tables, joined
 
@@ -31,8 +31,8 @@ class HyperpriorArchitecture(Architecture[HyperpriorSettings, Hyperprior]):
         return "images of any size, gray or colour"
 
     def arrays(self, model: Hyperprior) -> dict[str, Array]:
-        """Raises CodecFileError if the scale net is not exact."""
-        model.scale_net.check_exact()
+        """Raises CodecFileError if a layer of integers is not exact."""
+        _check_exact(model)
         return _float_arrays(model) | _integer_arrays(model) | _known_answer(model)
 
     def expected(self, settings: HyperpriorSettings) -> Expected:
@@ -68,18 +68,18 @@ class HyperpriorArchitecture(Architecture[HyperpriorSettings, Hyperprior]):
             raise ValueError(f"z_scale.table names table {largest} of {settings.num_scales}")
 
     def model(self, settings: HyperpriorSettings, arrays: Mapping[str, Array]) -> Hyperprior:
-        """The network, its scale net fixed to the file's integers. Raises CodecFileError if that is not exact."""
+        """The network, its layers of integers fixed to the file's. Raises CodecFileError if one is not exact."""
         model = Hyperprior(settings)
         for name, parameter in _float_parameters(model):
             copy_weights(parameter, arrays[name])
         for name, layer in _integer_layers(model):
             weight, shift, bias = (arrays[f"{name}.{part}"] for part in ("weight", "shift", "bias"))
             layer.fix(*(torch.from_numpy(a.astype(np.float32)) for a in (weight, shift, bias)))
-        model.scale_net.check_exact()
+        _check_exact(model)
         return model.eval()
 
     def trainable_model(self, settings: HyperpriorSettings, arrays: Mapping[str, Array]) -> Hyperprior:
-        """The same; its scale net is rounded anew at every step."""
+        """The same; its layers of integers are rounded anew at every step."""
         model = self.model(settings, arrays)
         for _, layer in _integer_layers(model):
             layer.release()
@@ -95,13 +95,19 @@ def _integer_layers(model: Hyperprior) -> list[tuple[str, IntegerLinear]]:
     return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, IntegerLinear)]
 
 
+def _check_exact(model: Hyperprior) -> None:
+    for net in model.integer_nets():
+        net.check_exact()
+
+
 def _float_arrays(model: Hyperprior) -> dict[str, Array]:
     """Matrices in float16, whose rounding is far below that of a pixel; the rest and the last filter in float32."""
     return {name: p.detach().cpu().numpy().astype(_float_dtype(name, p)) for name, p in _float_parameters(model)}
 
 
 def _float_parameters(model: Hyperprior) -> list[tuple[str, torch.nn.Parameter]]:
-    return [(name, p) for name, p in model.named_parameters() if not name.startswith("scale_net.")]
+    whole = {f"{layer}.{part}" for layer, _ in _integer_layers(model) for part in ("weight", "bias")}
+    return [(name, p) for name, p in model.named_parameters() if name not in whole]
 
 
 def _float_dtype(name: str, parameter: torch.nn.Parameter) -> str:

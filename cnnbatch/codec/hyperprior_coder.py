@@ -1,6 +1,5 @@
 """Images ↔ bitstreams of the hyperprior: tiles through the transforms, units through the entropy coder."""
 
-import functools
 import os
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -16,12 +15,14 @@ from torch import Tensor
 from cnnbatch.bitstream import CODEC_PREFIX_BYTES, MAX_PIXELS, MAX_SIDE, UNIT_SIDE, Bitstream, Header, pack, unpack
 from cnnbatch.codec.architecture import Limits, Parsed, Pixels, Region, check_image, naming, quality_steps
 from cnnbatch.codec.batches import run_or_halve
+from cnnbatch.codec.filter_search import FilterSearch
 from cnnbatch.codec.hyperprior import Hyperprior
 from cnnbatch.codec.hyperprior_settings import BLOCK, GREY, PIXEL_UNIT
 from cnnbatch.codec.latents import LatentCoder
-from cnnbatch.codec.postfilter import REACH, SEEN_PIXELS, Statistics, own_numbers, own_weights, statistics, surrounded
+from cnnbatch.codec.own_filter import DECODED_PIXELS
+from cnnbatch.codec.postfilter import own_weights
 from cnnbatch.codec.process import cpu_has_any
-from cnnbatch.codec.refinement import Unit, latents_of, refine
+from cnnbatch.codec.refinement import Unit, refine
 from cnnbatch.codec.tiling import UNIT, Tile, halo, latent_shape, moved, overlap, padded_pixels, tiles, window, window_pixels
 from cnnbatch.errors import BitstreamError, CodecFileError
 
@@ -67,7 +68,8 @@ class HyperpriorCoder:
         self.model = model.to(device).requires_grad_(False)
         self.model.g_a.keep_matrices()
         self.model.g_s.keep_matrices()
-        self.model.scale_net.pack()
+        for net in self.model.integer_nets():
+            net.pack()
         if file.settings.eight_bits:
             self.model.g_s.use_eight_bits()
         coding = threads if device.type == "cpu" else os.cpu_count()
@@ -96,22 +98,24 @@ class HyperpriorCoder:
         return None
 
     def compress(self, images: Sequence[Pixels], qualities: Sequence[float], *, effort: int) -> list[bytes]:
-        """See `Coder.compress`; gradients hold on to much memory, hence smaller tiles with any ``effort``.
+        """See `Coder.compress`; gradients hold on to much memory, hence smaller tiles with more than one.
 
-        The first effort is a filter of each image's own, where the codec has one; all others are passes of `refine`.
+        The first ``effort`` is a post-filter of each image's own, where the codec has one, by windows of it; all others are
+        passes of `refine`, and the filter is then by all of it.
         """
         headers = [self._header(image, q) for image, q in zip(images, qualities, strict=True)]
         found: list[dict[tuple[int, int], bytes]] = [{} for _ in images]
-        errors: list[dict[tuple[int, int], Statistics]] = [{} for _ in images]
-        tile_jobs = self._tile_jobs(headers, UNIT_SIDE if effort else self.limits.tile_side)
+        search = FilterSearch(self.model, self.latents, headers) if effort and self.file.settings.post_filter else None
+        passes = effort - (search is not None)
+        tile_jobs = self._tile_jobs(headers, UNIT_SIDE if passes else self.limits.tile_side)
 
         def alike(job: _TileJob) -> Hashable:
             return job.tile.shape, self._in_bf16(headers[job.image].quality)
 
         batches = self._batches(tile_jobs, alike, lambda job: job.tile.pixels)
-        self._each(batches, lambda batch: self._compress_tiles(batch, images, headers, found, errors, effort))
-        own = [self._own_filter(h, [seen[place] for place in sorted(seen)]) for h, seen in zip(headers, errors, strict=True)]
-        headers = [replace(h, own_filter=numbers) for h, numbers in zip(headers, own, strict=True)]
+        self._each(batches, lambda batch: self._compress_tiles(batch, images, headers, found, search, passes))
+        if search is not None:
+            headers = [replace(h, own_filter=numbers) for h, numbers in zip(headers, search.numbers(), strict=True)]
         return [pack(h, [units[place] for place in sorted(units)]) for h, units in zip(headers, found, strict=True)]
 
     def reconstruct(self, bitstreams: Sequence[bytes]) -> list[Pixels]:
@@ -182,60 +186,29 @@ class HyperpriorCoder:
         images: Sequence[Pixels],
         headers: Sequence[Header],
         found: Sequence[dict[tuple[int, int], bytes]],
-        errors: Sequence[dict[tuple[int, int], Statistics]],
-        effort: int,
+        search: FilterSearch | None,
+        passes: int,
     ) -> None:
-        """Analysis and entropy coding of tiles of one shape; adds their units to ``found`` of each image and, with ``effort``,
-        what a filter of its own would start from to its ``errors``."""
+        """Analysis and entropy coding of tiles of one shape; adds their units to ``found`` of each image, and what filters of
+        their own start from to ``search``."""
         x = np.stack([window_pixels(images[job.image], job.tile) for job in batch])
-        pixels = torch.from_numpy(x).to(self.device) if effort else None
         quality = self._qualities(batch, headers)
         y = self._analyse(x, quality)
         slices = [list(job.tile.unit_slices()) for job in batch]
         places = list(zip(*slices, strict=True))  # the same unit of every tile
         units = [self._unit(y, same[0][1], quality) for same in places]
-        if pixels is not None:
-            passes = effort - self.file.settings.post_filter
-            if passes:
-                refine(self.latents, units, x=pixels, y=y, quality=quality, passes=passes, model=self.model)
-            if self.file.settings.post_filter:
-                picture = self.model.g_s(latents_of(self.latents, units, y), quality)
-                self._measure_errors(batch, picture, pixels, headers, errors)
+        if passes:
+            pixels = torch.from_numpy(x).to(self.device)
+            refine(self.latents, units, x=pixels, y=y, quality=quality, passes=passes, model=self.model)
+        looked_at = [job.image for job in batch], [job.tile for job in batch], units, x
+        if search is not None and (passes or batch[0].tile.pixels <= DECODED_PIXELS):
+            search.look_at_all(*looked_at, y=y, quality=quality)
+        elif search is not None:
+            search.look_at_windows(*looked_at, quality=quality)
         for same, unit in zip(places, units, strict=True):
             streams = self.latents.encode(unit.choice, unit.side, quality)
             for job, (place, _), stream in zip(batch, same, streams, strict=True):
                 found[job.image][place] = stream
-
-    def _measure_errors(
-        self,
-        batch: Sequence[_TileJob],
-        pictures: Tensor,
-        originals: Tensor,
-        headers: Sequence[Header],
-        errors: Sequence[dict[tuple[int, int], Statistics]],
-    ) -> None:
-        """`Statistics` of the inner parts of tiles, without what lies beyond the image; both [N, H, W, 3]."""
-        wider = surrounded(pictures)
-        for job, picture, original in zip(batch, wider, originals, strict=True):
-            (r, c), header = (job.tile.rows, job.tile.columns), headers[job.image]
-            top, left = (r.inner_start - r.start) * BLOCK, (c.inner_start - c.start) * BLOCK
-            bottom = top + min(r.inner_stop * BLOCK, header.height) - r.inner_start * BLOCK
-            right = left + min(c.inner_stop * BLOCK, header.width) - c.inner_start * BLOCK
-            around = picture[None, top : bottom + 2 * REACH, left : right + 2 * REACH]
-            step = float(self.file.settings.step(torch.tensor(header.quality)))
-            every = 1 + header.width * header.height // SEEN_PIXELS
-            found = statistics(around, original[None, top:bottom, left:right].float(), step, every=every)
-            errors[job.image][r.inner_start, c.inner_start] = found
-
-    def _own_filter(self, header: Header, errors: Sequence[Statistics]) -> bytes:
-        """What the header of an image says of its filter; nothing without any ``errors``."""
-        if not errors:
-            return b""
-        quality = torch.tensor([header.quality])
-        with torch.inference_mode():
-            weights = self.model.g_s.filter_weights(quality.to(self.device))[0].cpu().numpy()
-        bits_per_square = float(self.file.settings.lmbda(quality)) / 3
-        return own_numbers(functools.reduce(Statistics.plus, errors), weights, bits_per_square)
 
     def _own_weights(self, headers: Iterable[Header]) -> Tensor | None:
         found = own_weights([header.own_filter for header in headers])

@@ -61,6 +61,8 @@ class HyperpriorSettings(BaseModel):
     """Of the machine of dependent quantisation: the more, the fewer bytes, and the longer an encoder searches."""
     eight_bits: bool = False
     """Whether decoders compute the blocks of the synthesis in eight bits, see `cnnbatch.codec.eight_bits`."""
+    integer_means: bool = False
+    """Whether the mean net computes with integers, see `cnnbatch.codec.integer_net`."""
     post_filter: bool = False
     """Whether decoders filter what the synthesis makes, see `cnnbatch.codec.postfilter`."""
     lanes: Literal[1, 4] = 4

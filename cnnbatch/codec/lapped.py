@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cnnbatch.codec.layers import BorderFilter, bf16_bits
-from cnnbatch.codec.postfilter import COLOURS, LIMITS, REACH, filter_planes
+from cnnbatch.codec.postfilter import COLOURS, LIMITS, REACH, filter_planes, repeat_edges
 
 HALF: Final = BorderFilter.REACH
 BLOCK: Final = 2 * HALF
@@ -44,16 +44,26 @@ def lapped_pixels(linear: Tensor, learned: Tensor, weight: Tensor, steps: Tensor
 
 def filtered_pixels(linear: Tensor, learned: Tensor, weight: Tensor, steps: Tensor, grey: int, weights: Tensor) -> Tensor:
     """The same through the post-filter: ``weights`` [N, 3, FEATURES], limits in ``steps``."""
+    planes = lapped_planes(linear, learned, weight, steps, grey).numpy()
+    n, _, height, width = planes.shape
+    pixels = np.empty((n, height - 2 * REACH, width - 2 * REACH, COLOURS), np.uint8)
+    limits = (steps.float()[:, None] * torch.tensor(LIMITS)).numpy()
+    for one in zip(planes, weights.contiguous().numpy(), limits, pixels, strict=True):
+        filter_planes(*one)
+    return torch.from_numpy(pixels)
+
+
+def lapped_planes(linear: Tensor, learned: Tensor, weight: Tensor, steps: Tensor, grey: int) -> Tensor:
+    """What the post-filter reads: float32 [N, 3, 16h + 2·REACH, 16w + 2·REACH], the last pixels repeated beyond the edge."""
     n, h, w, _ = linear.shape
     height, width = h * BLOCK, w * BLOCK
     planes = np.empty((n, COLOURS, height + 2 * REACH, width + 2 * REACH), np.float32)
     parts = (part.contiguous().numpy() for part in (linear, learned))
-    pixels, sizes = np.empty((n, height, width, COLOURS), np.uint8), steps.float()
-    _paint(*parts, weight.detach().numpy(), sizes.numpy(), np.float32(grey), pixels, planes)
-    limits = (sizes[:, None] * torch.tensor(LIMITS)).numpy()
-    for one in zip(planes, weights.contiguous().numpy(), limits, pixels, strict=True):
-        filter_planes(*one)
-    return torch.from_numpy(pixels)
+    unused = np.empty((n, height, width, 0), np.uint8)
+    _paint(*parts, weight.detach().numpy(), steps.float().numpy(), np.float32(grey), unused, planes)
+    for picture in planes:
+        repeat_edges(picture)
+    return torch.from_numpy(planes)
 
 
 @numba.njit(nogil=True, cache=True)

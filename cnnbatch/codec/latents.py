@@ -22,9 +22,9 @@ from cnnbatch.codec.architecture import Array
 from cnnbatch.codec.hyper_context import HyperTables
 from cnnbatch.codec.hyperprior import Hyperprior
 from cnnbatch.codec.hyperprior_settings import HYPER_BLOCK, HyperpriorSettings
+from cnnbatch.codec.integer_net import Z_MAX, indexes_of
 from cnnbatch.codec.order import Coded
 from cnnbatch.codec.quantisation import Choice, Quantiser, Values, magnitude_bits, restore
-from cnnbatch.codec.scale_net import Z_MAX, indexes_of
 from cnnbatch.codec.trellis import TrellisQuantiser, chosen_values, dequantise, state_machine, stream_symbols, table_prices
 from cnnbatch.rans import Decoder, Indexes, StateMachine, Symbols, Tables, encode
 

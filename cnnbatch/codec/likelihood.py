@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnnbatch.codec.scale_net import round_half_up
+from cnnbatch.codec.integer_net import round_half_up
 from cnnbatch.codec.trellis import (
     LEAST_MASS,
     TrellisQuantiser,

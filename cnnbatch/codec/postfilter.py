@@ -17,7 +17,7 @@ Shapes: N pictures of H × W pixels; pictures are [N, H, W, 3] float32 in grey l
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import numba
 import numpy as np
@@ -47,36 +47,10 @@ UNITS: Final = np.array([1 / 16] * len(PAIRS) + [1 / 32] * len(PAIRS) + [1 / 256
 LARGEST_NUMBER: Final = 1 << 14
 """Magnitude of a picture's own number."""
 
-NUMBER_BITS: Final = 0.05
-"""That the square of an own number is taken to cost while they are looked for: next to nothing that is not worth it."""
-
-NO_PICTURE: Final = 4096.0
-"""Magnitude of samples that no sound codec file makes: least squares of what is larger would run out of digits."""
-
 ROWS_AT_ONCE: Final = 16
-SEEN_PIXELS: Final = 1 << 18
-"""Of a picture, about: so many are enough for its own weights."""
 
 Weights = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.int64]
-
-
-class Statistics(NamedTuple):
-    """Of the features and the errors of a picture without the filter, summed over its pixels."""
-
-    squares: npt.NDArray[np.float64]
-    """[3, FEATURES, FEATURES]: of the features of each colour, with each other."""
-    products: npt.NDArray[np.float64]
-    """[3, FEATURES]: with the errors, original less picture."""
-
-    def plus(self, other: "Statistics") -> "Statistics":
-        """Of both."""
-        return Statistics(self.squares + other.squares, self.products + other.products)
-
-    def saved(self, weights: npt.NDArray[np.float64]) -> float:
-        """By how much ``weights`` [3, FEATURES] lower the sum of squared errors."""
-        quadratic = np.einsum("ck,ckj,cj", weights, self.squares, weights)
-        return float(2 * (weights * self.products).sum() - quadratic)
 
 
 def filtered(picture: Tensor, weights: Tensor, step: Tensor) -> Tensor:
@@ -85,31 +59,9 @@ def filtered(picture: Tensor, weights: Tensor, step: Tensor) -> Tensor:
     parts = []
     for top in range(0, picture.shape[1], ROWS_AT_ONCE):
         rows = padded[:, :, top : top + ROWS_AT_ONCE + 2 * REACH]
-        change = torch.einsum("nckhw,nck->nchw", _features(rows, step), weights)
-        parts.append(_middle(rows, 0, 0) + change)
+        change = torch.einsum("nckhw,nck->nchw", features(rows, step), weights)
+        parts.append(middle(rows, 0, 0) + change)
     return torch.cat(parts, 2).permute(0, 2, 3, 1)
-
-
-def statistics(picture: Tensor, target: Tensor, step: float, *, every: int = 1) -> Statistics:
-    """Of one picture, or of one part of ``every`` of its rows, which stand for all; zeros where it reaches `NO_PICTURE`.
-
-    ``picture`` [1, H + 2·REACH, W + 2·REACH, 3] with its surroundings, ``target`` [1, H, W, 3] the original; ``step``: Δ(q).
-    """
-    squares, products = np.zeros((COLOURS, FEATURES, FEATURES)), np.zeros((COLOURS, FEATURES))
-    if not bool((picture.abs() < NO_PICTURE).all()):  # nor where it is no number
-        return Statistics(squares, products)
-    planes = picture.permute(0, 3, 1, 2)
-    errors = target.permute(0, 3, 1, 2) - _middle(planes, 0, 0)
-    height, seen = errors.shape[2], 0
-    for top in range(0, height, ROWS_AT_ONCE * every):
-        rows = planes[:, :, top : top + ROWS_AT_ONCE + 2 * REACH]
-        found = _compiled_features(rows, step) if rows.device.type == "cpu" else _features(rows, rows.new_tensor([step]))
-        found = found[0].flatten(2)
-        error = errors[0, :, top : top + ROWS_AT_ONCE].flatten(1)
-        squares += (found @ found.transpose(1, 2)).double().cpu().numpy()
-        products += (found @ error[..., None])[..., 0].double().cpu().numpy()
-        seen += rows.shape[2] - 2 * REACH
-    return Statistics(squares * (height / seen), products * (height / seen))
 
 
 def surrounded(picture: Tensor) -> Tensor:
@@ -117,10 +69,10 @@ def surrounded(picture: Tensor) -> Tensor:
     return F.pad(picture.permute(0, 3, 1, 2), (REACH,) * 4, mode="replicate").permute(0, 2, 3, 1)
 
 
-def _features(rows: Tensor, step: Tensor) -> Tensor:
+def features(rows: Tensor, step: Tensor) -> Tensor:
     """[N, 3, h + 2·REACH, w + 2·REACH] → [N, 3, FEATURES, h, w]."""
-    x = _middle(rows, 0, 0)
-    differences = [[_middle(rows, s * int(r), s * int(c)) - x for s in (-1, 1)] for r, c in PAIRS]
+    x = middle(rows, 0, 0)
+    differences = [[middle(rows, s * int(r), s * int(c)) - x for s in (-1, 1)] for r, c in PAIRS]
     found = []
     for limit in LIMITS:
         most = (limit * step)[:, None, None, None]
@@ -131,15 +83,7 @@ def _features(rows: Tensor, step: Tensor) -> Tensor:
     return torch.stack(found, 2)
 
 
-def _compiled_features(rows: Tensor, step: float) -> Tensor:
-    """`_features` of one picture on a CPU."""
-    planes = rows[0].contiguous().numpy()
-    found = np.empty((COLOURS, FEATURES, planes.shape[1] - 2 * REACH, planes.shape[2] - 2 * REACH), np.float32)
-    _fill(planes, np.float32(step) * np.array(LIMITS, np.float32), found)
-    return torch.from_numpy(found)[None]
-
-
-def _middle(rows: Tensor, down: int, right: int) -> Tensor:
+def middle(rows: Tensor, down: int, right: int) -> Tensor:
     """[…, h + 2·REACH, w + 2·REACH] → […, h, w], moved by so many rows and columns."""
     h, w = rows.shape[-2] - 2 * REACH, rows.shape[-1] - 2 * REACH
     return rows[..., REACH + down : REACH + down + h, REACH + right : REACH + right + w]
@@ -149,16 +93,15 @@ def _middle(rows: Tensor, down: int, right: int) -> Tensor:
 def filter_planes(planes, weights, limits, pixels):  # type: ignore[no-untyped-def]
     """`filtered` of one picture, rounded half up and clamped, on a CPU.
 
-    ``planes`` float32 [3, H + 2·REACH, W + 2·REACH], of which what lies beyond the picture is filled here, ``limits`` in grey
-    levels [2] → ``pixels`` uint8 [H, W, 3].
+    ``planes`` float32 [3, H + 2·REACH, W + 2·REACH] with its surroundings, ``limits`` in grey levels [2] → ``pixels`` uint8
+    [H, W, 3].
     """
     height, width, _ = pixels.shape
-    _repeat_edges(planes)
     totals, around = np.empty(width, np.float32), np.empty((COLOURS, width), np.float32)
     first, low, high = AROUND, np.float32(0), np.float32(255)
     for i in range(REACH, height + REACH):
         for c in range(COLOURS):
-            _sum_around(planes[c], i, around[c])
+            sum_around(planes[c], i, around[c])
         for c in range(COLOURS):
             own = weights[c]
             here, r = planes[c, i, REACH : REACH + width], planes[0, i, REACH : REACH + width]
@@ -173,7 +116,8 @@ def filter_planes(planes, weights, limits, pixels):  # type: ignore[no-untyped-d
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "nnan", "nsz"})
-def _clipped(p, q, limit):  # type: ignore[no-untyped-def]
+def clipped(p, q, limit):  # type: ignore[no-untyped-def]
+    """Two differences, clipped to ±limit, together."""
     return min(max(p, -limit), limit) + min(max(q, -limit), limit)
 
 
@@ -189,36 +133,12 @@ def _add_pairs(plane, i, weights, limits, totals):  # type: ignore[no-untyped-de
         strong, weak = weights[pair], weights[half + pair]
         for j in range(width):
             p, q = before[j] - here[j], behind[j] - here[j]
-            totals[j] += strong * _clipped(p, q, near) + weak * _clipped(p, q, far)
+            totals[j] += strong * clipped(p, q, near) + weak * clipped(p, q, far)
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "nnan", "nsz"})
-def _fill(planes, limits, found):  # type: ignore[no-untyped-def]
-    """``found`` [3, FEATURES, h, w] of ``planes`` [3, h + 2·REACH, w + 2·REACH]."""
-    _, _, height, width = found.shape
-    half, near, far = len(PAIRS), limits[0], limits[1]
-    for c in range(COLOURS):
-        for i in range(height):
-            row = REACH + i
-            here, r = planes[c, row, REACH : REACH + width], planes[0, row, REACH : REACH + width]
-            g, b = planes[1, row, REACH : REACH + width], planes[2, row, REACH : REACH + width]
-            for pair in range(half):
-                down, right = PAIRS[pair]
-                before = planes[c, row - down, REACH - right : REACH - right + width]
-                behind = planes[c, row + down, REACH + right : REACH + right + width]
-                close, wide = found[c, pair, i], found[c, half + pair, i]
-                for j in range(width):
-                    p, q = before[j] - here[j], behind[j] - here[j]
-                    close[j], wide[j] = _clipped(p, q, near), _clipped(p, q, far)
-            for other in range(COLOURS):
-                _sum_around(planes[other], row, found[c, 2 * half + other, i])
-            mixed = found[c, AROUND:, i]
-            for j in range(width):
-                mixed[0, j], mixed[1, j], mixed[2, j] = r[j] - g[j], b[j] - g[j], np.float32(CONSTANT)
-
-
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "nnan", "nsz"})
-def _sum_around(plane, i, sums):  # type: ignore[no-untyped-def]
+def sum_around(plane, i, sums):  # type: ignore[no-untyped-def]
+    """The 3×3 samples around each of row ``i``, less nine times the middle one."""
     for j in range(len(sums)):
         total = np.float32(-9) * plane[i, REACH + j]
         for down in range(-1, 2):
@@ -228,7 +148,8 @@ def _sum_around(plane, i, sums):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _repeat_edges(planes):  # type: ignore[no-untyped-def]
+def repeat_edges(planes):  # type: ignore[no-untyped-def]
+    """What lies beyond the picture in ``planes`` [3, H + 2·REACH, W + 2·REACH]: its last pixels."""
     for plane in planes:
         height, width = plane.shape
         bottom, right = height - REACH - 1, width - REACH - 1
@@ -238,34 +159,6 @@ def _repeat_edges(planes):  # type: ignore[no-untyped-def]
         for i in range(REACH):
             for j in range(width):
                 plane[i, j], plane[bottom + 1 + i, j] = plane[REACH, j], plane[bottom, j]
-
-
-def own_numbers(found: Statistics, weights: Weights, bits_per_square: float) -> bytes:
-    """What a picture with these statistics has in its header: `packed` differences from ``weights`` [3, FEATURES], or nothing
-    where they would save fewer bits than they cost; ``bits_per_square``: that a squared error of one sample is worth."""
-    if not np.isfinite(weights).all():
-        return b""
-    ridge = NUMBER_BITS / bits_per_square
-    numbers = np.stack([_rounded(*colour, ridge) for colour in zip(found.squares, found.products, weights, strict=True)])
-    data = packed(numbers)
-    saved = found.saved(weights + numbers * UNITS) - found.saved(weights.astype(np.float64))
-    return data if saved * bits_per_square > 8 * (len(data) + 1) else b""
-
-
-def _rounded(squares: npt.NDArray[np.float64], products: npt.NDArray[np.float64], weights: Weights, ridge: float) -> Numbers:
-    """Least squares of one colour in whole numbers: the feature whose rounding is worst comes first, others make up for it."""
-    inverse = UNITS[:, None] * UNITS
-    matrix = squares * inverse
-    matrix[np.diag_indices(FEATURES)] += ridge
-    right = (products - squares @ weights) * UNITS
-    numbers = np.zeros(FEATURES, np.int64)
-    open_ones = list(np.argsort(-np.diag(matrix)))
-    while open_ones:
-        solution = np.linalg.solve(matrix[np.ix_(open_ones, open_ones)], right[open_ones])
-        place = open_ones.pop(0)
-        numbers[place] = np.clip(np.rint(solution[0]), -LARGEST_NUMBER, LARGEST_NUMBER)
-        right = right - matrix[:, place] * numbers[place]
-    return numbers
 
 
 def own_weights(filters: Sequence[bytes]) -> Weights | None:

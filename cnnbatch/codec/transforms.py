@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from cnnbatch.codec.eight_bits import EightBitLayers
 from cnnbatch.codec.hyperprior_settings import BLOCK, GREY, PIXEL_UNIT, HyperpriorSettings
-from cnnbatch.codec.lapped import filtered_pixels, lapped_blocks, lapped_pixels
+from cnnbatch.codec.lapped import filtered_pixels, lapped_blocks, lapped_pixels, lapped_planes
 from cnnbatch.codec.layers import (
     Block,
     BorderFilter,
@@ -25,7 +25,7 @@ from cnnbatch.codec.layers import (
     depth_to_space,
     space_to_depth,
 )
-from cnnbatch.codec.postfilter import COLOURS, FEATURES, filtered
+from cnnbatch.codec.postfilter import COLOURS, FEATURES, filtered, surrounded
 
 KEPT_MATRICES = 16
 """Of the analysis, a megabyte each."""
@@ -180,6 +180,12 @@ class Synthesis(nn.Module):
         if on_cpu:
             return filtered_pixels(*self.parts(y_hat, quality), self.border.weight, step, GREY, weights)
         return _rounded(filtered(self(y_hat, quality), weights, step))
+
+    def planes(self, y_hat: Tensor, quality: Tensor) -> Tensor:
+        """What the post-filter reads: float32 [N, 3, 16h + 2·REACH, 16w + 2·REACH], last pixels repeated beyond the edge."""
+        if y_hat.device.type == "cpu" and self.settings.lapped:
+            return lapped_planes(*self.parts(y_hat, quality), self.border.weight, self.settings.step(quality), GREY)
+        return surrounded(self(y_hat, quality)).permute(0, 3, 1, 2)
 
     def filter_weights(self, quality: Tensor) -> Tensor:
         """Of the post-filter, [N, 3, FEATURES]."""

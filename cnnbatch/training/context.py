@@ -11,9 +11,9 @@ from torch import Tensor
 
 from cnnbatch.codec.hyperprior import NUM_NEIGHBOURS, Hyperprior, known_neighbours
 from cnnbatch.codec.hyperprior_settings import GREY, HyperpriorSettings
+from cnnbatch.codec.integer_net import Z_MAX, round_half_up
 from cnnbatch.codec.layers import NUM_ANCHORS
 from cnnbatch.codec.likelihood import gaussian_bits
-from cnnbatch.codec.scale_net import Z_MAX, round_half_up
 from cnnbatch.training.data import Pixels
 
 PICTURES = 64

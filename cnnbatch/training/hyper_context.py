@@ -14,9 +14,9 @@ from torch import Tensor
 from cnnbatch.codec.hyper_context import EDGES, WEIGHT_UNIT, HyperContext, activity_class, hyper_neighbours
 from cnnbatch.codec.hyperprior import Hyperprior
 from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
+from cnnbatch.codec.integer_net import round_half_up
 from cnnbatch.codec.layers import NUM_ANCHORS
 from cnnbatch.codec.likelihood import gaussian_bits
-from cnnbatch.codec.scale_net import round_half_up
 from cnnbatch.training.context import analysed
 from cnnbatch.training.data import Pixels
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from cnnbatch.codec.hyperprior import Hyperprior
-from cnnbatch.codec.postfilter import AROUND, Statistics, statistics, surrounded
+from cnnbatch.codec.own_filter import Statistics, statistics
+from cnnbatch.codec.postfilter import AROUND, surrounded
 from cnnbatch.training.data import Pixels, crops
 
 PICTURES = 96
@@ -39,8 +40,8 @@ def _least_squares(
     step = float(model.settings.step(quality))
     for original in originals:
         picture, bits = model(original, quality[None], noise=False, rdo=True)
-        found = statistics(surrounded(picture), original, step)
-        shares.append(Statistics(found.squares / float(bits[0]), found.products / float(bits[0])))
+        [planes] = surrounded(picture).permute(0, 3, 1, 2)
+        shares.append(statistics(planes, original[0], step).times(1 / float(bits[0])))
     sums = functools.reduce(Statistics.plus, shares)
     weights = np.zeros_like(sums.products)
     for colour, (squares, products) in enumerate(

@@ -24,6 +24,7 @@ from cnnbatch.training.context import with_context
 from cnnbatch.training.data import Pixels, crops
 from cnnbatch.training.evaluation import rate_distortion
 from cnnbatch.training.hyper_context import with_hyper_context
+from cnnbatch.training.integer_means import with_integer_means
 from cnnbatch.training.klt import block_klt
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,8 @@ class TrainingConfig(BaseModel):
     """Given, fitted, to a codec file without a context that training goes on from; a new one starts with its settings'."""
     hyper_context: bool = False
     """The same of the hyper-latents' context."""
+    integer_means_steps: int = Field(0, ge=0)
+    """Of teaching a mean net of integers to a codec file without one that training goes on from; some 10,000."""
 
 
 class Trainer:
@@ -100,13 +103,15 @@ class Trainer:
         self.train_pictures, self.dev_pictures = pictures
         torch.set_flush_denormal(True)  # zero-initialised layers fill gradients with denormals: five times slower
         dedicate_process()
-        torch.manual_seed(config.seed + rank)
+        torch.manual_seed(config.seed)  # all processes begin with the same weights
         if checkpoint.exists():
             settings = HyperpriorSettings.model_validate(read_settings(checkpoint))
         if start is not None and config.context_channels and not start.settings.context_channels:
             start = with_context(start, self.train_pictures, config.context_channels)
         if start is not None and config.hyper_context and not start.settings.hyper_context:
             start = with_hyper_context(start, self.train_pictures)
+        if start is not None and config.integer_means_steps and not start.settings.integer_means:
+            start = with_integer_means(start, self.train_pictures, config.integer_means_steps)
         self.model = Hyperprior(settings) if start is None or checkpoint.exists() else start
         self.optimiser = _optimiser(self.model, config.learning_rate)
         self.progress: Progress = {"step": 0, "seconds": 0.0, "pixels": 0}
@@ -115,6 +120,7 @@ class Trainer:
             self.resume(checkpoint)
         elif start is None:
             self._initialise()
+        torch.manual_seed(config.seed + rank)
         self.bf16 = config.bf16 if config.bf16 is not None else bf16_is_faster()
         self.rng = np.random.default_rng([config.seed, rank, int(self.progress["step"])])
         self._batches: dict[int, Iterator[Pixels]] = {}

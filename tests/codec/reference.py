@@ -185,21 +185,36 @@ def split_tables(arrays: Mapping[str, Array]) -> list[list[int]]:
 
 
 def scale_indexes(arrays: Mapping[str, Array], z: Array, num_scales: int, step: int) -> Array:
-    """'Scale net', in int64: the sum of a layer is in units of 2^-k (of 2^-k / 16 behind the first)."""
-    x = shuffle(activation(*layer(arrays, "enter", z), unit=1))
-    x = shuffle(activation(*layer(arrays, "grow", block(arrays, "block_32", x))))
-    total, k = layer(arrays, "leave", block(arrays, "block_16", x))
+    """'Scale net', in int64."""
+    total, k = sums(arrays, "scale_net", ["block_16"], z)
     positions = rounded(total, 16 * 2**k)
     return np.clip(positions + arrays["scale_offset.table"][step], 0, num_scales - 1)
 
 
+def means(arrays: Mapping[str, Array], z: Array, step: int) -> Array:
+    """'Pixels': μ with `integer_means`."""
+    total, k = sums(arrays, "mean_net", ["block_16.0", "block_16.1"], z)
+    anchor, share = divmod(step / 4 / 9, 1)
+    low, high = (arrays["mean_net.gain.anchors"][min(int(anchor) + i, 7)].astype(np.float64) for i in (0, 1))
+    return total / (16 * 2.0**k) * np.exp(low + share * (high - low))
+
+
+def sums(arrays: Mapping[str, Array], net: str, blocks: Sequence[str], z: Array) -> tuple[Array, Array]:
+    """S and k of step 5; the sum of a layer is in units of 2^-k (of 2^-k / 16 behind the first)."""
+    x = shuffle(activation(*layer(arrays, f"{net}.enter", z), unit=1))
+    x = shuffle(activation(*layer(arrays, f"{net}.grow", block(arrays, f"{net}.block_32", x))))
+    for name in blocks:
+        x = block(arrays, f"{net}.{name}", x)
+    return layer(arrays, f"{net}.leave", x)
+
+
 def layer(arrays: Mapping[str, Array], name: str, x: Array) -> tuple[Array, Array]:
-    weight, k, bias = (arrays[f"scale_net.{name}.{part}"].astype(np.int64) for part in ("weight", "shift", "bias"))
+    weight, k, bias = (arrays[f"{name}.{part}"].astype(np.int64) for part in ("weight", "shift", "bias"))
     return x @ weight.T + bias, k
 
 
 def block(arrays: Mapping[str, Array], name: str, x: Array) -> Array:
-    weight, k, bias = (arrays[f"scale_net.{name}.depthwise.{p}"].astype(np.int64) for p in ("weight", "shift", "bias"))
+    weight, k, bias = (arrays[f"{name}.depthwise.{p}"].astype(np.int64) for p in ("weight", "shift", "bias"))
     padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
     height, width = x.shape[:2]
     total = sum(padded[i : i + height, j : j + width] * weight[:, 3 * i + j] for i in range(3) for j in range(3)) + bias

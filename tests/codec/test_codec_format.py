@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cnnbatch import bitstream, rans
-from cnnbatch.codec import file, hyperprior_settings, latents, layers, scale_net, trellis
+from cnnbatch.codec import file, hyperprior_settings, integer_net, latents, layers, trellis
 from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
 from tests.codec.models import TINY, tiny_codec_file
 
@@ -24,19 +24,20 @@ CONSTANTS = {
     "hyper block (latent positions a hyper-latent covers, each direction)": hyperprior_settings.HYPER_BLOCK,
     "latents of a unit from which it may have four lanes": latents.LANES_FROM,
     "largest magnitude of a symbol": rans.SYMBOL_LIMIT,
-    "largest magnitude of a hyper-latent": scale_net.Z_MAX,
+    "largest magnitude of a hyper-latent": integer_net.Z_MAX,
     **{f"dependent quantisation: F, Q of {n} states": f"{f}, {q}" for n, (f, q) in trellis.MASKS.items()},
     "bits of a frequency": rans.PRECISION,
     "lowest state of the entropy coder": rans._LOWER,
     "codec file version": file.VERSION,
     "largest codec file, bytes": file.MAX_BYTES,
-    "activation units in 1": round(1 / scale_net.ACTIVATION_UNIT),
-    "largest activation, units": round(scale_net.ACTIVATION_MAX / scale_net.ACTIVATION_UNIT),
-    "smallest, largest shift": f"{scale_net.MIN_SHIFT}, {scale_net.MAX_SHIFT}",
-    "bound of a scale-net sum": scale_net.EXACT_LIMIT // 2,
+    "activation units in 1": round(1 / integer_net.ACTIVATION_UNIT),
+    "largest activation, units": round(integer_net.ACTIVATION_MAX / integer_net.ACTIVATION_UNIT),
+    "smallest, largest shift": f"{integer_net.MIN_SHIFT}, {integer_net.MAX_SHIFT}",
+    "bound of a sum of integers": integer_net.EXACT_LIMIT // 2,
     "anchors of a quality curve": layers.NUM_ANCHORS,
     "grey levels the learned analysis path sees as 1": f"{hyperprior_settings.PIXEL_UNIT:g}",
 }
+WHOLE = TINY.model_copy(update={"integer_means": True})
 
 
 @cache
@@ -88,10 +89,17 @@ def test_the_metadata_is_that_of_a_codec_file() -> None:
         assert rows[name] == [f"`{metadata[name]}`"]
 
 
-@pytest.mark.parametrize("name", sorted(file.expected_arrays(TINY)))
-def test_every_array_has_its_row(name: str) -> None:
-    dtype, shape = file.expected_arrays(TINY)[name]
-    kind, documented = row_of(name, shape)
+@cache
+def integer_means_alone() -> set[str]:
+    """What only files with integer means have, or have in another type."""
+    floats = file.expected_arrays(TINY)
+    return {name for name, kind in file.expected_arrays(WHOLE).items() if floats.get(name) != kind}
+
+
+@pytest.mark.parametrize(("whole", "name"), [(s is WHOLE, n) for s in (TINY, WHOLE) for n in sorted(file.expected_arrays(s))])
+def test_every_array_has_its_row(whole: bool, name: str) -> None:
+    dtype, shape = file.expected_arrays(WHOLE if whole else TINY)[name]
+    kind, documented = row_of(name, shape, of_integers=whole and name in integer_means_alone())
     assert kind == np.dtype(dtype).name
     sizes = {setting: getattr(TINY, setting) for setting in ("num_scales", "latent_channels", "hyper_channels")}
     if documented[0].isdigit() or documented in sizes:
@@ -99,12 +107,13 @@ def test_every_array_has_its_row(name: str) -> None:
         assert "channels" in parts or [int(sizes.get(part, part)) for part in parts] == list(shape)
 
 
-def row_of(name: str, shape: tuple[int | None, ...]) -> list[str]:
+def row_of(name: str, shape: tuple[int | None, ...], *, of_integers: bool) -> list[str]:
     rows = tables()["array"]
     if name in rows:
         return rows[name]
-    if name.startswith("scale_net."):
-        return rows[f"scale_net.*.{name.rpartition('.')[2]}"]
+    if name.startswith("scale_net.") or of_integers:
+        part = name.rpartition(".")[2]
+        return rows[f"scale_net.*.{part}, with `integer_means` mean_net.*.{part}"]
     matrix = len(shape) >= 2 and not name.endswith(".anchors")
     return rows[next(title for title in rows if title.startswith("weights of" if matrix else "all others"))]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cnnbatch.codec.hyper_context import EDGES, WEIGHT_UNIT, HyperContext, HyperTables
-from cnnbatch.codec.scale_net import Z_MAX
+from cnnbatch.codec.integer_net import Z_MAX
 from cnnbatch.errors import BitstreamError
 from cnnbatch.rans import Decoder, Indexes, Symbols, encode, gaussian_tables
 

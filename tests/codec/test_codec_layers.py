@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from cnnbatch.codec.integer_net import soft_clamp
 from cnnbatch.codec.layers import (
     ACTIVATIONS,
     Activation,
@@ -16,7 +17,6 @@ from cnnbatch.codec.layers import (
     lapping_matrix,
     space_to_depth,
 )
-from cnnbatch.codec.scale_net import soft_clamp
 from cnnbatch.codec.transforms import _patches, _without_local_mean
 from cnnbatch.training.trainer import FAN_IN, _relative_rate
 from tests.codec.models import DEPENDENT, tiny_model

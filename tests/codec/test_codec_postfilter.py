@@ -21,15 +21,11 @@ from cnnbatch.codec.postfilter import (
     LARGEST_NUMBER,
     LIMITS,
     REACH,
-    UNITS,
-    Statistics,
-    _features,
+    features,
     filter_planes,
     filtered,
-    own_numbers,
     packed,
-    statistics,
-    surrounded,
+    repeat_edges,
     unpacked,
 )
 from cnnbatch.errors import BitstreamError
@@ -83,6 +79,7 @@ def compiled(image: npt.NDArray[np.float32], weights: npt.NDArray[np.float32], s
     height, width, _ = image.shape
     planes = np.full((COLOURS, height + 2 * REACH, width + 2 * REACH), np.nan, np.float32)
     planes[:, REACH:-REACH, REACH:-REACH] = image.transpose(2, 0, 1)
+    repeat_edges(planes)
     pixels = np.empty(image.shape, np.uint8)
     filter_planes(planes, weights, (step * np.array(LIMITS)).astype(np.float32), pixels)
     return pixels
@@ -109,66 +106,8 @@ def test_without_weights_nothing_changes() -> None:
 
 def test_what_is_around_a_flat_picture_says_nothing() -> None:
     flat = torch.full((1, 3, 20, 20), 77.0)
-    found = _features(flat, torch.tensor([9.0]))
+    found = features(flat, torch.tensor([9.0]))
     assert not found[:, :, :AROUND].any()
-
-
-def test_statistics_tell_what_weights_would_save() -> None:
-    rng = np.random.default_rng(0)
-    shown, original = (torch.from_numpy(rng.uniform(0, 255, (1, 37, 41, 3)).astype(np.float32)) for _ in range(2))
-    weights = rng.normal(0, 0.02, (COLOURS, FEATURES))
-    found = statistics(surrounded(shown), original, 12.0)
-    after = filtered(shown, torch.from_numpy(weights).float()[None], torch.tensor([12.0]))
-    saved = float((shown - original).square().sum() - (after - original).square().sum())
-    assert found.saved(weights) == pytest.approx(saved, rel=1e-3)
-    parts = [statistics(surrounded(shown)[:, a : b + 2 * REACH], original[:, a:b], 12.0) for a, b in ((0, 20), (20, 37))]
-    assert parts[0].plus(parts[1]).saved(weights) == pytest.approx(saved, rel=1e-3)
-
-
-def test_a_part_of_the_rows_stands_for_all() -> None:
-    shown = torch.from_numpy(picture(900, 200).astype(np.float32))[None]
-    original = shown + torch.randn(shown.shape, generator=torch.Generator().manual_seed(0))
-    weights = np.full((COLOURS, FEATURES), 1e-3)
-    whole, part = (statistics(surrounded(shown), original, 9.0, every=every).saved(weights) for every in (1, 3))
-    assert part == pytest.approx(whole, rel=0.2)
-
-
-def test_the_best_whole_numbers_save_nearly_what_the_best_weights_save() -> None:
-    rng = np.random.default_rng(0)
-    shown = torch.from_numpy(picture(200, 220).astype(np.float32))[None]
-    true = np.zeros((COLOURS, FEATURES))
-    true[:, :AROUND] = rng.normal(0, 0.01, (COLOURS, AROUND))
-    original = filtered(shown, torch.from_numpy(true).float()[None], torch.tensor([15.0]))
-    found = statistics(surrounded(shown), original, 15.0)
-    numbers = unpacked(own_numbers(found, np.zeros((COLOURS, FEATURES), np.float32), 10.0), COLOURS * FEATURES)
-    best = found.saved(true)
-    assert found.saved(numbers.reshape(COLOURS, FEATURES) * UNITS) > 0.9 * best > 0
-
-
-def test_what_saves_less_than_it_costs_is_left_out() -> None:
-    found = Statistics(np.tile(np.eye(FEATURES), (COLOURS, 1, 1)), np.ones((COLOURS, FEATURES)))
-    nothing = np.zeros((COLOURS, FEATURES), np.float32)
-    assert own_numbers(found, nothing, 1e-3) == b""
-    assert own_numbers(found, nothing, 1e3) != b""
-    assert own_numbers(found, np.ones((COLOURS, FEATURES), np.float32), 1e3) == b""  # they are the best already
-
-
-@pytest.mark.parametrize("sample", [np.nan, np.inf, -1e30, 1e5])
-def test_what_is_no_picture_gets_no_filter_of_its_own(sample: float) -> None:
-    original = torch.from_numpy(PICTURES[0][None]).float()
-    damaged = original + torch.randn(original.shape, generator=torch.Generator().manual_seed(0))
-    damaged[0, 5, 7, 1] = sample
-    found = statistics(surrounded(damaged), original, 8.0)
-    assert own_numbers(found, np.zeros((COLOURS, FEATURES), np.float32), 1e3) == b""
-
-
-def test_weights_that_are_no_numbers_get_none_beside_them() -> None:
-    original = torch.from_numpy(PICTURES[0][None]).float()
-    found = statistics(surrounded(original + 3), original, 8.0)
-    weights = np.zeros((COLOURS, FEATURES), np.float32)
-    assert own_numbers(found, weights, 1e3) != b""
-    weights[1, 4] = np.nan
-    assert own_numbers(found, weights, 1e3) == b""
 
 
 @PROPERTY
@@ -205,16 +144,6 @@ def test_a_fitted_filter_makes_pictures_better(quality: int) -> None:
         assert len(a) == len(b)  # it has no part in encoding
         better.append(psnr_db(image, codec().reconstruct([b])[0]) - psnr_db(image, without.reconstruct([a])[0]))
     assert np.mean(better) > 0.1
-
-
-def test_an_effort_finds_a_filter_of_the_pictures_own() -> None:
-    images = [*PICTURES, PICTURES[0][..., 0]]
-    plain, own = codec().compress(images, 40), codec().compress(images, 40, effort=1)
-    for image, a, b in zip(images, plain, own, strict=True):
-        header = unpack(b).header
-        assert not unpack(a).header.own_filter
-        assert 0 < len(header.own_filter) == len(b) - len(a) - 1
-        assert psnr_db(image, codec().reconstruct([b])[0]) > psnr_db(image, codec().reconstruct([a])[0]) + 0.02
 
 
 def test_tiles_batches_and_regions_show_the_same() -> None:

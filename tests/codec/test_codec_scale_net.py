@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cnnbatch.codec.eight_bits import cpu_has_int8, product_of_integers
 from cnnbatch.codec.file import parse_codec
-from cnnbatch.codec.scale_net import ACTIVATION_MAX, ACTIVATION_UNIT, EXACT_LIMIT, IntegerLinear, ScaleNet, indexes_of
+from cnnbatch.codec.integer_net import ACTIVATION_MAX, ACTIVATION_UNIT, EXACT_LIMIT, IntegerLinear, IntegerNet, indexes_of
 from cnnbatch.errors import CodecFileError
 from tests.codec.models import TINY, tiny_codec_file, tiny_model
 from tests.codec.reference import scale_indexes
@@ -33,7 +33,7 @@ def random_z(shape: tuple[int, ...], seed: int = 0, largest: int = 127) -> torch
 
 
 @torch.inference_mode()
-def run(net: ScaleNet, z: torch.Tensor) -> torch.Tensor:
+def run(net: IntegerNet, z: torch.Tensor) -> torch.Tensor:
     return net(z)
 
 
@@ -61,7 +61,7 @@ def test_products_of_integers_give_what_float32_gives(shape: tuple[int, int]) ->
     packed.pack()
     for largest in (1, 127):
         z = random_z((3, *shape), largest=largest)
-        with mock.patch("cnnbatch.codec.scale_net.product_of_integers", side_effect=product_of_integers) as product:
+        with mock.patch("cnnbatch.codec.integer_net.product_of_integers", side_effect=product_of_integers) as product:
             found = run(packed, z)
         assert product.call_count == 5
         assert torch.equal(found, run(NET, z))

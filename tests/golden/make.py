@@ -2,11 +2,12 @@
 
     python -m tests.golden.make
 
-The files of `post_filter` are made here: of a codec with a post-filter, some of whose pictures have their own. Those beside
-this script, of `lapped` (lapped blocks, a context of the latents), of `hyper_context` (one of the hyper-latents, too), of
-`dependent` (dependent quantisation, too), of `eight_bits` (a synthesis in eight bits, too) and of `states` (dependent
-quantisation of 64 states, too) were written before there were such settings, and stay. All of them say for ever what version
-1 of the format means: a reader that no longer decodes them cannot read archives that exist.
+The files of `integer_means` are made here: of a codec whose means are of integers. Those beside this script, of `lapped`
+(lapped blocks, a context of the latents), of `hyper_context` (one of the hyper-latents, too), of `dependent` (dependent
+quantisation, too), of `eight_bits` (a synthesis in eight bits, too), of `states` (dependent quantisation of 64 states, too)
+and of `post_filter` (a post-filter, too, some of whose pictures have their own) were written before there were such settings,
+and stay. All of them say for ever what version 1 of the format means: a reader that no longer decodes them cannot read
+archives that exist.
 `tests/codec/test_codec_golden.py` decodes them.
 """
 
@@ -20,7 +21,7 @@ from cnnbatch.training.post_filter import fit_post_filter
 from cnnbatch.training.steps import fit_steps
 from tests.codec.models import DEPENDENT, picture, tiny_model
 
-FOLDER = Path(__file__).parent / "post_filter"
+FOLDER = Path(__file__).parent / "integer_means"
 CASES = {
     "one_pixel": (picture(1, 1, seed=1), 32),
     "colour_low": (picture(90, 140, seed=2), 3.25),
@@ -32,7 +33,7 @@ CASES = {
 OWN = ("colour_high", "gray", "two_units")
 """Cases with a filter of their own."""
 
-SETTINGS = {"eight_bits": True, "analysis_blocks": (0, 0), "dependent_states": 64, "post_filter": True}
+SETTINGS = {"eight_bits": True, "analysis_blocks": (0, 0), "dependent_states": 64, "post_filter": True, "integer_means": True}
 
 
 def main() -> None:

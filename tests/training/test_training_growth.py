@@ -125,6 +125,18 @@ def test_a_run_may_also_add_the_context_of_the_hyper_latents(source: Path, tmp_p
     assert file.arrays["hyper_context.weight_table"].any()
 
 
+def test_a_run_may_also_teach_means_of_integers(source: Path, tmp_path: Path) -> None:
+    small, large = tmp_path / "small.safetensors", tmp_path / "large.safetensors"
+    small.write_bytes(tiny_codec_file())
+    wanted = LARGER.model_copy(update={"integer_means": True})
+    values = config(source, large, start=str(small), model=wanted.model_dump()).model_dump()
+    with pytest.raises(UsageError, match="integer_means"):
+        train(TrainConfig.model_validate(values))
+    values["training"]["integer_means_steps"] = 2
+    train(TrainConfig.model_validate(values))
+    assert Codec.load(large, device="cpu").file.settings == wanted
+
+
 def config(source: Path, codec_file: Path, **values: object) -> TrainConfig:
     training = {"minutes": 1 / 60, "pixels_per_step": 4 * 64**2, "cooldown_crop": 64, "bf16": False, "learning_rate": 1e-9}
     return TrainConfig.model_validate({"source": str(source), "codec_file": codec_file, "training": training, **values})

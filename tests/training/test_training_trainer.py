@@ -123,6 +123,13 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     assert torch.equal(*weights)
 
 
+def test_all_processes_begin_with_the_same_weights_and_see_other_pictures(tmp_path: Path) -> None:
+    first, second = (Trainer(SHORT, TINY, PICTURES, tmp_path / "run.ckpt", rank=rank) for rank in (0, 1))
+    pairs = zip(first.model.named_parameters(), second.model.parameters(), strict=True)
+    assert [name for (name, one), other in pairs if not torch.equal(one, other)] == []
+    assert not torch.equal(first._batch(64)[0], second._batch(64)[0])
+
+
 def test_a_checkpoint_of_a_smaller_model_keeps_what_is_new(tmp_path: Path) -> None:
     """A parameter the checkpoint lacks keeps its initial value."""
     path = tmp_path / "run.ckpt"

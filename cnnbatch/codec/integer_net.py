@@ -1,8 +1,8 @@
-"""The exact scale net: ẑ → scale indexes, the same integers on every machine.
+"""Exact nets of integers: ẑ → scale indexes, and ẑ → means, the same on every machine.
 
 The entropy decoder needs the very scale indexes that the encoder used, or everything after the first difference is
-garbage (Ballé et al., "Integer networks for data compression with latent-variable models", ICLR 2019). So this small net
-computes with integers only, held in float32 tensors:
+garbage (Ballé et al., "Integer networks for data compression with latent-variable models", ICLR 2019). So the scale net
+computes with integers only, held in float32 tensors. A mean net may do so, too, because products of integers are fast:
 
 - weights are integers |w| ≤ 127 times 2^-k, with one k per output channel;
 - activations are integers 0…255 in units of 1/16, requantised with floor(v + ½) and a clamp;
@@ -167,7 +167,8 @@ class IntegerLinear(nn.Module):
         unit = _unit(self.shift()).flatten() * self.input_unit
         largest = (weight.flatten(1).abs().sum(1) * self.input_max + bias.abs()) / unit
         if not bool((largest < EXACT_LIMIT / 2).all()):
-            raise CodecFileError(f"scale net is not exact: a sum may reach {largest.max():.0f}, limit {EXACT_LIMIT // 2}")
+            most = f"a sum may reach {largest.max():.0f}, limit {EXACT_LIMIT // 2}"
+            raise CodecFileError(f"a layer of integers is not exact: {most}")
 
 
 class IntegerDepthwise(IntegerLinear):
@@ -244,15 +245,17 @@ def _activation_linear(inputs: int, outputs: int) -> IntegerLinear:
     return IntegerLinear(inputs, outputs, input_unit=ACTIVATION_UNIT, input_max=ACTIVATION_MAX)
 
 
-class ScaleNet(nn.Module):
-    """ẑ [N, H/64, W/64, Cz] → scale indexes without their offset [N, H/16, W/16, M], exact multiples of 2^-k/16."""
+class IntegerNet(nn.Module):
+    """ẑ [N, H/64, W/64, Cz] → exact multiples of 2^-k/16, [N, H/16, W/16, M]: scale indexes without their offset, or means."""
 
-    def __init__(self, *, hyper_channels: int, width: int, latent_channels: int) -> None:
+    def __init__(self, *, hyper_channels: int, width: int, latent_channels: int, blocks: int = 1) -> None:
+        """``blocks``: at 1/16 of the resolution."""
         super().__init__()
         self.enter = IntegerLinear(hyper_channels, 4 * width, input_unit=1.0, input_max=Z_MAX)
         self.block_32 = IntegerBlock(width)
         self.grow = _activation_linear(width, 4 * width)
-        self.block_16 = IntegerBlock(width)
+        several = (IntegerBlock(width) for _ in range(blocks))
+        self.block_16 = nn.Sequential(*several) if blocks > 1 else IntegerBlock(width)
         self.leave = _activation_linear(width, latent_channels)
 
     def forward(self, z_hat: Tensor) -> Tensor:

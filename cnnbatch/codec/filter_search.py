@@ -1,0 +1,126 @@
+"""The post-filters of the images of one call of an encoder: what is decoded to find them, tile by tile, and what comes out."""
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cnnbatch.bitstream import Header
+from cnnbatch.codec.hyperprior import Hyperprior
+from cnnbatch.codec.hyperprior_settings import BLOCK
+from cnnbatch.codec.latents import LatentCoder
+from cnnbatch.codec.own_filter import (
+    SEEN_PIXELS,
+    WINDOW,
+    WINDOW_HALO,
+    WINDOWS,
+    Statistics,
+    own_numbers,
+    statistics,
+    windows,
+)
+from cnnbatch.codec.postfilter import REACH
+from cnnbatch.codec.quantisation import Choice
+from cnnbatch.codec.refinement import Unit, latents_of
+from cnnbatch.codec.tiling import Tile
+
+Originals = npt.NDArray[np.uint8]
+S = TypeVar("S", bound=np.generic)
+
+
+class FilterSearch:
+    """Statistics of so many images as there are ``headers``; tiles may be looked at from several threads."""
+
+    def __init__(self, model: Hyperprior, coder: LatentCoder, headers: Sequence[Header]) -> None:
+        self.model, self.coder, self.headers = model, coder, headers
+        self._found: list[dict[tuple[int, int], Statistics]] = [{} for _ in headers]
+
+    def look_at_all(
+        self, images: Sequence[int], tiles: Sequence[Tile], units: Sequence[Unit], x: Originals, *, y: Tensor, quality: Tensor
+    ) -> None:
+        """Decodes whole tiles of these ``images``; ``x`` [N, H, W, 3] and ``y``: their pixels and their latents.
+
+        Of their inner parts what is not beyond the image counts.
+        """
+        planes = self.model.g_s.planes(latents_of(self.coder, units, y), quality)
+        for image, tile, picture, original in zip(images, tiles, planes, x, strict=True):
+            (r, c), header = (tile.rows, tile.columns), self.headers[image]
+            top, left = (r.inner_start - r.start) * BLOCK, (c.inner_start - c.start) * BLOCK
+            bottom = top + min(r.inner_stop * BLOCK, header.height) - r.inner_start * BLOCK
+            right = left + min(c.inner_stop * BLOCK, header.width) - c.inner_start * BLOCK
+            around = picture[:, top : bottom + 2 * REACH, left : right + 2 * REACH]
+            every = 1 + header.width * header.height // SEEN_PIXELS
+            found = self._statistics(image, around, original[top:bottom, left:right], every=every)
+            self._found[image][r.inner_start, c.inner_start] = found
+
+    def look_at_windows(
+        self, images: Sequence[int], tiles: Sequence[Tile], units: Sequence[Unit], x: Originals, *, quality: Tensor
+    ) -> None:
+        """Decodes a few `windows` of each unit and nothing else."""
+        for unit in units:
+            rows, columns = unit.place
+            shape = rows.stop - rows.start, columns.stop - columns.start
+            chosen = [(n, r, c) for n, image in enumerate(images) for r, c in self._windows(shape, image)]
+            if not chosen:
+                continue
+            planes = self._decoded(unit, chosen, quality)
+            found = [Statistics.none() for _ in images]
+            for (n, r, c), picture in zip(chosen, planes, strict=True):
+                top, left = (rows.start + r) * BLOCK, (columns.start + c) * BLOCK
+                original = x[n, top : top + WINDOW * BLOCK, left : left + WINDOW * BLOCK]
+                found[n] = found[n].plus(self._statistics(images[n], picture, original))
+            for image, tile, one in zip(images, tiles, found, strict=True):
+                self._found[image][tile.rows.start + rows.start, tile.columns.start + columns.start] = one
+
+    def numbers(self) -> list[bytes]:
+        """What each header says of its image's filter."""
+        return [self._numbers(*image) for image in zip(self.headers, self._found, strict=True)]
+
+    def _windows(self, shape: tuple[int, int], image: int) -> Iterator[tuple[int, int]]:
+        """Those of one unit of ``shape``: its share of the `WINDOWS` of the image."""
+        share = shape[0] * shape[1] * BLOCK**2 / (self.headers[image].height * self.headers[image].width)
+        return windows(shape, math.ceil(WINDOWS * min(1.0, share)))
+
+    def _decoded(self, unit: Unit, chosen: Sequence[tuple[int, int, int]], quality: Tensor) -> Tensor:
+        """Planes of windows (picture, row, column) of one unit, without their halo but `REACH` pixels of it."""
+
+        def around(start: int) -> slice:
+            return slice(start - WINDOW_HALO, start + WINDOW + WINDOW_HALO)
+
+        places = [(n, around(r), around(c)) for n, r, c in chosen]
+
+        def taken(part: npt.NDArray[S]) -> npt.NDArray[S]:
+            return np.stack([part[place] for place in places])
+
+        choice = Choice(taken(unit.choice.symbols), taken(unit.choice.found), taken(unit.choice.tables))
+        means = torch.stack([unit.side.means[place] for place in places])
+        y_hat = self.coder.dequantise(choice, means)
+        planes: Tensor = self.model.g_s.planes(y_hat, quality[[n for n, *_ in chosen]])
+        inner = slice(WINDOW_HALO * BLOCK, (WINDOW_HALO + WINDOW) * BLOCK + 2 * REACH)
+        return planes[..., inner, inner]
+
+    def _statistics(self, image: int, planes: Tensor, original: Originals, *, every: int = 1) -> Statistics:
+        return statistics(planes, torch.from_numpy(original).to(planes.device), self._step(image), every=every)
+
+    def _step(self, image: int) -> float:
+        return float(self.model.settings.step(torch.tensor(self.headers[image].quality)))
+
+    def _numbers(self, header: Header, parts: dict[tuple[int, int], Statistics]) -> bytes:
+        found = functools.reduce(Statistics.plus, (parts[place] for place in sorted(parts)), Statistics.none())
+        quality = torch.tensor([header.quality])
+        with torch.inference_mode():
+            anchors = self.model.g_s.post_filter.anchors
+            weights = self.model.g_s.filter_weights(quality.to(anchors.device))[0].cpu().numpy()
+        settings = self.model.settings
+        return own_numbers(
+            found,
+            weights,
+            pixels=header.height * header.width,
+            step=float(settings.step(quality)),
+            bits_per_square=float(settings.lmbda(quality)) / 3,
+        )

@@ -1,0 +1,84 @@
+"""Means from a net of integers: what the specification says, on every way to compute them, and through the codec file."""
+
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+
+from cnnbatch.codec import Codec
+from cnnbatch.codec.eight_bits import cpu_has_int8, product_of_integers
+from cnnbatch.codec.file import CodecFile, dump_codec, parse_codec, seal, unseal
+from cnnbatch.codec.hyperprior import IntegerMeanNet
+from cnnbatch.errors import CodecFileError
+from tests.codec.models import DEPENDENT, picture, tiny_model
+from tests.codec.reference import means
+
+SETTINGS = DEPENDENT.model_copy(update={"integer_means": True, "analysis_blocks": (0, 0)})
+DATA = dump_codec(tiny_model(settings=SETTINGS), training={})
+
+
+def file() -> CodecFile:
+    return parse_codec(DATA)
+
+
+def net() -> IntegerMeanNet:
+    found = file().model().mean_net
+    assert isinstance(found, IntegerMeanNet)
+    return found
+
+
+def random_z(*shape: int, seed: int = 0) -> torch.Tensor:
+    z = np.random.default_rng(seed).integers(-127, 128, (*shape, SETTINGS.hyper_channels))
+    return torch.from_numpy(z.astype(np.float32))
+
+
+@torch.inference_mode()
+def run(one: IntegerMeanNet, z: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
+    return one(z, quality)
+
+
+@pytest.mark.parametrize("step", [0, 13, 128, 252])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5)])
+def test_means_are_what_the_specification_says(shape: tuple[int, int], step: int) -> None:
+    z = random_z(*shape, seed=step)
+    found = run(net(), z[None], torch.tensor([step / 4]))[0].numpy()
+    expected = means(file().arrays, z.numpy().astype(np.int64), step)
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.skipif(not cpu_has_int8(), reason="this CPU has no VNNI")
+def test_products_of_integers_give_the_same_bits() -> None:
+    packed, z, quality = net(), random_z(3, 4, 5), torch.tensor([1.0, 30.25, 63.0])
+    packed.pack()
+    with mock.patch("cnnbatch.codec.integer_net.product_of_integers", side_effect=product_of_integers) as product:
+        found = run(packed, z, quality)
+    assert product.call_count == 6  # enter, grow, leave and three blocks
+    assert torch.equal(found, run(net(), z, quality))
+
+
+def test_a_codec_with_them_codes_pictures() -> None:
+    codec = Codec(DATA, device="cpu")
+    assert codec.file.arrays["mean_net.leave.weight"].dtype == np.int8
+    images = [picture(70, 90), picture(33, 200)[..., 0]]
+    for image, found in zip(images, codec.reconstruct(codec.compress(images, 60)), strict=True):
+        assert found.shape == image.shape
+        assert np.abs(found.astype(float) - image).mean() < 6
+
+
+def test_training_goes_on_from_the_integers() -> None:
+    model = file().trainable_model()
+    assert dump_codec(model.eval(), training={}) == DATA
+    model.train().mean_net(random_z(1, 3, 4), torch.tensor([30.0])).square().sum().backward()
+    for name, parameter in model.mean_net.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.any()), name
+
+
+@pytest.mark.parametrize(("name", "value"), [("mean_net.leave.bias", 2**30), ("mean_net.block_16.1.pointwise.bias", -(2**24))])
+def test_a_mean_net_that_may_not_be_exact_is_refused(name: str, value: int) -> None:
+    metadata, arrays = unseal(DATA)
+    arrays[name] = np.full_like(arrays[name], value)
+    with pytest.raises(CodecFileError, match="not exact"):
+        Codec(seal(arrays, metadata), device="cpu")

@@ -1,0 +1,53 @@
+"""A mean net of integers taught to a codec: nearly as good as the one in float, and nothing else changes."""
+
+from functools import cache
+
+import pytest
+import torch
+
+from cnnbatch.codec.hyperprior import Hyperprior
+from cnnbatch.training import integer_means
+from cnnbatch.training.integer_means import with_integer_means
+from tests.codec.models import TINY, picture, tiny_model
+
+PICTURES = [picture(160, 160, seed=n) for n in range(6)]
+STEPS = 60
+
+
+@cache
+def plain() -> Hyperprior:
+    """Its means tell something: of a picture's low frequencies ẑ knows much."""
+    return tiny_model().requires_grad_(False)
+
+
+@cache
+def taught(steps: int) -> Hyperprior:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(integer_means, "CROPS", 4)
+        return with_integer_means(plain(), PICTURES, steps).eval()
+
+
+def bits(model: Hyperprior) -> float:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        x, quality = torch.stack([torch.from_numpy(p[:128, :128].copy()).float() for p in PICTURES]), torch.full((6,), 40.0)
+        return float(model(x, quality, noise=False)[1].sum())
+
+
+def test_it_learns() -> None:
+    assert bits(taught(STEPS)) < bits(taught(1))
+    assert bits(taught(STEPS)) < 1.02 * bits(plain())
+
+
+def test_the_rest_stays_and_every_process_finds_the_same() -> None:
+    assert taught(STEPS).settings == TINY.model_copy(update={"integer_means": True})
+    kept = dict(taught(STEPS).named_parameters())
+    for name, parameter in plain().named_parameters():
+        if not name.startswith("mean_net."):
+            assert torch.equal(kept[name], parameter), name
+    torch.manual_seed(7)  # as another process has another seed
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(integer_means, "CROPS", 4)
+        again = with_integer_means(plain(), PICTURES, STEPS)
+    for name, parameter in again.named_parameters():
+        assert torch.equal(kept[name], parameter), name
