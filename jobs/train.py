@@ -156,8 +156,9 @@ def _grown(config: TrainConfig) -> Hyperprior | None:
     model = _network(config, read_codec(config.start), config.start, Hyperprior)
     wanted = config.model
     fitted = {"hyper_context": config.training.hyper_context, "integer_means": config.training.integer_means_steps > 0}
-    for name in (name for name, later in fitted.items() if later):  # by the trainer, to the grown network
-        wanted = wanted.model_copy(update={name: getattr(model.settings, name)})
+    for name, later in fitted.items():
+        if later:  # by the trainer, to the grown network
+            wanted = wanted.model_copy(update={name: getattr(model.settings, name)})
     return grown(model, wanted).train()
 
 

@@ -15,6 +15,7 @@ from cnnbatch.codec.hyperprior import Hyperprior
 from cnnbatch.codec.hyperprior_settings import BLOCK
 from cnnbatch.codec.latents import LatentCoder
 from cnnbatch.codec.own_filter import (
+    DECODED_PIXELS,
     SEEN_PIXELS,
     WINDOW,
     WINDOW_HALO,
@@ -27,25 +28,28 @@ from cnnbatch.codec.own_filter import (
 from cnnbatch.codec.postfilter import REACH
 from cnnbatch.codec.quantisation import Choice
 from cnnbatch.codec.refinement import Unit, latents_of
-from cnnbatch.codec.tiling import Tile
+from cnnbatch.codec.tiling import Tile, latent_shape
 
 Originals = npt.NDArray[np.uint8]
 S = TypeVar("S", bound=np.generic)
 
 
 class FilterSearch:
-    """Statistics of so many images as there are ``headers``; tiles may be looked at from several threads."""
+    """Statistics of so many images as there are ``headers``; tiles may be looked at from several threads.
+
+    Of each part that was looked at: sums for all of its area, and that area in pixels.
+    """
 
     def __init__(self, model: Hyperprior, coder: LatentCoder, headers: Sequence[Header]) -> None:
         self.model, self.coder, self.headers = model, coder, headers
-        self._found: list[dict[tuple[int, int], Statistics]] = [{} for _ in headers]
+        self._found: list[dict[tuple[int, int], tuple[Statistics, int]]] = [{} for _ in headers]
 
     def look_at_all(
         self, images: Sequence[int], tiles: Sequence[Tile], units: Sequence[Unit], x: Originals, *, y: Tensor, quality: Tensor
     ) -> None:
         """Decodes whole tiles of these ``images``; ``x`` [N, H, W, 3] and ``y``: their pixels and their latents.
 
-        Of their inner parts what is not beyond the image counts.
+        Of their inner parts what is not beyond the image counts; a sample of its rows stands for all.
         """
         planes = self.model.g_s.planes(latents_of(self.coder, units, y), quality)
         for image, tile, picture, original in zip(images, tiles, planes, x, strict=True):
@@ -56,12 +60,15 @@ class FilterSearch:
             around = picture[:, top : bottom + 2 * REACH, left : right + 2 * REACH]
             every = 1 + header.width * header.height // SEEN_PIXELS
             found = self._statistics(image, around, original[top:bottom, left:right], every=every)
-            self._found[image][r.inner_start, c.inner_start] = found
+            area = (bottom - top) * (right - left)
+            if found.pixels:
+                found = found.times(area / found.pixels)._replace(pixels=area)
+            self._found[image][r.inner_start, c.inner_start] = found, area
 
     def look_at_windows(
         self, images: Sequence[int], tiles: Sequence[Tile], units: Sequence[Unit], x: Originals, *, quality: Tensor
     ) -> None:
-        """Decodes a few `windows` of each unit and nothing else."""
+        """Decodes a few `windows` of each unit, which stand for all of it, and nothing else."""
         for unit in units:
             rows, columns = unit.place
             shape = rows.stop - rows.start, columns.stop - columns.start
@@ -74,8 +81,16 @@ class FilterSearch:
                 top, left = (rows.start + r) * BLOCK, (columns.start + c) * BLOCK
                 original = x[n, top : top + WINDOW * BLOCK, left : left + WINDOW * BLOCK]
                 found[n] = found[n].plus(self._statistics(images[n], picture, original))
+            area = shape[0] * shape[1] * BLOCK**2
             for image, tile, one in zip(images, tiles, found, strict=True):
-                self._found[image][tile.rows.start + rows.start, tile.columns.start + columns.start] = one
+                place = tile.rows.start + rows.start, tile.columns.start + columns.start
+                self._found[image][place] = one.times(area / max(1, one.pixels)), area
+
+    def wants_all(self, image: int) -> bool:
+        """Whether windows would not be less than all of it, or have no room."""
+        header = self.headers[image]
+        shape = latent_shape(header.height, header.width)
+        return min(shape) < WINDOW + 2 * WINDOW_HALO or header.height * header.width <= DECODED_PIXELS
 
     def numbers(self) -> list[bytes]:
         """What each header says of its image's filter."""
@@ -110,17 +125,14 @@ class FilterSearch:
     def _step(self, image: int) -> float:
         return float(self.model.settings.step(torch.tensor(self.headers[image].quality)))
 
-    def _numbers(self, header: Header, parts: dict[tuple[int, int], Statistics]) -> bytes:
-        found = functools.reduce(Statistics.plus, (parts[place] for place in sorted(parts)), Statistics.none())
+    def _numbers(self, header: Header, parts: dict[tuple[int, int], tuple[Statistics, int]]) -> bytes:
+        found, areas = zip(*(parts[place] for place in sorted(parts)), strict=True) if parts else ((), (1,))
+        pixels = header.height * header.width
+        whole = functools.reduce(Statistics.plus, found, Statistics.none()).times(pixels / sum(areas))
         quality = torch.tensor([header.quality])
         with torch.inference_mode():
             anchors = self.model.g_s.post_filter.anchors
             weights = self.model.g_s.filter_weights(quality.to(anchors.device))[0].cpu().numpy()
         settings = self.model.settings
-        return own_numbers(
-            found,
-            weights,
-            pixels=header.height * header.width,
-            step=float(settings.step(quality)),
-            bits_per_square=float(settings.lmbda(quality)) / 3,
-        )
+        step, lmbda = float(settings.step(quality)), float(settings.lmbda(quality))
+        return own_numbers(whole, weights, pixels=pixels, step=step, bits_per_square=lmbda / 3)

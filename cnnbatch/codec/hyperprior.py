@@ -1,4 +1,4 @@
-"""Decoupled hyperprior: transforms at 1/8 and 1/16, scales from an exact integer net, means in float.
+"""Decoupled hyperprior: transforms at 1/8 and 1/16, scales from an exact integer net, means from one, too, or in float.
 
     x ─ g_a ─ y ──────────── r = round(y − μ) ──── ŷ = r + μ ─ g_s ─ x̂
               │                ▲ entropy coder: zero-mean Gaussian of scale index i
@@ -112,7 +112,7 @@ class MeanNet(nn.Module):
 
 
 class IntegerMeanNet(IntegerNet):
-    """ẑ → means of the latents, in integers but for the gain: a third of the time, and the same on every machine."""
+    """ẑ → means of the latents, of integers but for their gain: a third of the time, and no rounding that differs."""
 
     def __init__(self, s: HyperpriorSettings) -> None:
         super().__init__(

@@ -19,7 +19,6 @@ from cnnbatch.codec.filter_search import FilterSearch
 from cnnbatch.codec.hyperprior import Hyperprior
 from cnnbatch.codec.hyperprior_settings import BLOCK, GREY, PIXEL_UNIT
 from cnnbatch.codec.latents import LatentCoder
-from cnnbatch.codec.own_filter import DECODED_PIXELS
 from cnnbatch.codec.postfilter import own_weights
 from cnnbatch.codec.process import cpu_has_any
 from cnnbatch.codec.refinement import Unit, refine
@@ -110,7 +109,8 @@ class HyperpriorCoder:
         tile_jobs = self._tile_jobs(headers, UNIT_SIDE if passes else self.limits.tile_side)
 
         def alike(job: _TileJob) -> Hashable:
-            return job.tile.shape, self._in_bf16(headers[job.image].quality)
+            whole = search is not None and search.wants_all(job.image)
+            return job.tile.shape, self._in_bf16(headers[job.image].quality), whole
 
         batches = self._batches(tile_jobs, alike, lambda job: job.tile.pixels)
         self._each(batches, lambda batch: self._compress_tiles(batch, images, headers, found, search, passes))
@@ -201,7 +201,7 @@ class HyperpriorCoder:
             pixels = torch.from_numpy(x).to(self.device)
             refine(self.latents, units, x=pixels, y=y, quality=quality, passes=passes, model=self.model)
         looked_at = [job.image for job in batch], [job.tile for job in batch], units, x
-        if search is not None and (passes or batch[0].tile.pixels <= DECODED_PIXELS):
+        if search is not None and (passes or search.wants_all(batch[0].image)):
             search.look_at_all(*looked_at, y=y, quality=quality)
         elif search is not None:
             search.look_at_windows(*looked_at, quality=quality)

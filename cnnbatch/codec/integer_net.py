@@ -1,4 +1,4 @@
-"""Exact nets of integers: ẑ → scale indexes, and ẑ → means, the same on every machine.
+"""Exact nets of integers: ẑ → scale indexes, and ẑ → means before their gain, the same on every machine.
 
 The entropy decoder needs the very scale indexes that the encoder used, or everything after the first difference is
 garbage (Ballé et al., "Integer networks for data compression with latent-variable models", ICLR 2019). So the scale net
@@ -146,11 +146,12 @@ class IntegerLinear(nn.Module):
 
     def pack(self) -> None:
         """From now on computes with integers where the CPU can; the weights must not change any more."""
+        if self._fixed_shift is None or self.weight.device.type != "cpu" or not cpu_has_int8():
+            return
         weight, shift, bias = self.integers()
-        if self._fixed_shift is not None and weight.device.type == "cpu" and cpu_has_int8():
-            whole = torch.ops.onednn.qlinear_prepack(weight.to(torch.int8), None)
-            unit = _unit(shift)
-            self._packed = whole, unit, bias * unit * self.input_unit
+        whole = torch.ops.onednn.qlinear_prepack(weight.to(torch.int8), None)
+        unit = _unit(shift)
+        self._packed = whole, unit, bias * unit * self.input_unit
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, H, W, inputs] → [N, H, W, outputs], exact."""

@@ -110,7 +110,8 @@ class Trainer:
             start = with_context(start, self.train_pictures, config.context_channels)
         if start is not None and config.hyper_context and not start.settings.hyper_context:
             start = with_hyper_context(start, self.train_pictures)
-        if start is not None and config.integer_means_steps and not start.settings.integer_means:
+        taught = checkpoint.exists() or not config.integer_means_steps
+        if start is not None and not taught and not start.settings.integer_means:
             start = with_integer_means(start, self.train_pictures, config.integer_means_steps)
         self.model = Hyperprior(settings) if start is None or checkpoint.exists() else start
         self.optimiser = _optimiser(self.model, config.learning_rate)

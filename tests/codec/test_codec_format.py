@@ -37,7 +37,7 @@ CONSTANTS = {
     "anchors of a quality curve": layers.NUM_ANCHORS,
     "grey levels the learned analysis path sees as 1": f"{hyperprior_settings.PIXEL_UNIT:g}",
 }
-WHOLE = TINY.model_copy(update={"integer_means": True})
+OF_INTEGERS = TINY.model_copy(update={"integer_means": True})
 
 
 @cache
@@ -93,13 +93,18 @@ def test_the_metadata_is_that_of_a_codec_file() -> None:
 def integer_means_alone() -> set[str]:
     """What only files with integer means have, or have in another type."""
     floats = file.expected_arrays(TINY)
-    return {name for name, kind in file.expected_arrays(WHOLE).items() if floats.get(name) != kind}
+    return {name for name, kind in file.expected_arrays(OF_INTEGERS).items() if floats.get(name) != kind}
 
 
-@pytest.mark.parametrize(("whole", "name"), [(s is WHOLE, n) for s in (TINY, WHOLE) for n in sorted(file.expected_arrays(s))])
-def test_every_array_has_its_row(whole: bool, name: str) -> None:
-    dtype, shape = file.expected_arrays(WHOLE if whole else TINY)[name]
-    kind, documented = row_of(name, shape, of_integers=whole and name in integer_means_alone())
+ARRAYS = [
+    (of_integers, name) for of_integers in (False, True) for name in file.expected_arrays((TINY, OF_INTEGERS)[of_integers])
+]
+
+
+@pytest.mark.parametrize(("of_integers", "name"), sorted(ARRAYS))
+def test_every_array_has_its_row(of_integers: bool, name: str) -> None:
+    dtype, shape = file.expected_arrays((TINY, OF_INTEGERS)[of_integers])[name]
+    kind, documented = row_of(name, shape, of_integers=of_integers and name in integer_means_alone())
     assert kind == np.dtype(dtype).name
     sizes = {setting: getattr(TINY, setting) for setting in ("num_scales", "latent_channels", "hyper_channels")}
     if documented[0].isdigit() or documented in sizes:

@@ -1,13 +1,16 @@
 """A picture's own post-filter: that the encoder finds it, that it is worth its bytes, and that windows tell nearly as much as
 the whole picture."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from cnnbatch.bitstream import unpack
-from cnnbatch.codec import hyperprior_coder, own_filter
+from cnnbatch.bitstream import Header, unpack
+from cnnbatch.codec import filter_search, own_filter
+from cnnbatch.codec.filter_search import FilterSearch
 from cnnbatch.codec.own_filter import (
     WINDOW,
     WINDOW_HALO,
@@ -20,7 +23,7 @@ from cnnbatch.codec.own_filter import (
 from cnnbatch.codec.postfilter import AROUND, COLOURS, FEATURES, UNITS, Weights, filtered, surrounded, unpacked
 from cnnbatch.metrics import psnr_db
 from tests.codec.models import picture
-from tests.codec.test_codec_postfilter import PICTURES, codec
+from tests.codec.test_codec_postfilter import PICTURES, codec, model
 
 NOTHING: Weights = np.zeros((COLOURS, FEATURES), np.float32)
 
@@ -31,8 +34,10 @@ def seen(shown: Tensor, original: Tensor, step: float, *, every: int = 1) -> Sta
 
 
 def numbers_of(found: Statistics, weights: Weights, bits_per_square: float, *, pixels: int | None = None) -> bytes:
-    whole = found.pixels if pixels is None else pixels
-    return own_numbers(found, weights, pixels=whole, step=8.0, bits_per_square=bits_per_square)
+    """``pixels``: of a picture that what was found stands for; None: it is all of it."""
+    count = found.pixels if pixels is None else pixels
+    whole = found.times(count / max(1, found.pixels))
+    return own_numbers(whole, weights, pixels=count, step=8.0, bits_per_square=bits_per_square)
 
 
 def test_statistics_tell_what_weights_would_save() -> None:
@@ -49,11 +54,13 @@ def test_statistics_tell_what_weights_would_save() -> None:
     assert parts[0].plus(parts[1]).saved(weights) == pytest.approx(saved, rel=1e-3)
 
 
-def test_other_devices_count_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown, original = (torch.from_numpy(picture(60, 50, seed=n).astype(np.float32))[None] for n in (0, 1))
-    here = seen(shown, original, 9.0)
-    elsewhere = own_filter.features(surrounded(shown).permute(0, 3, 1, 2), torch.tensor([9.0]))[0].flatten(2).double()
-    np.testing.assert_allclose(here.squares, elsewhere @ elsewhere.mT, rtol=1e-4, atol=1.0)
+def test_other_devices_find_the_same_features() -> None:
+    [planes] = surrounded(torch.from_numpy(picture(60, 50).astype(np.float32))[None]).permute(0, 3, 1, 2)
+    here, elsewhere = torch.zeros(2, COLOURS, FEATURES + 2, 60, 50).unbind()
+    own_filter._fill_on_cpu(planes, 9.0, here)
+    own_filter._fill_anywhere(planes, 9.0, elsewhere)
+    assert float(here.abs().max()) > 100
+    torch.testing.assert_close(here, elsewhere, rtol=1e-5, atol=1e-3)
 
 
 def test_a_part_of_the_rows_stands_for_all() -> None:
@@ -112,6 +119,7 @@ def test_what_few_pixels_say_of_many_is_believed_less() -> None:
 def test_what_is_no_picture_gets_no_filter_of_its_own(sample: float) -> None:
     original = torch.from_numpy(PICTURES[0][None]).float()
     damaged = original + torch.randn(original.shape, generator=torch.Generator().manual_seed(0))
+    assert numbers_of(seen(damaged, original, 8.0), NOTHING, 1e3) != b""
     damaged[0, 5, 7, 1] = sample
     assert numbers_of(seen(damaged, original, 8.0), NOTHING, 1e3) == b""
 
@@ -149,7 +157,7 @@ def test_windows_tell_nearly_as_much_as_the_whole_picture(monkeypatch: pytest.Mo
 
     plain = psnr_db(image, codec().reconstruct(codec().compress([image], 40))[0])
     [by_windows] = codec().compress([image], 40, effort=1)
-    monkeypatch.setattr(hyperprior_coder, "DECODED_PIXELS", image.size)
+    monkeypatch.setattr(filter_search, "DECODED_PIXELS", image.size)
     [by_all] = codec().compress([image], 40, effort=1)
     assert by_windows != by_all
     assert 0.7 * better(by_all) < better(by_windows) < better(by_all) + 0.01
@@ -157,10 +165,45 @@ def test_windows_tell_nearly_as_much_as_the_whole_picture(monkeypatch: pytest.Mo
 
 
 def test_pictures_of_a_call_get_what_they_get_alone() -> None:
-    images = [picture(500, 400, seed=n) for n in range(3)] + [picture(1100, 300, seed=9)]
-    together = codec().compress(images, 30, effort=1)
-    for image, data in zip(images, together, strict=True):
-        assert unpack(data).header.own_filter == unpack(codec().compress([image], 30, effort=1)[0]).header.own_filter
+    images = [*(picture(500, 400, seed=n) for n in range(3)), picture(500, 400, seed=9)[..., 0], picture(1100, 300, seed=9)]
+    qualities = [10, 30, 63, 50, 40]
+    together = codec().compress(images, qualities, effort=1)
+    for image, quality, data in zip(images, qualities, together, strict=True):
+        [alone] = codec().compress([image], quality, effort=1)
+        assert b"" != unpack(data).header.own_filter == unpack(alone).header.own_filter
+
+
+@pytest.mark.parametrize("shape", [(80, 2000), (1100, 80), (1, 3000)])
+def test_narrow_pictures_are_decoded_whole(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    look_at_all = FilterSearch.look_at_all
+    monkeypatch.setattr(FilterSearch, "look_at_all", lambda *args, **options: looks.append(look_at_all(*args, **options)))
+    [data] = codec().compress([picture(*shape)], 50, effort=1)
+    assert len(looks) == -(-max(shape) // 2048)
+    assert codec().reconstruct([data])[0].shape == (*shape, 3)
+
+
+def test_every_part_counts_by_its_area() -> None:
+    """The last 96 columns are a unit of their own: its few windows stand for few pixels."""
+    search = FilterSearch(model(), codec().coder.latents, [Header(1120, 1024, False, 128, b"abcd")])
+    left = Statistics(np.ones((COLOURS, FEATURES, FEATURES)), np.ones((COLOURS, FEATURES)), 10)
+    search._found[0] = {(0, 0): (left.times(1024 * 1024 / 10), 1024 * 1024)}
+    search._found[0][0, 64] = left.times(96 * 1024 / 10), 96 * 1024
+    with mock.patch("cnnbatch.codec.filter_search.own_numbers", return_value=b"") as own:
+        search.numbers()
+    [whole], options = own.call_args.args[:1], own.call_args.kwargs
+    assert whole.pixels == 20
+    assert options["pixels"] == 1120 * 1024
+    assert whole.products[0, 0] == pytest.approx(1120 * 1024 / 10)
+
+
+def test_stripes_of_gray_do_not_stop_it() -> None:
+    """Their three colours are equal, and rounding makes the matrix of their squares not quite definite."""
+    stripes = np.tile(np.array([0, 255], np.float32), (384, 192))[None, :, :, None].repeat(3, 3)
+    for factor in (1, 15):
+        shown = torch.from_numpy(stripes * factor)
+        found = seen(shown, shown + 1, 7.0)
+        assert numbers_of(found, NOTHING, 0.2) != b""
 
 
 def test_an_effort_finds_a_filter_of_the_pictures_own() -> None:

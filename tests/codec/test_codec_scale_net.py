@@ -54,6 +54,12 @@ def test_float32_gives_what_float64_gives(shape: tuple[int, int]) -> None:
         assert torch.equal(run(NET, z).double(), exact(z.double()))
 
 
+def test_other_devices_pack_nothing() -> None:
+    net = FILE.model().scale_net.to("meta")
+    net.pack()
+    assert net.enter._packed is None
+
+
 @pytest.mark.skipif(not cpu_has_int8(), reason="this CPU has no VNNI")
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (16, 16), (16, 40)])
 def test_products_of_integers_give_what_float32_gives(shape: tuple[int, int]) -> None:

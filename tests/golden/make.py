@@ -2,7 +2,7 @@
 
     python -m tests.golden.make
 
-The files of `integer_means` are made here: of a codec whose means are of integers. Those beside this script, of `lapped`
+The files of `integer_means` are made here: of a codec whose means are of integers, too. Those beside this script, of `lapped`
 (lapped blocks, a context of the latents), of `hyper_context` (one of the hyper-latents, too), of `dependent` (dependent
 quantisation, too), of `eight_bits` (a synthesis in eight bits, too), of `states` (dependent quantisation of 64 states, too)
 and of `post_filter` (a post-filter, too, some of whose pictures have their own) were written before there were such settings,
