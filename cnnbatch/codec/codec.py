@@ -75,8 +75,8 @@ class Codec:
         """Images → one bitstream each; ``quality`` in [0, 63], rounded to quarters, for all or each.
 
         ``effort``: what makes the bitstream better and decoding no slower. 1: a filter of the image's own, where the codec
-        has one, by windows of it, for less than half of the time of encoding; every further one a pass over the latents, three
-        reconstructions long, and the filter by all of the image. ``dense`` has none.
+        has one, by windows of it, for about the time of encoding or less; every further one a pass over the latents, ten times
+        as long, and the filter by all of the image. ``dense`` has none.
         Raises ValueError for an array that is not an image, one that `refusal` refuses, or a quality outside the range.
         """
         qualities = [quality] * len(images) if isinstance(quality, int | float) else quality

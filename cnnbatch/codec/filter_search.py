@@ -15,8 +15,8 @@ from cnnbatch.codec.hyperprior import Hyperprior
 from cnnbatch.codec.hyperprior_settings import BLOCK
 from cnnbatch.codec.latents import LatentCoder
 from cnnbatch.codec.own_filter import (
-    DECODED_PIXELS,
     SEEN_PIXELS,
+    WHOLE_PIXELS,
     WINDOW,
     WINDOW_HALO,
     WINDOWS,
@@ -87,10 +87,10 @@ class FilterSearch:
                 self._found[image][place] = one.times(area / max(1, one.pixels)), area
 
     def wants_all(self, image: int) -> bool:
-        """Whether windows would not be less than all of it, or have no room."""
+        """Whether windows would not be much less than all of it, or have no room."""
         header = self.headers[image]
         shape = latent_shape(header.height, header.width)
-        return min(shape) < WINDOW + 2 * WINDOW_HALO or header.height * header.width <= DECODED_PIXELS
+        return min(shape) < WINDOW + 2 * WINDOW_HALO or header.height * header.width <= WHOLE_PIXELS
 
     def numbers(self) -> list[bytes]:
         """What each header says of its image's filter."""
@@ -120,10 +120,10 @@ class FilterSearch:
         return planes[..., inner, inner]
 
     def _statistics(self, image: int, planes: Tensor, original: Originals, *, every: int = 1) -> Statistics:
-        return statistics(planes, torch.from_numpy(original).to(planes.device), self._step(image), every=every)
+        return statistics(planes, torch.from_numpy(original).to(planes.device), self._step(self.headers[image]), every=every)
 
-    def _step(self, image: int) -> float:
-        return float(self.model.settings.step(torch.tensor(self.headers[image].quality)))
+    def _step(self, header: Header) -> float:
+        return float(self.model.settings.step(torch.tensor(header.quality)))
 
     def _numbers(self, header: Header, parts: dict[tuple[int, int], tuple[Statistics, int]]) -> bytes:
         found, areas = zip(*(parts[place] for place in sorted(parts)), strict=True) if parts else ((), (1,))
@@ -133,6 +133,5 @@ class FilterSearch:
         with torch.inference_mode():
             anchors = self.model.g_s.post_filter.anchors
             weights = self.model.g_s.filter_weights(quality.to(anchors.device))[0].cpu().numpy()
-        settings = self.model.settings
-        step, lmbda = float(settings.step(quality)), float(settings.lmbda(quality))
-        return own_numbers(whole, weights, pixels=pixels, step=step, bits_per_square=lmbda / 3)
+        bits_per_square = float(self.model.settings.lmbda(quality)) / 3
+        return own_numbers(whole, weights, pixels=pixels, step=self._step(header), bits_per_square=bits_per_square)

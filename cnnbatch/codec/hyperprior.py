@@ -203,7 +203,7 @@ class Hyperprior(nn.Module):
             means = self.with_context(means, y, quality, noise=noise)
         residual = y - means
         positions = soft_clamp(round_half_up(hyper.scale_positions), 0, s.num_scales - 1, share=1)
-        scales = s.scale_range[0] * torch.exp(positions / s.indexes_per_nat)
+        scales = s.scale_at(positions)
         if s.dependent_spacing:
             r_hat, bits = on_the_trellis(residual, positions, scales, self.quantiser_weights(quality), s, noise=noise)
         else:
@@ -219,7 +219,7 @@ class Hyperprior(nn.Module):
         if s.hyper_context:
             predicted, positions = self.hyper_context(z_hat, positions)
             values = values - predicted
-        scales = s.scale_range[0] * torch.exp(positions.clamp(0, s.num_scales - 1) / s.indexes_per_nat)
+        scales = s.scale_at(positions.clamp(0, s.num_scales - 1))
         return gaussian_bits(values, scales)
 
     def context_weights(self, quality: Tensor) -> Tensor:

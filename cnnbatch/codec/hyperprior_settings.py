@@ -3,6 +3,7 @@
 import math
 from typing import Annotated, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
@@ -98,6 +99,11 @@ class HyperpriorSettings(BaseModel):
     def scales(self) -> Tensor:
         """[num_scales] float64, log-spaced, in quantisation steps."""
         return log_spaced(self.scale_range, self.num_scales)
+
+    def scale_at(self, positions: Tensor) -> Tensor:
+        """Scales, in quantisation steps, of scale indexes or of what lies between them."""
+        scales: Tensor = self.scale_range[0] * torch.exp(positions / self.indexes_per_nat)
+        return scales
 
     @property
     def indexes_per_nat(self) -> float:

@@ -64,8 +64,8 @@ WINDOW: Final = 4
 WINDOW_HALO: Final = 1
 """Of a picture; their side and what is decoded around them, in latent positions. (Synthesis sees further, but little.)"""
 
-DECODED_PIXELS: Final = WINDOWS * ((WINDOW + 2 * WINDOW_HALO) * BLOCK) ** 2
-"""For all windows of an image; a smaller one is decoded whole."""
+WHOLE_PIXELS: Final = 2 * WINDOWS * ((WINDOW + 2 * WINDOW_HALO) * BLOCK) ** 2
+"""Of a picture of which windows would decode half or more: all of it takes little longer and tells more."""
 
 COLUMNS: Final = FEATURES + 2
 """Of the matrix whose products are the statistics: features, error, and nothing; an even number of vectors."""

@@ -65,7 +65,7 @@ def _latents(
 def _scales(model: Hyperprior, positions: Sequence[Tensor], offset: float = 0.0) -> list[Tensor]:
     s = model.settings
     indexes = (round_half_up(p + offset).clamp(0, s.num_scales - 1) for p in positions)
-    return [s.scale_range[0] * torch.exp(i / s.indexes_per_nat) for i in indexes]
+    return [s.scale_at(i) for i in indexes]
 
 
 def _regressed(deviations: Sequence[Tensor], scales: Sequence[Tensor]) -> Tensor:

@@ -26,6 +26,13 @@ see docs/decisions.md."""
 FREE = ("lanes", "dependent_spacing", "dependent_from", "dependent_states", "eight_bits", "post_filter")
 """Settings that change nothing of the network's weights; all others must be those of the smaller model."""
 
+FITTED = {
+    "context_channels": "training.context_channels",
+    "hyper_context": "training.hyper_context",
+    "integer_means": "training.integer_means_steps",
+}
+"""Settings of the training run that give a trained network what it does not have."""
+
 SPLIT = {"g_a.down.weight": (1, 4), "g_s.up.weight": (4, 1), "g_s.up.bias": (4,)}
 """Axes that hold the channels of several positions one after the other, and of how many: beside a change of resolution."""
 
@@ -62,7 +69,8 @@ def _check(small: HyperpriorSettings, large: HyperpriorSettings) -> None:
         new = getattr(large, name)
         pairs = list(zip(old, new, strict=True)) if isinstance(old, tuple) else [(old, new)]
         if name not in FEWER and not all(b >= a if name in SIZES else b == a for a, b in pairs):
-            raise UsageError(f"model.{name} is {old} in the codec file to start from and cannot become {new}")
+            hint = f" but by {FITTED[name]}" if name in FITTED else ""
+            raise UsageError(f"model.{name} is {old} in the codec file to start from and cannot become {new}{hint}")
 
 
 def _identity_blocks(model: nn.Module) -> None:

@@ -76,7 +76,7 @@ def _loss(net: IntegerMeanNet, model: Hyperprior, x: Tensor, quality: Tensor, *,
         z_hat = round_half_up(model.h_a(y, quality).clamp(-Z_MAX, Z_MAX))
         hyper = model.hyper_synthesis(z_hat, quality)
         positions = round_half_up(hyper.scale_positions).clamp(0, s.num_scales - 1)
-        scales = s.scale_range[0] * torch.exp(positions / s.indexes_per_nat)
+        scales = s.scale_at(positions)
         before = gaussian_bits(noisy(y - _means(model, hyper.means, y, quality)), scales)
     means = net(z_hat, quality)
     bits = gaussian_bits(noisy(y - _means(model, means, y, quality)), scales)
