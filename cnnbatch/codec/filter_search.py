@@ -42,6 +42,7 @@ class FilterSearch:
 
     def __init__(self, model: Hyperprior, coder: LatentCoder, headers: Sequence[Header]) -> None:
         self.model, self.coder, self.headers = model, coder, headers
+        self._steps = [float(model.settings.step(torch.tensor(header.quality))) for header in headers]
         self._found: list[dict[tuple[int, int], tuple[Statistics, int]]] = [{} for _ in headers]
 
     def look_at_all(
@@ -94,7 +95,7 @@ class FilterSearch:
 
     def numbers(self) -> list[bytes]:
         """What each header says of its image's filter."""
-        return [self._numbers(*image) for image in zip(self.headers, self._found, strict=True)]
+        return [self._numbers(image) for image in range(len(self.headers))]
 
     def _windows(self, shape: tuple[int, int], image: int) -> Iterator[tuple[int, int]]:
         """Those of one unit of ``shape``: its share of the `WINDOWS` of the image."""
@@ -120,18 +121,18 @@ class FilterSearch:
         return planes[..., inner, inner]
 
     def _statistics(self, image: int, planes: Tensor, original: Originals, *, every: int = 1) -> Statistics:
-        return statistics(planes, torch.from_numpy(original).to(planes.device), self._step(self.headers[image]), every=every)
+        return statistics(planes, torch.from_numpy(original).to(planes.device), self._steps[image], every=every)
 
-    def _step(self, header: Header) -> float:
-        return float(self.model.settings.step(torch.tensor(header.quality)))
-
-    def _numbers(self, header: Header, parts: dict[tuple[int, int], tuple[Statistics, int]]) -> bytes:
-        found, areas = zip(*(parts[place] for place in sorted(parts)), strict=True) if parts else ((), (1,))
+    def _numbers(self, image: int) -> bytes:
+        header, parts = self.headers[image], self._found[image]
+        if not parts:
+            return b""
+        found, areas = zip(*(parts[place] for place in sorted(parts)), strict=True)
         pixels = header.height * header.width
-        whole = functools.reduce(Statistics.plus, found, Statistics.none()).times(pixels / sum(areas))
+        whole = functools.reduce(Statistics.plus, found).times(pixels / sum(areas))
         quality = torch.tensor([header.quality])
         with torch.inference_mode():
             anchors = self.model.g_s.post_filter.anchors
             weights = self.model.g_s.filter_weights(quality.to(anchors.device))[0].cpu().numpy()
         bits_per_square = float(self.model.settings.lmbda(quality)) / 3
-        return own_numbers(whole, weights, pixels=pixels, step=self._step(header), bits_per_square=bits_per_square)
+        return own_numbers(whole, weights, pixels=pixels, step=self._steps[image], bits_per_square=bits_per_square)

@@ -55,7 +55,7 @@ Numbers = npt.NDArray[np.int64]
 
 def filtered(picture: Tensor, weights: Tensor, step: Tensor) -> Tensor:
     """``step`` [N]: Δ(q) → filtered pictures, neither rounded nor clamped."""
-    padded = surrounded(picture).permute(0, 3, 1, 2)
+    padded = surrounded(picture)
     parts = []
     for top in range(0, picture.shape[1], ROWS_AT_ONCE):
         rows = padded[:, :, top : top + ROWS_AT_ONCE + 2 * REACH]
@@ -65,8 +65,8 @@ def filtered(picture: Tensor, weights: Tensor, step: Tensor) -> Tensor:
 
 
 def surrounded(picture: Tensor) -> Tensor:
-    """[N, H, W, 3] → [N, H + 2·REACH, W + 2·REACH, 3]: the last pixels are repeated beyond the edge."""
-    return F.pad(picture.permute(0, 3, 1, 2), (REACH,) * 4, mode="replicate").permute(0, 2, 3, 1)
+    """[N, H, W, 3] → planes [N, 3, H + 2·REACH, W + 2·REACH]: the last pixels are repeated beyond the edge."""
+    return F.pad(picture.permute(0, 3, 1, 2), (REACH,) * 4, mode="replicate")
 
 
 def features(rows: Tensor, step: Tensor) -> Tensor:

@@ -185,7 +185,7 @@ class Synthesis(nn.Module):
         """What the post-filter reads: float32 [N, 3, 16h + 2·REACH, 16w + 2·REACH], last pixels repeated beyond the edge."""
         if y_hat.device.type == "cpu" and self.settings.lapped:
             return lapped_planes(*self.parts(y_hat, quality), self.border.weight, self.settings.step(quality), GREY)
-        return surrounded(self(y_hat, quality)).permute(0, 3, 1, 2)
+        return surrounded(self(y_hat, quality))
 
     def filter_weights(self, quality: Tensor) -> Tensor:
         """Of the post-filter, [N, 3, FEATURES]."""

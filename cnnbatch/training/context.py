@@ -45,7 +45,12 @@ def with_context(model: Hyperprior, pictures: Sequence[Pixels], channels: int) -
 def analysed(model: Hyperprior, picture: Pixels, quality: Tensor) -> tuple[Tensor, Tensor]:
     """(y [1, h, w, M], ẑ [1, h/4, w/4, Cz]) of a picture, cut to multiples of 64; ``quality`` [1]."""
     height, width = (n // 64 * 64 for n in picture.shape[:2])
-    y = model.g_a(torch.from_numpy(picture[None, :height, :width].copy()).float() - GREY, quality)
+    return analysed_pixels(model, torch.from_numpy(picture[None, :height, :width].copy()).float(), quality)
+
+
+def analysed_pixels(model: Hyperprior, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+    """(y, ẑ) of pixels ``x`` [N, H, W, 3], H and W multiples of 64."""
+    y = model.g_a(x - GREY, quality)
     return y, round_half_up(model.h_a(y, quality).clamp(-Z_MAX, Z_MAX))
 
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from cnnbatch.codec.hyperprior import Hyperprior, IntegerMeanNet
-from cnnbatch.codec.hyperprior_settings import GREY, HyperpriorSettings
-from cnnbatch.codec.integer_net import Z_MAX, round_half_up
+from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
+from cnnbatch.codec.integer_net import round_half_up
 from cnnbatch.codec.likelihood import gaussian_bits, noisy
+from cnnbatch.training.context import analysed_pixels
 from cnnbatch.training.data import Pixels, crops
 
 logger = logging.getLogger(__name__)
@@ -72,8 +73,7 @@ def _loss(net: IntegerMeanNet, model: Hyperprior, x: Tensor, quality: Tensor, *,
     """(what to lower, by what share the new means make latents dearer than the old ones)."""
     s = model.settings
     with torch.no_grad():
-        y = model.g_a(x - GREY, quality)
-        z_hat = round_half_up(model.h_a(y, quality).clamp(-Z_MAX, Z_MAX))
+        y, z_hat = analysed_pixels(model, x, quality)
         hyper = model.hyper_synthesis(z_hat, quality)
         positions = round_half_up(hyper.scale_positions).clamp(0, s.num_scales - 1)
         scales = s.scale_at(positions)

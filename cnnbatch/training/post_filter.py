@@ -40,7 +40,7 @@ def _least_squares(
     step = float(model.settings.step(quality))
     for original in originals:
         picture, bits = model(original, quality[None], noise=False, rdo=True)
-        [planes] = surrounded(picture).permute(0, 3, 1, 2)
+        [planes] = surrounded(picture)
         shares.append(statistics(planes, original[0], step).times(1 / float(bits[0])))
     sums = functools.reduce(Statistics.plus, shares)
     weights = np.zeros_like(sums.products)

@@ -105,15 +105,14 @@ class Trainer:
         dedicate_process()
         torch.manual_seed(config.seed)  # all processes begin with the same weights
         if checkpoint.exists():
-            settings = HyperpriorSettings.model_validate(read_settings(checkpoint))
+            settings, start = HyperpriorSettings.model_validate(read_settings(checkpoint)), None
         if start is not None and config.context_channels and not start.settings.context_channels:
             start = with_context(start, self.train_pictures, config.context_channels)
         if start is not None and config.hyper_context and not start.settings.hyper_context:
             start = with_hyper_context(start, self.train_pictures)
-        taught = checkpoint.exists() or not config.integer_means_steps
-        if start is not None and not taught and not start.settings.integer_means:
+        if start is not None and config.integer_means_steps and not start.settings.integer_means:
             start = with_integer_means(start, self.train_pictures, config.integer_means_steps)
-        self.model = Hyperprior(settings) if start is None or checkpoint.exists() else start
+        self.model = Hyperprior(settings) if start is None else start
         self.optimiser = _optimiser(self.model, config.learning_rate)
         self.progress: Progress = {"step": 0, "seconds": 0.0, "pixels": 0}
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}

@@ -30,7 +30,7 @@ NOTHING: Weights = np.zeros((COLOURS, FEATURES), np.float32)
 
 def seen(shown: Tensor, original: Tensor, step: float, *, every: int = 1) -> Statistics:
     """Of pictures [1, H, W, 3]."""
-    return statistics(surrounded(shown)[0].permute(2, 0, 1), original[0], step, every=every)
+    return statistics(surrounded(shown)[0], original[0], step, every=every)
 
 
 def numbers_of(found: Statistics, weights: Weights, bits_per_square: float, *, pixels: int | None = None) -> bytes:
@@ -49,13 +49,13 @@ def test_statistics_tell_what_weights_would_save() -> None:
     saved = float((shown - original).square().sum() - (after - original).square().sum())
     assert found.saved(weights) == pytest.approx(saved, rel=1e-3)
     assert found.pixels == 37 * 41
-    planes = surrounded(shown)[0].permute(2, 0, 1)
+    [planes] = surrounded(shown)
     parts = [statistics(planes[:, a : b + 4], original[0, a:b], 12.0) for a, b in ((0, 20), (20, 37))]
     assert parts[0].plus(parts[1]).saved(weights) == pytest.approx(saved, rel=1e-3)
 
 
 def test_other_devices_find_the_same_features() -> None:
-    [planes] = surrounded(torch.from_numpy(picture(60, 50).astype(np.float32))[None]).permute(0, 3, 1, 2)
+    [planes] = surrounded(torch.from_numpy(picture(60, 50).astype(np.float32))[None])
     here, elsewhere = torch.zeros(2, COLOURS, FEATURES + 2, 60, 50).unbind()
     own_filter._fill_on_cpu(planes, 9.0, here)
     own_filter._fill_anywhere(planes, 9.0, elsewhere)
