@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cnnbatch {VERSION}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_info, _add_ls, _add_get, _add_encode, _add_decode, _add_doctor, _add_erase, _add_compact):
+    for add in (_add_info, _add_ls, _add_get, _add_encode, _add_decode, _add_doctor, _add_erase, _add_compact, _add_restore):
         add(subparsers)
     return parser
 
@@ -137,6 +137,13 @@ def _add_erase(subparsers: "Subparsers") -> None:
 def _add_compact(subparsers: "Subparsers") -> None:
     parser = _add(subparsers, "compact", "merge small shards into fewer ones, sorted by key")
     parser.add_argument("archive", metavar="ARCHIVE")
+
+
+def _add_restore(subparsers: "Subparsers") -> None:
+    parser = _add(subparsers, "restore-rows", "bring back images that --mirror-deletes removed, while their files are there")
+    parser.add_argument("archive", metavar="ARCHIVE")
+    parser.add_argument("glob", metavar="GLOB", nargs="?", default="*", help="only keys that match; * crosses / (default: all)")
+    parser.add_argument("--dry-run", action="store_true", help="list their keys, change nothing")
 
 
 def _add_grace(parser: argparse.ArgumentParser) -> None:

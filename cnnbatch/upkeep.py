@@ -1,4 +1,7 @@
-"""What ``cnnbatch doctor``, ``erase`` and ``compact`` do; their options are in `cnnbatch.cli`. None of it imports torch."""
+"""What ``cnnbatch doctor``, ``erase``, ``compact`` and ``restore-rows`` do; their options are in `cnnbatch.cli`.
+
+None of it imports torch.
+"""
 
 import argparse
 import json
@@ -13,6 +16,7 @@ from cnnbatch.archive.doctor import Diagnosis, examine
 from cnnbatch.archive.maintenance import compact as compact_archive
 from cnnbatch.archive.maintenance import erase as erase_images
 from cnnbatch.archive.orphans import Swept, check_grace, holders, sweep
+from cnnbatch.archive.restore import removed_rows, restore
 from cnnbatch.commands import visible
 from cnnbatch.errors import UsageError, VerifyFailed
 
@@ -64,7 +68,27 @@ def compact(options: argparse.Namespace) -> None:
     _print(options, asdict(result) | {"shards_before": before, "shards_after": after}, "\n".join(lines))
 
 
-COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], None]]] = {"doctor": doctor, "erase": erase, "compact": compact}
+def restore_rows(options: argparse.Namespace) -> None:
+    """Images that a run removed because their originals were gone, back from the files that still have them."""
+    log = ArchiveLog.open(options.archive)
+    found = removed_rows(log, options.glob)
+    if options.dry_run:
+        _print(options, {"keys": [row.key for row in found]}, "\n".join(visible(row.key) for row in found))
+        return
+    result = restore(log, found, run_id=_run_id("restore"))
+    line = f"{len(result.keys)} of {len(found)} removed images are back"
+    _print(options, asdict(result), line + ("; the next --mirror-deletes removes what SOURCE still lacks" if found else ""))
+    if result.damaged:
+        key, fault = next(iter(result.damaged.items()))
+        raise VerifyFailed(f"{len(result.damaged)} rows cannot be read, first {visible(key)}: {fault}")
+
+
+COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], None]]] = {
+    "doctor": doctor,
+    "erase": erase,
+    "compact": compact,
+    "restore-rows": restore_rows,
+}
 
 
 def _grace(options: argparse.Namespace) -> timedelta:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pyarrow as pa
@@ -28,6 +28,7 @@ from cnnbatch.stages.difference import Difference, Recoding, archived_rows, comp
 from cnnbatch.stages.estimate import Estimate, estimate
 from cnnbatch.stages.guarded import GuardedCompressor
 from cnnbatch.stages.listing import Scan, without_erased
+from cnnbatch.stages.mirror import why_kept
 from cnnbatch.stages.plan import Plan, plan_shards, shard_limits
 from cnnbatch.stages.records import CompressResult, CompressTask, Failure, Tally
 from cnnbatch.stages.spill import Scratch
@@ -81,6 +82,10 @@ class CompressJob:
         self.report = RunReport("compress", new_run_id(), shown(config, self.storage), codec_id=self.codec.id)
         self.scratch = Scratch(config.planning.folder, memory_bytes=config.planning.memory_bytes)
         self.failures: list[Failure] = []
+        self.faults: Sequence[Failure] = ()
+        """Of the listing."""
+        self.rows = 0
+        """Of the archive, before the run."""
         self.compared = False
         """Whether the run got so far as to know what there is to do."""
         self.retried = None if config.retry_failed is None else failed_keys(self.archive, config.retry_failed)
@@ -90,10 +95,24 @@ class CompressJob:
         log = None if self.archive.head("_cnnbatch/format.json") is None else ArchiveLog.open(self.archive.url, self.storage)
         return self._difference(() if log is None else log.snapshot().shards)
 
+    def why_kept(self) -> str | None:
+        """Once source and archive are compared: why no row may be removed although its original is gone; None: they may."""
+        return why_kept(
+            vanished=self.report.vanished,
+            rows=self.rows,
+            inputs=self.report.inputs,
+            faults=self.faults,
+            limit=self.config.delete_limit,
+        )
+
     def preview(self) -> Estimate:
         """What a run would do; writes nothing, and reads a few images to estimate the rest."""
         with self.scratch:
-            return estimate(self.source, self.survey(), self.codec, self.config.compression)
+            return replace(
+                estimate(self.source, self.survey(), self.codec, self.config.compression),
+                failures=tuple(self.failures),
+                kept=self.why_kept() if self.config.mirror_deletes else None,
+            )
 
     def execute(self, *, held: Lease | None = None) -> None:
         """Runs to the end; what was committed stays when it fails. The report is in the archive either way.
@@ -127,6 +146,7 @@ class CompressJob:
         try:
             self._commit_all(committer, difference, progress)
             self._check_failures(len(self.failures), self.report.unchanged + self.report.tally.total)
+            self._check_some_archived()
             self._mirror_deletes(committer, difference)
         finally:
             self.report.commits, self.report.superseded = committer.commits, len(committer.superseded)
@@ -177,7 +197,10 @@ class CompressJob:
             num_shards=len(shards),
             hides=scan.hides if self.retried is None else None,
         )
-        self.failures = [failure for failure in scan.unreadable if self.retried is None or failure.key in self.retried]
+        if difference.repeated:
+            logger.warning("%d objects were listed more than once", difference.repeated)
+        self.faults, self.rows = tuple(scan.unreadable), sum(shard.num_rows for shard in shards)
+        self.failures = [failure for failure in self.faults if self.retried is None or failure.key in self.retried]
         report.failures = self.failures
         report.tally = Tally.of_failures(self.failures)
         report.inputs = difference.images + difference.unchanged + report.erased + len(self.failures)
@@ -231,13 +254,23 @@ class CompressJob:
             first = self.failures[0]
             raise TooManyFailures(f"{failed} of {done} inputs failed, first {first.key!r}: {first.error} {first.message}")
 
+    def _check_some_archived(self) -> None:
+        """Whatever the thresholds allow: a run in which nothing could be read is no success."""
+        report = self.report
+        archived = sum(count for outcome, count in report.tally.images.items() if outcome != "failed")
+        if self.failures and not (archived or report.unchanged or report.erased):
+            first = self.failures[0]
+            raise TooManyFailures(f"none of {report.inputs:,} inputs was archived, first {first.key!r}: {first.message}")
+
     def _mirror_deletes(self, committer: Committer, difference: Difference) -> None:
-        if self.config.mirror_deletes and self.config.retry_failed is None:
-            if not self.report.inputs and self.report.vanished:  # a folder that is not mounted, a mistyped prefix
-                raise UsageError(f"{self.source.url} is empty: --mirror-deletes would empty the archive, refused")
-            for keys in removals(difference.gone, committer.base.shards):
-                committer.remove(keys)
-                self.report.removed += len(keys)
+        if not self.config.mirror_deletes or self.retried is not None or not difference.vanished:
+            return
+        if (reason := self.why_kept()) is not None:
+            gone = f"{difference.vanished:,} images are gone from {self.source.url}"
+            raise CnnbatchError(f"{gone} and stay in the archive: {reason}")
+        for keys in removals(difference.gone, committer.base.shards):
+            committer.remove(keys)
+            self.report.removed += len(keys)
 
     def _check_complete(self, left_by_others: int) -> None:
         report = self.report
@@ -274,6 +307,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--exclude", action="append", metavar="GLOB", help="leave out keys; * crosses /; repeatable")
     parser.add_argument("--mirror-deletes", action="store_true", default=None, help="remove images that vanished from SOURCE")
+    parser.add_argument(
+        "--delete-limit", type=float, metavar="SHARE", help="of the archive's images: more are never removed at once (0.1)"
+    )
     parser.add_argument("--recompress", action="store_true", default=None, help="also take images coded with other settings")
     parser.add_argument("--retry-failed", metavar="RUN", help="take only the keys that failed in that run")
     parser.add_argument("--dry-run", action="store_true", help="say what there is to do, write nothing")
@@ -284,8 +320,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     args = _parser().parse_intermixed_args(argv)
-    flags = {name: getattr(args, name) for name in ("source", "archive", "codec", "exclude", "mirror_deletes", "recompress")}
-    flags["retry_failed"] = args.retry_failed
+    flags = {name: getattr(args, name) for name in ("source", "archive", "codec", "exclude", "recompress", "retry_failed")}
+    flags |= {name: getattr(args, name) for name in ("mirror_deletes", "delete_limit")}
     for name in ("quality", "target_psnr", "target_bpp", "lossless", "min_psnr", "effort"):
         flags[f"compression.{name}"] = getattr(args, name)
     job = CompressJob(resolve(CompressConfig, file=args.config, flags=flags, words=args.settings))
@@ -311,7 +347,7 @@ def describe(report: RunReport) -> str:
     if report.outdated:
         lines.append(f"{report.outdated:,} keep their old coding: their originals are gone")
     if report.removed:
-        lines.append(f"{report.removed:,} removed")
+        lines.append(f"{report.removed:,} removed; cnnbatch restore-rows brings them back until a sweep deletes their files")
     lines += [f"failed: {f.key}: {f.stage}: {f.error}: {f.message}" for f in report.failures[:10]]
     return "\n".join(lines)
 

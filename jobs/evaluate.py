@@ -130,6 +130,8 @@ class EvaluateJob:
         self._count_failures(listing.unreadable)
         if not listing.table.num_rows:
             raise UsageError(f"no files below {self.source.url}")
+        if listing.table.column("size").null_count:
+            raise UsageError(f"{self.source.url} does not tell the sizes of its files, and totals are estimated from them")
         return listing.table
 
     def _learn(self, infos: Sequence[ObjectInfo], sample: Collection[str]) -> None:
@@ -165,7 +167,7 @@ class EvaluateJob:
 
     def _shown(self, results: Iterable[Measured], infos: Sequence[ObjectInfo]) -> Iterator[Measured]:
         """The results, with the progress of one pass over the files."""
-        progress = Progress(len(infos), sum(info.size for info in infos))
+        progress = Progress(len(infos), sum(info.known_bytes for info in infos))
         try:
             for measured in results:
                 progress.add(_tally(measured))

@@ -17,6 +17,7 @@ from cnnbatch.evaluation.examples import MOST_EXAMPLES
 from cnnbatch.evaluation.recommendation import Goal
 from cnnbatch.evaluation.selection import WORDS
 from cnnbatch.stages.compress import CompressionSettings
+from cnnbatch.stages.mirror import DELETE_LIMIT
 from cnnbatch.stages.reconstruct import ReconstructionSettings
 from cnnbatch.stages.verify import VerifySettings
 from cnnbatch.training.dense import DenseTraining
@@ -86,6 +87,8 @@ class CompressConfig(BaseModel):
     """A codec file, or the name of a shipped one; None: ``fast``."""
     exclude: tuple[str, ...] = ()
     mirror_deletes: bool = False
+    delete_limit: float = Field(DELETE_LIMIT, ge=0, le=1)
+    """Of the rows of the archive: where ``mirror_deletes`` would remove more than that, and than one, it removes none."""
     recompress: bool = False
     retry_failed: str | None = None
     compression: CompressionSettings = CompressionSettings()

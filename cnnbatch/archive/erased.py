@@ -42,7 +42,7 @@ def read_erased(store: Store) -> ErasedKeys:
     Raises:
         ArchiveError: a part of it is damaged; going on without it could bring an erased image back.
     """
-    parts = [_read_part(store, info.key, info.size) for info in store.list(ERASED)]
+    parts = [_read_part(store, info.key, info.known_bytes) for info in store.list(ERASED)]
     return ErasedKeys(frozenset().union(*parts))
 
 

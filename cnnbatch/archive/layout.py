@@ -139,7 +139,7 @@ def _size(store: Store, path: str) -> int:
     info = store.head(path)
     if info is None:
         raise FileNotFoundError(path)
-    return info.size
+    return info.known_bytes
 
 
 def codec_path(codec_id: str) -> str:

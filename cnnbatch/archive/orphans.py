@@ -58,7 +58,12 @@ def find_orphans(log: ArchiveLog, *, grace: timedelta = GRACE) -> list[Orphan]:
     ripe = set(table.vacuum(retention_hours=hours, dry_run=True, enforce_retention_duration=False))
     limit = datetime.now(UTC) - grace
     found = [
-        Orphan(info.key, info.size, info.key in replaced, info.key in ripe if info.key in replaced else _is_older(info, limit))
+        Orphan(
+            info.key,
+            info.known_bytes,
+            info.key in replaced,
+            info.key in ripe if info.key in replaced else _is_older(info, limit),
+        )
         for info in files
         if info.key not in live
     ]

@@ -159,7 +159,7 @@ def open_parquet(store: Store, path: str, *, num_bytes: int | None = None, check
         info = store.head(path)
         if info is None:
             raise ArchiveError(f"{path} is missing from {store.url}")
-        num_bytes = info.size
+        num_bytes = info.known_bytes
     return again_if_damaged(partial(_open, store, path, num_bytes, check_pages))
 
 

@@ -18,6 +18,7 @@ from cnnbatch.evaluation.machine import hardware
 from cnnbatch.evaluation.measures import distortion
 from cnnbatch.images import DecodedImage, decode, transcode_jpeg
 from cnnbatch.storage import ObjectInfo, Store
+from cnnbatch.storage.interface import FAULTS
 
 MAX_MESSAGE: Final = 300
 """Characters kept of an error message."""
@@ -96,7 +97,7 @@ class Measured:
     @staticmethod
     def lost(info: ObjectInfo, stage: str, error: str) -> "Measured":
         """A picture of which nothing is known but its size."""
-        return Measured(info.key, info.size, info.size, (Row(None, stage=stage, error=error[:MAX_MESSAGE]),))
+        return Measured(info.key, info.known_bytes, info.known_bytes, (Row(None, stage=stage, error=error[:MAX_MESSAGE]),))
 
 
 class Measurer:
@@ -150,8 +151,8 @@ class Measurer:
 def read(source: Store, info: ObjectInfo, limits: Limits) -> bytes:
     """A listed object's bytes; raises Unreadable."""
     if info.fault is not None:
-        raise Unreadable(info.fault, "listed, but cannot be read under this name")
-    if info.size > limits.source_bytes:
+        raise Unreadable(info.fault, FAULTS.get(info.fault, info.fault))
+    if info.known_bytes > limits.source_bytes:
         raise Unreadable("too-large", f"{info.size} bytes, the limit is {limits.source_bytes}")
     return source.get(info)
 

@@ -97,8 +97,8 @@ class ComponentLearner:
 
     def __call__(self, files: Sequence[ObjectInfo]) -> Components | str:
         """A string says why there are none. Stops at the first picture that is too large or of another size."""
-        wanted = [info for info in files if info.fault is None and info.size <= self.limits.source_bytes]
-        most = max([FETCH_BYTES, *(info.size for info in wanted)])
+        wanted = [info for info in files if info.fault is None and info.known_bytes <= self.limits.source_bytes]
+        most = max([FETCH_BYTES, *(info.known_bytes for info in wanted)])
         pictures: list[Pixels] = []
         for _, data in self.source.get_many(wanted, max_bytes=most, concurrency=FETCH_CONCURRENCY):
             try:

@@ -154,9 +154,13 @@ class ShardCompressor:
         """The same shard with each row made by ``row``, one input in memory at a time."""
         failures: list[Failure] = []
         rows: list[ArchiveRow] = []
-        for info in self._of_bearable_size(task.inputs, failures):
+        for info in task.inputs:
+            if not self._is_bearable(info, info.known_bytes, failures):
+                continue
             try:
-                rows.append(row(info, self.source.get(info)))
+                data = self.source.get(info)
+                if self._is_bearable(info, len(data), failures):
+                    rows.append(row(info, data))
             except Unreadable as error:
                 failures.append(Failure.of(info.key, "read", error))
         pixels = sum((r.width or 0) * (r.height or 0) for r in rows if r.outcome == "cnn")
@@ -203,15 +207,10 @@ class ShardCompressor:
     def _sources(self, inputs: Sequence[ObjectInfo], failures: list[Failure]) -> Iterator[_Source]:
         """Inputs as they arrive, decoded in threads ahead of the codec; bounded by pixels and by threads."""
         s = self.settings
-        fetched = self.source.get_many(
-            self._of_bearable_size(inputs, failures),
-            max_bytes=max(s.fetch_bytes, min(s.max_source_bytes, max((info.size for info in inputs), default=0))),
-            concurrency=s.fetch_concurrency,
-        )
         ahead: deque[Future[_Decoded]] = deque()
         claims: deque[int] = deque()  # of what is ahead, by the headers: what a decode takes is known before it begins
         with ThreadPoolExecutor(s.decode_threads, thread_name_prefix="decode") as pool:
-            for together in _tiny_together(fetched, failures):
+            for together in _tiny_together(self._fetched(inputs, failures)):
                 claim = sum(self._claimed_pixels(data) for _, data in together)
                 while ahead and sum(claims) + claim > s.decode_pixels:
                     claims.popleft()
@@ -224,13 +223,25 @@ class ShardCompressor:
             while ahead:
                 yield from self._decoded(ahead.popleft())
 
-    def _of_bearable_size(self, inputs: Iterable[ObjectInfo], failures: list[Failure]) -> Iterator[ObjectInfo]:
-        for info in inputs:
-            if info.size > self.settings.max_source_bytes:
-                error = Unreadable("too-large", f"{info.size} bytes, the limit is {self.settings.max_source_bytes}")
-                failures.append(Failure.of(info.key, "read", error))
-            else:
-                yield info
+    def _fetched(self, inputs: Sequence[ObjectInfo], failures: list[Failure]) -> Iterator[tuple[ObjectInfo, bytes]]:
+        s = self.settings
+        fetched = self.source.get_many(
+            (info for info in inputs if self._is_bearable(info, info.known_bytes, failures)),
+            max_bytes=max(s.fetch_bytes, min(s.max_source_bytes, max((info.known_bytes for info in inputs), default=0))),
+            concurrency=s.fetch_concurrency,
+        )
+        for info, body in fetched:
+            if isinstance(body, Unreadable):
+                failures.append(Failure.of(info.key, "read", body))
+            elif self._is_bearable(info, len(body), failures):  # else its size was not known before
+                yield info, body
+
+    def _is_bearable(self, info: ObjectInfo, num_bytes: int, failures: list[Failure]) -> bool:
+        if num_bytes > self.settings.max_source_bytes:
+            error = Unreadable("too-large", f"{num_bytes} bytes, the limit is {self.settings.max_source_bytes}")
+            failures.append(Failure.of(info.key, "read", error))
+            return False
+        return True
 
     def _decode_together(self, files: Sequence[tuple[ObjectInfo, bytes]]) -> "_Decoded":
         """Files of few bytes may have many pixels: from there on they are left for later."""
@@ -349,15 +360,11 @@ class ShardCompressor:
         }
 
 
-def _tiny_together(
-    fetched: Iterable[tuple[ObjectInfo, bytes | Unreadable]], failures: list[Failure]
-) -> Iterator[list[tuple[ObjectInfo, bytes]]]:
+def _tiny_together(fetched: Iterable[tuple[ObjectInfo, bytes]]) -> Iterator[list[tuple[ObjectInfo, bytes]]]:
     """What was read, tiny files by the dozen: handing one to a thread takes longer than decoding it."""
     tiny: list[tuple[ObjectInfo, bytes]] = []
     for info, body in fetched:
-        if isinstance(body, Unreadable):
-            failures.append(Failure.of(info.key, "read", body))
-        elif len(body) > TINY_BYTES:
+        if len(body) > TINY_BYTES:
             yield [(info, body)]
         else:
             tiny.append((info, body))

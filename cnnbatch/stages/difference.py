@@ -62,7 +62,9 @@ class Difference:
     outdated: int = 0
     """Of those gone: rows to take again, were their originals still there."""
     source_bytes: int = 0
-    """Of ``todo``."""
+    """Of ``todo``, as far as they are known."""
+    repeated: int = 0
+    """Entries of the listing beyond the first of their key."""
 
     @property
     def images(self) -> int:
@@ -148,7 +150,9 @@ def compare(
     num_shards: int,
     hides: Callable[[], Callable[[str], bool]] | None,
 ) -> Difference:
-    """Unchanged ⇔ the size is equal and the ETag is, or where either has none, the modification time.
+    """Unchanged ⇔ the size is equal, or unknown now, and the ETag is, or where either has none, the modification time.
+
+    A key that the listing names more than once counts once, with its latest time.
 
     ``listing`` (`LISTING_SCHEMA`) is used up before ``rows`` (`ROW_SCHEMA`). Keys that ``hides()`` tells of, asked when the
     listing is complete, have not vanished; None: nothing has, as the listing is not the whole source.
@@ -162,7 +166,9 @@ def compare(
         before.add(table)
     found = Difference(Pile(scratch, TODO_SCHEMA), Spill(scratch, GONE_SCHEMA, by="shard"), held=np.zeros(num_shards, np.int64))
     is_hidden = None if hides is None else hides()
-    for one, other in ranges(now, before):
+    for listed, other in ranges(now, before):
+        one = _once(listed)
+        found.repeated += listed.num_rows - one.num_rows
         _compare_range(found, one, other)
         if is_hidden is not None:
             _note_gone(found, one, other, is_hidden)
@@ -196,10 +202,19 @@ def removals(gone: Spill, shards: Sequence[LiveShard]) -> Iterator[dict[str, str
                 yield dict(zip(part.column("key").to_pylist(), paths, strict=True))
 
 
+def _once(listing: pa.Table) -> pa.Table:
+    """Each key once: the object is one, whatever a listing says that was read while it changed."""
+    if pc.count_distinct(listing.column("key")).as_py() == listing.num_rows:
+        return listing
+    ordered = listing.take(pc.sort_indices(listing, sort_keys=[("key", "ascending"), ("mtime", "descending")]))
+    keys = ordered.column("key").combine_chunks()
+    return ordered.filter(pa.concat_arrays([pa.array([True]), pc.not_equal(keys.slice(1), keys.slice(0, len(keys) - 1))]))
+
+
 def _compare_range(found: Difference, listing: pa.Table, rows: pa.Table) -> None:
     where = pc.index_in(listing.column("key"), value_set=rows.column("key"))
     old = rows.drop_columns("key").take(where)
-    same_size = pc.equal(listing.column("size"), old.column("source_size"))
+    same_size = pc.fill_null(pc.equal(listing.column("size"), old.column("source_size")), True)
     etags = pc.equal(listing.column("etag"), old.column("source_etag"))
     times = pc.equal(listing.column("mtime"), old.column("source_mtime"))
     same = pc.and_(same_size, pc.fill_null(pc.coalesce(etags, times), False))

@@ -3,7 +3,7 @@
 import json
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -12,9 +12,11 @@ from cnnbatch.errors import Unreadable
 from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
 from cnnbatch.stages.difference import Difference
 from cnnbatch.stages.listing import object_infos
+from cnnbatch.stages.records import Failure
 from cnnbatch.storage import ObjectInfo, Store
 
 SAMPLE_IMAGES = 5
+SHOWN_FAILURES = 10
 
 
 class Counts(Protocol):
@@ -29,12 +31,18 @@ class Counts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Bytes to read, and from ``sampled`` images of them: bytes to write and hours of one worker like this machine."""
+    """Bytes to read, and from ``sampled`` images of them: bytes to write and hours of one worker like this machine.
+
+    ``failures``: what was listed and cannot be read. ``kept``: why what vanished from the source would stay in the archive,
+    although it was to go; None: it would not, or was not to.
+    """
 
     source_bytes: int
     sampled: int
     payload_bytes: int | None
     worker_hours: float | None
+    failures: Sequence[Failure] = ()
+    kept: str | None = None
 
     def to_json(self, counts: Counts) -> str:
         """With the counts, as JSON."""
@@ -48,11 +56,16 @@ class Estimate:
             f"{counts.vanished:,} only in the archive",
             f"to read: {self.source_bytes / 1e6:,.1f} MB",
         ]
+        if self.kept is not None and counts.vanished:
+            lines.append(f"they would stay there: {self.kept}")
         if self.payload_bytes is not None and self.worker_hours is not None:
             lines.append(
                 f"estimated from {self.sampled} of them: {self.payload_bytes / 1e6:,.1f} MB to write, "
                 f"{self.worker_hours:.2f} hours of one worker like this machine"
             )
+        lines += [f"failed: {f.key}: {f.error}: {f.message}" for f in self.failures[:SHOWN_FAILURES]]
+        if len(self.failures) > SHOWN_FAILURES:
+            lines.append(f"… and {len(self.failures) - SHOWN_FAILURES:,} more cannot be read")
         return "\n".join(lines)
 
 

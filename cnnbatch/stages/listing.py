@@ -9,17 +9,20 @@ from itertools import accumulate, islice
 import pyarrow as pa
 
 from cnnbatch.archive.erased import ErasedKeys
+from cnnbatch.archive.schema import MAX_BYTES
 from cnnbatch.stages.records import Failure
 from cnnbatch.storage import ObjectInfo, Store
+from cnnbatch.storage.interface import FAULTS
 
 LISTING_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
-        pa.field("size", pa.int64(), nullable=False),
+        pa.field("size", pa.int64()),
         pa.field("etag", pa.string()),
         pa.field("mtime", pa.timestamp("us", tz="UTC")),
     ]
 )
+MAX_KEY_BYTES = MAX_BYTES["key"]
 _CHUNK = 10_000
 
 
@@ -43,12 +46,12 @@ class Scan:
         for info in self._source.list():
             if any(pattern.match(info.key) for pattern in self._excluded):
                 continue
-            if not info.key:  # an object named like the prefix itself: no row could name it
-                self.unreadable.append(Failure(info.key, "list", "name", "an object with the name of the source itself"))
-            elif info.fault is None:
+            fault = info.fault or (None if is_row_key(info.key) else "name")
+            if fault is None:
                 yield info
             else:
-                self.unreadable.append(Failure(info.key, "list", info.fault, "listed, but cannot be read under this name"))
+                key = info.key.encode(errors="backslashreplace")[:MAX_KEY_BYTES].decode(errors="replace")
+                self.unreadable.append(Failure(key, "list", fault, FAULTS.get(fault, fault)))
 
     def hides(self) -> Callable[[str], bool]:
         """Once it is complete: tells whether the source may have a key although it was not listed, as it is excluded, or is
@@ -75,6 +78,14 @@ def list_source(source: Store, *, exclude: Collection[str] = ()) -> Listing:
     scan = Scan(source, exclude=exclude)
     table = pa.concat_tables([LISTING_SCHEMA.empty_table(), *scan])
     return Listing(table, tuple(scan.unreadable))
+
+
+def is_row_key(key: str) -> bool:
+    """Whether a row of an archive can have this key. An object named like the source itself has an empty one."""
+    try:
+        return 0 < len(key.encode()) <= MAX_KEY_BYTES
+    except UnicodeEncodeError:
+        return False
 
 
 def without_erased(table: pa.Table, erased: ErasedKeys) -> tuple[pa.Table, int]:

@@ -20,6 +20,7 @@ from cnnbatch.stages.listing import object_infos
 from cnnbatch.stages.records import CompressTask
 from cnnbatch.stages.spill import Scratch, Spill, disk_trouble, in_order, ranges, write_tables
 from cnnbatch.storage import Store
+from cnnbatch.storage.many import UNKNOWN_BYTES
 
 PART_SHARDS = 256
 """Shards whose images one file names: 20 to 40 MB, read by the cluster in a second."""
@@ -170,7 +171,7 @@ def _packed(tables: Iterable[pa.Table], limits: ShardLimits) -> Iterator[pa.Tabl
 
 def _ends(table: pa.Table, limits: ShardLimits) -> Iterator[int]:
     """Where a shard is full; the last one, which may still grow, has none."""
-    total = np.cumsum(table.column("size").to_numpy())
+    total = np.cumsum(_sizes(table))
     start = 0
     while True:
         before = total[start - 1] if start else 0
@@ -181,13 +182,17 @@ def _ends(table: pa.Table, limits: ShardLimits) -> Iterator[int]:
         yield start
 
 
+def _sizes(table: pa.Table) -> Any:
+    return pc.fill_null(table.column("size"), UNKNOWN_BYTES).to_numpy()
+
+
 def _packed_together(table: pa.Table, limits: ShardLimits) -> Iterator[pa.Table]:
     """Groups of equal ``held``, neighbours in one shard while they fit; a group of more than two shards' size is cut."""
     if not table.num_rows:
         return
     held = table.column("held").to_numpy()
     bounds = [0, *(np.flatnonzero(np.diff(held)) + 1).tolist(), table.num_rows]
-    total = np.concatenate([[0], np.cumsum(table.column("size").to_numpy())])
+    total = np.concatenate([[0], np.cumsum(_sizes(table))])
     start = 0
     for begin, end in pairwise(bounds):
         if begin > start and not _fits(total, start, end, limits, 1):

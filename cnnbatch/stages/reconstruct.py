@@ -5,7 +5,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from itertools import chain
@@ -307,7 +307,7 @@ def remaining(tasks: Iterable[ShardTask], destination: Store, settings: Reconstr
         yield task
 
 
-def _is_done(mark: bytes, sizes: dict[str, int]) -> bool:
+def _is_done(mark: bytes, sizes: Mapping[str, int | None]) -> bool:
     try:
         written = json.loads(mark)
         return all(sizes.get(key) == size for key, size in written.items())

@@ -251,7 +251,7 @@ class ShardVerifier:
             return
         by_key = {row.key: row for row in rows if row.key in originals}
         infos = [originals[key] for key in by_key]
-        most = max((info.size for info in infos), default=0)
+        most = max((info.known_bytes for info in infos), default=0)
         fetched = self.source.get_many(
             infos, max_bytes=max(self.settings.fetch_bytes, most), concurrency=self.settings.fetch_concurrency
         )

@@ -2,24 +2,39 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from datetime import timedelta
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, Final
 
 import fsspec
+from fsspec.spec import AbstractFileSystem
 
 from cnnbatch.errors import StorageError, Unreadable, UsageError
-from cnnbatch.storage.interface import ObjectInfo, Refusal
-from cnnbatch.storage.keys import require_safe_key
+from cnnbatch.storage.generic_listing import etag_of, fault_of, is_server_error, mtime_of, size_of
+from cnnbatch.storage.interface import FAULTS, ObjectInfo, Refusal
+from cnnbatch.storage.keys import is_readable_key, require_safe_key
 from cnnbatch.storage.many import Outcome, put_each, read_many
 from cnnbatch.storage.urls import parse_url
 
 logging.getLogger("fsspec.http").setLevel(logging.INFO)  # at DEBUG it writes every URL, signatures in its query too
 
-_MTIMES = ("mtime", "LastModified", "last_modified", "modified", "updated", "created")
-_ETAGS = ("ETag", "etag", "e_tag", "md5Hash", "content_md5")
+ONE_AT_A_TIME: Final = {"ftp", "tar", "libarchive"}
+"""File systems with a single connection or file position: threads that share one get each other's bytes."""
+
+LOOK_THREADS: Final = 16
+MAX_UNKNOWN_BYTES: Final = 1 << 30
+"""Read at most of a file whose size nobody tells."""
+
+_PAUSES: Final = (0.5, 2.0)
+_CHUNK: Final = 1 << 20
+_TOGETHER: Final = 256
 
 
 class FsspecStore:
@@ -42,6 +57,12 @@ class FsspecStore:
         except Exception as error:  # noqa: BLE001 - some connect here, and each has its own errors
             raise StorageError(f"cannot open {self.url}: {type(error).__name__}") from None
         self._root = root.rstrip("/")
+        protocols = {self._fs.protocol} if isinstance(self._fs.protocol, str) else set(self._fs.protocol)
+        self._lock = None if ONE_AT_A_TIME.isdisjoint(protocols) else Lock()
+        self._is_http = not protocols.isdisjoint({"http", "https"})
+        has_info = self._fs.async_impl or type(self._fs).info is not AbstractFileSystem.info
+        self._can_look_again = has_info and "ftp" not in protocols
+        """Whether to look at one file does not list its whole folder."""
 
     def __reduce__(self) -> tuple[type["FsspecStore"], tuple[str]]:
         return type(self), (self._full_url,)
@@ -61,30 +82,28 @@ class FsspecStore:
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         top = self._path(prefix.strip("/")) if prefix.strip("/") else self._root
         self._fs.invalidate_cache()
-        with self._faults("list"):
-            for folder, _, files in self._fs.walk(top, detail=True):
-                for name, entry in files.items():
-                    yield self._info(f"{folder.rstrip('/')}/{name}", entry)
+        files = self._walk(top)
+        with ThreadPoolExecutor(1 if self._lock else LOOK_THREADS, thread_name_prefix="cnnbatch-look") as pool:
+            while part := list(islice(files, _TOGETHER)):
+                yield from pool.map(self._completed, part)
 
     def head(self, key: str) -> ObjectInfo | None:
         self._fs.invalidate_cache()
         try:
-            with self._faults("look at", key):
+            with self._faults("look at", key), self._alone():
                 entry = self._fs.info(self._path(key))
         except FileNotFoundError:
             return None
-        return self._info(self._path(key), entry) if entry["type"] == "file" else None
+        return self._info(key, entry) if entry["type"] == "file" else None
 
     def get(self, info: ObjectInfo) -> bytes:
         if info.fault is not None:
-            raise Unreadable(info.fault, f"{info.key}: listed, but not readable under this name")
-        try:
-            data = self.read(info.key)
-        except FileNotFoundError as error:
-            raise Unreadable("vanished", f"{info.key}: no longer there") from error
-        if len(data) != info.size:
+            raise Unreadable(info.fault, f"{info.key}: {FAULTS.get(info.fault, info.fault)}")
+        data = self._get(info)
+        if info.size not in {None, len(data)}:
             raise Unreadable("changed", f"{info.key}: {len(data)} bytes, but {info.size} were listed")
-        if (info.etag, info.mtime) != (None, None) and not _is_same(self.head(info.key), info):
+        known = (info.etag, info.mtime) != (None, None)
+        if known and self._can_look_again and not _is_same(self.head(info.key), info):
             raise Unreadable("changed", f"{info.key}: it changed after it was listed")
         return data
 
@@ -93,15 +112,14 @@ class FsspecStore:
 
     def read(self, key: str) -> bytes:
         with self._faults("read", key):
-            data: bytes = self._fs.cat_file(self._path(key))
-        return data
+            return self._read(key)
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
         data = self.read(key)
         return data, hashlib.sha256(data).hexdigest()
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
-        with self._faults("read", key):
+        with self._faults("read", key), self._alone():
             data: bytes = self._fs.cat_file(self._path(key), start=start, end=start + length)
         if len(data) != length:
             raise StorageError(f"{self.url}/{key} ends before byte {start + length}")
@@ -149,7 +167,7 @@ class FsspecStore:
         return 0
 
     def _path(self, key: str) -> str:
-        if "\0" in key or not {"", ".", ".."}.isdisjoint(key.split("/")):
+        if not is_readable_key(key):
             raise UsageError(f"not a key: {key[:200]!r}")
         return f"{self._root}/{key}"
 
@@ -160,23 +178,118 @@ class FsspecStore:
             self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
         return path
 
-    def _info(self, path: str, entry: dict[str, Any]) -> ObjectInfo:
-        key = path[len(self._root) :].lstrip("/")
-        return ObjectInfo(key, int(entry.get("size") or 0), _etag(entry), _mtime(entry))
+    def _walk(self, top: str) -> Iterator[ObjectInfo]:
+        """Files and faults below a folder, as far as their folders tell of them."""
+        folders = [top]
+        while folders:
+            folder = folders.pop()
+            try:
+                entries = self._entries(folder)
+            except Exception as error:
+                if folder == top and isinstance(error, FileNotFoundError):
+                    return
+                if folder == top or (fault := fault_of(error)) is None:
+                    raise self._trouble("list", self._key(folder), error) from error
+                yield ObjectInfo(self._key(folder), None, fault=fault)
+                continue
+            for path, entry in entries:
+                info = self._info(self._key(path), entry)
+                if info.fault is None and entry["type"] == "directory":
+                    folders.append(path)
+                else:
+                    yield info
+
+    def _entries(self, folder: str) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """What lies in a folder and nowhere else: an index of http:// may link to anything."""
+        with self._alone():
+            listed = self._fs.ls(folder, detail=True)
+        below = f"{folder.strip('/')}/" if folder.strip("/") else ""
+        named = ((str(entry["name"]).rstrip("/"), entry) for entry in listed)
+        inside = (item for item in named if item[0].lstrip("/").startswith(below))
+        return [(path, entry) for path, entry in inside if not (self._is_http and _is_no_file(path))]
+
+    def _completed(self, info: ObjectInfo) -> ObjectInfo:
+        """With size and version: where the listing did not tell, the file itself is asked."""
+        is_complete = info.size is not None and (info.etag or info.mtime)
+        if info.fault is not None or is_complete or not self._can_look_again:
+            return info
+        try:
+            with self._alone():
+                entry = self._fs.info(self._path(info.key))
+        except Exception as error:
+            if (fault := fault_of(error)) is None:
+                raise self._trouble("look at", info.key, error) from error
+            return replace(info, fault=fault)
+        if entry["type"] == "directory":  # a link to one
+            return replace(info, fault="link")
+        return self._info(info.key, {**entry, "type": "file"})
+
+    def _info(self, key: str, entry: Mapping[str, Any]) -> ObjectInfo:
+        if not is_readable_key(key):
+            return ObjectInfo(key.encode(errors="backslashreplace").decode(), None, fault="name")
+        if entry["type"] != "file":  # a link, and what is said is said of it
+            return ObjectInfo(key, None)
+        return ObjectInfo(key, size_of(entry), etag_of(entry), mtime_of(entry))
+
+    def _get(self, info: ObjectInfo) -> bytes:
+        for pause in (*_PAUSES, None):
+            try:
+                return self._read_unknown(info.key) if info.size is None else self._read(info.key)
+            except Exception as error:
+                if (fault := fault_of(error)) is not None:
+                    raise Unreadable(fault, f"{info.key}: {FAULTS.get(fault, fault)}") from error
+                if not is_server_error(error):
+                    raise self._trouble("read", info.key, error) from error
+                if pause is None:
+                    self.check()  # only this file, when the server answers otherwise
+                    raise Unreadable("store-error", f"{info.key}: the server has an error on it, also after retries") from error
+            time.sleep(pause)
+        raise AssertionError("unreachable")
+
+    def _read(self, key: str) -> bytes:
+        with self._alone():
+            data: bytes = self._fs.cat_file(self._path(key))
+        return data
+
+    def _read_unknown(self, key: str) -> bytes:
+        """A file of which nobody knows how long it is."""
+        parts: list[bytes] = []
+        size = 0
+        with self._alone(), self._fs.open(self._path(key), "rb") as file:
+            while part := file.read(_CHUNK):
+                parts.append(part)
+                size += len(part)
+                if size > MAX_UNKNOWN_BYTES:
+                    raise Unreadable("too-large", f"{key}: more than {MAX_UNKNOWN_BYTES} bytes")
+        return b"".join(parts)
+
+    def _alone(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._lock is None else self._lock
+
+    def _key(self, path: str) -> str:
+        return path.lstrip("/")[len(self._root.lstrip("/")) :].lstrip("/")
+
+    def _trouble(self, action: str, key: str, error: Exception) -> Exception:
+        where = f"{self.url}/{key}" if key else self.url
+        return StorageError(f"cannot {action} {where}: {type(error).__name__}")
 
     @contextmanager
     def _faults(self, action: str, key: str = "") -> Iterator[None]:
-        where = f"{self.url}/{key}" if key else self.url
         try:
             yield
         except FileNotFoundError:
             if action != "write":
                 raise
-            raise StorageError(f"cannot write {where}: the folder vanished") from None
+            raise StorageError(f"cannot write {self.url}/{key}: the folder vanished") from None
         except (StorageError, UsageError):
             raise
         except Exception as error:
-            raise StorageError(f"cannot {action} {where}: {type(error).__name__}") from error
+            raise self._trouble(action, key, error) from error
+
+
+def _is_no_file(url: str) -> bool:
+    """Whether a link of an index page is one to sort it by (``?C=M;O=D``), to a place in it, or to itself."""
+    return not {"?", "#"}.isdisjoint(url) or url.rpartition("/")[2] in {".", ".."}
 
 
 def _is_same(now: ObjectInfo | None, listed: ObjectInfo) -> bool:
@@ -185,16 +298,3 @@ def _is_same(now: ObjectInfo | None, listed: ObjectInfo) -> bool:
         return False
     pairs = ((now.etag, listed.etag), (now.mtime, listed.mtime))
     return all(one == other for one, other in pairs if None not in (one, other))
-
-
-def _etag(entry: dict[str, Any]) -> str | None:
-    return next((entry[name].strip('"') for name in _ETAGS if isinstance(entry.get(name), str)), None)
-
-
-def _mtime(entry: dict[str, Any]) -> datetime | None:
-    value = next((entry[name] for name in _MTIMES if entry.get(name) is not None), None)
-    if isinstance(value, int | float):
-        return datetime.fromtimestamp(value, UTC)
-    if isinstance(value, datetime):
-        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
-    return None

@@ -1,10 +1,10 @@
 """What a store is: objects under keys, below one URL."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from cnnbatch.errors import StorageError, Unreadable, UsageError
 
@@ -13,21 +13,35 @@ from cnnbatch.errors import StorageError, Unreadable, UsageError
 class ObjectInfo:
     """One listed object.
 
-    ``key`` is relative to the store's root, separated by ``/``, always encodable as UTF-8. ``etag`` has no quotes and
-    is ``None`` where the store has none (local files); ``mtime`` is in UTC, to the microsecond.
+    ``key`` is relative to the store's root, separated by ``/``, always encodable as UTF-8. ``size``, ``etag`` and ``mtime``
+    are ``None`` where the store does not tell them; ``etag`` has no quotes, ``mtime`` is in UTC, to the microsecond.
 
-    ``fault`` is set on what was listed but cannot be read under that key: ``"name"`` (a local name that is not UTF-8;
-    ``key`` then shows the wrong bytes as ``\\xNN``), ``"link"`` (a symbolic link that is broken or leads out of the
-    root) or ``"forbidden"`` (a local folder that may not be listed). `Store.get` raises ``Unreadable(fault)`` for
-    it, so the caller counts it as failed with no special case.
+    ``fault`` is set on what was listed but cannot be read under that key, a word of `FAULTS`: an object, or a folder, of
+    which then nothing is listed. `Store.get` raises ``Unreadable(fault)`` for it, so the caller counts it as failed with no
+    special case.
     """
 
     key: str
-    size: int
+    size: int | None
     etag: str | None = None
     mtime: datetime | None = None
     fault: str | None = None
 
+    @property
+    def known_bytes(self) -> int:
+        """The size; 0 where it is unknown."""
+        return self.size or 0
+
+
+FAULTS: Final[Mapping[str, str]] = {
+    "name": "a name that is not UTF-8, empty, '.' or '..', or a key that is too long; wrong bytes are shown as escapes",
+    "link": "a symbolic link that is broken or leads out of the folder, or to a folder: links are not followed there",
+    "forbidden": "it may not be read",
+    "vanished": "it vanished while it was listed",
+    "too-long": "its path is too long for the system",
+    "io-error": "the system cannot read it",
+}
+"""What can be wrong with something that was listed, in words."""
 
 Refusal = StorageError | UsageError
 """Why an object was not written."""
@@ -59,14 +73,16 @@ class Store(Protocol):
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Stream every object below the folder ``prefix``, in any order, names with ``_`` and ``.`` included.
 
-        Memory does not grow with the number of objects. A folder that does not exist is empty.
+        Memory does not grow with the number of objects. A folder that does not exist is empty. What cannot be listed or read
+        for a reason of its own, also a folder below ``prefix``, comes with its ``fault``; a listing without any is complete.
         """
 
     def head(self, key: str) -> ObjectInfo | None:
         """Describe one object, or return ``None`` where there is none."""
 
     def get(self, info: ObjectInfo) -> bytes:
-        """Read a listed object and check its length, that it did not change since, and its MD5 or the store's checksum.
+        """Read a listed object and check that its length, ETag and time are those listed, where they were told, and its MD5 or
+        the store's checksum.
 
         Raises:
             Unreadable: the object's own fault, with the reason ``vanished``, ``forbidden``, ``changed``, ``checksum``,

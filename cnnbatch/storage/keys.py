@@ -5,6 +5,7 @@ from pathlib import Path
 from cnnbatch.errors import UsageError
 
 MAX_KEY_BYTES = 1024  # S3's limit
+MAX_READ_KEY_BYTES = 4096  # Linux's PATH_MAX, and what a row of an archive can hold
 MAX_NAME_BYTES = 255  # NAME_MAX of Linux file systems
 TEMPORARY_PREFIX = ".cnnbatch-tmp-"  # unfinished local writes; never listed, so never allowed as a key
 _CONTROL = {chr(code) for code in [*range(0x20), *range(0x7F, 0xA0)]}
@@ -23,6 +24,15 @@ def is_safe_key(key: str) -> bool:
     if size > MAX_KEY_BYTES or "\\" in key or not _CONTROL.isdisjoint(key):
         return False
     return all(_is_safe_name(name) for name in key.split("/"))
+
+
+def is_readable_key(key: str) -> bool:
+    """Tell whether ``key`` may be read as a path below a root: more than may be written, but nothing that leads elsewhere."""
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        return False
+    return size <= MAX_READ_KEY_BYTES and "\0" not in key and {"", ".", ".."}.isdisjoint(key.split("/"))
 
 
 def _is_safe_name(name: str) -> bool:

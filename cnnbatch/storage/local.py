@@ -14,8 +14,8 @@ from typing import BinaryIO
 
 from cnnbatch.errors import StorageError, Unreadable, UsageError
 from cnnbatch.storage.durable import create_file, locked_folder, make_folders, replace_file, replace_files, sync_folder
-from cnnbatch.storage.interface import ObjectInfo, Refusal
-from cnnbatch.storage.keys import TEMPORARY_PREFIX, require_safe_key, safe_join
+from cnnbatch.storage.interface import FAULTS, ObjectInfo, Refusal
+from cnnbatch.storage.keys import TEMPORARY_PREFIX, is_readable_key, require_safe_key, safe_join
 from cnnbatch.storage.many import Outcome, read_many
 
 READ_TOGETHER = 64
@@ -25,16 +25,10 @@ WRITE_TOGETHER = 64
 """Files that are written before the first of them is synced; a process may have 1,024 open, and writes with 8 threads."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 _GONE = (FileNotFoundError, NotADirectoryError)
-_OWN_FAULTS = {
-    errno.ENOENT: "vanished",
-    errno.ENOTDIR: "vanished",
-    errno.EISDIR: "changed",
-    errno.EACCES: "forbidden",
-    errno.EPERM: "forbidden",
-    errno.ELOOP: "link",
-    errno.EIO: "io-error",  # a bad sector under this one file
-}
+_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""What the system says when this process or machine is at fault, and not a file or folder."""
 
 
 class LocalStore:
@@ -42,7 +36,8 @@ class LocalStore:
 
     Links: a symbolic link to a file inside the root is an object; to a folder inside it is skipped, since its files
     are listed where they are; one that is broken or leads out is listed with ``fault="link"`` and never followed.
-    Sockets, pipes and devices are skipped, and so are our own unfinished writes (`remove_unfinished`).
+    Sockets, pipes and devices are skipped, and so are our own unfinished writes (`remove_unfinished`). A time of change that
+    Python has no date for counts as the first or last one there is.
     """
 
     def __init__(self, root: str) -> None:
@@ -62,20 +57,29 @@ class LocalStore:
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         prefix = prefix.strip("/")
-        folders = [os.fsencode(self._inside(prefix) if prefix else self._root)]
+        try:
+            with self._faults("list", prefix):
+                top = os.fsencode(self._inside(prefix) if prefix else self._root)
+                os.scandir(top).close()  # here a fault is one of the whole listing
+        except FileNotFoundError:
+            return
+        folders = [top]
         while folders:
             folder = folders.pop()
             try:
-                with self._faults("list"), os.scandir(folder) as entries:
+                with os.scandir(folder) as entries:
                     for entry in entries:
-                        if entry.is_dir(follow_symlinks=False):
-                            folders.append(entry.path)
-                        else:
-                            yield from self._describe(entry)
-            except FileNotFoundError:
-                continue
-            except PermissionError:
-                yield ObjectInfo(self._key(folder)[0], 0, fault="forbidden")
+                        try:
+                            if entry.is_dir(follow_symlinks=False):
+                                folders.append(entry.path)
+                            else:
+                                yield from self._describe(entry)
+                        except OSError as error:
+                            yield self._faulty(entry.path, error)
+            except OSError as error:
+                if folder is top:
+                    raise StorageError(f"cannot list {self.url}: {error.strerror}") from error
+                yield self._faulty(folder, error)
 
     def head(self, key: str) -> ObjectInfo | None:
         try:
@@ -87,27 +91,27 @@ class LocalStore:
 
     def get(self, info: ObjectInfo) -> bytes:
         if info.fault is not None:
-            raise Unreadable(info.fault, f"{info.key}: listed, but not readable under this name")
+            raise Unreadable(info.fault, f"{info.key}: {FAULTS.get(info.fault, info.fault)}")
         try:
             return self._get_unchanged(info)
         except OSError as error:
-            if error.errno in _OWN_FAULTS:
-                raise Unreadable(_OWN_FAULTS[error.errno], f"{info.key}: {error.strerror}") from error
-            raise StorageError(f"cannot read {self.url}/{info.key}: {error.strerror}") from error
+            if (fault := own_fault(error)) is None:
+                raise StorageError(f"cannot read {self.url}/{info.key}: {error.strerror}") from error
+            raise Unreadable(fault, f"{info.key}: {error.strerror}") from error
 
     def get_many(self, infos: Iterable[ObjectInfo], *, max_bytes: int, concurrency: int) -> Iterator[Outcome]:
         return read_many(self.get, infos, max_bytes=max_bytes, concurrency=concurrency, together=READ_TOGETHER)
 
     def read(self, key: str) -> bytes:
-        with self._faults("read", key):
-            return self._inside(key).read_bytes()
+        with self._faults("read", key), self._regular(key) as file:
+            return file.read()
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
         data = self.read(key)
         return data, hashlib.sha256(data).hexdigest()
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
-        with self._faults("read", key), self._inside(key).open("rb") as file:
+        with self._faults("read", key), self._regular(key) as file:
             file.seek(start)
             data = file.read(length)
         if len(data) != length:
@@ -198,8 +202,9 @@ class LocalStore:
     def _get_unchanged(self, info: ObjectInfo) -> bytes:
         descriptor = self._open(info.key)
         try:
-            data = _read(descriptor, info.size + 1) if _is_as_listed(descriptor, info) else b""
-            same = len(data) == info.size and _is_as_listed(descriptor, info)  # again: it may be written while it is read
+            size = os.fstat(descriptor).st_size
+            data = _read(descriptor, size + 1) if _is_as_listed(descriptor, info) else b""
+            same = len(data) == size and _is_as_listed(descriptor, info)  # again: it may be written while it is read
         finally:
             os.close(descriptor)
         if not same:
@@ -211,7 +216,7 @@ class LocalStore:
             return
         key, fault = self._key(entry.path)
         if entry.is_symlink() and not self._leads_inside(Path(os.fsdecode(entry.path))):
-            yield ObjectInfo(key, 0, fault="link")
+            yield ObjectInfo(key, None, fault="link")
             return
         try:
             status = entry.stat()
@@ -219,6 +224,13 @@ class LocalStore:
             return
         if stat.S_ISREG(status.st_mode):
             yield _info(key, status, fault)
+
+    def _faulty(self, path: bytes, error: OSError) -> ObjectInfo:
+        """What was met on the way and cannot be listed or looked at; raises StorageError where that is no fault of its own."""
+        key, _ = self._key(path)
+        if (fault := own_fault(error)) is None:
+            raise StorageError(f"cannot list {self.url}/{key}: {error.strerror}") from error
+        return ObjectInfo(key, None, fault=fault)
 
     def _key(self, path: bytes) -> tuple[str, str | None]:
         below = self._below
@@ -246,7 +258,17 @@ class LocalStore:
             if _path_of(descriptor) == path:
                 return descriptor
             os.close(descriptor)
-        return os.open(self._inside(key), os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(self._inside(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def _regular(self, key: str) -> BinaryIO:
+        """The file of that key, open; never a pipe or a device, which may have no end or no writer."""
+        descriptor = self._open(key)
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(mode):
+            return os.fdopen(descriptor, "rb")
+        os.close(descriptor)
+        code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(code, "not a regular file")
 
     def _leads_inside(self, link: Path) -> bool:
         return link.exists() and self._contains(str(link))
@@ -264,12 +286,27 @@ class LocalStore:
             if action == "write":
                 raise _not_written(where, error) from error
             raise FileNotFoundError(errno.ENOENT, "no such object", where) from error
-        except PermissionError as error:
-            if action == "list":
-                raise
-            raise StorageError(f"cannot {action} {where}: {error.strerror}") from error
         except OSError as error:
             raise StorageError(f"cannot {action} {where}: {error.strerror}") from error
+
+
+def own_fault(error: OSError) -> str | None:
+    """What is wrong with one file or folder by the system's error, a word of `FAULTS` or "changed"; None where it is this
+    process or machine."""
+    if error.errno is None or error.errno in _OURS:
+        return None
+    return _OWN_FAULTS.get(error.errno, "io-error")  # a bad sector, a stale handle, a mount whose server is gone …
+
+
+_OWN_FAULTS = {
+    errno.ENOENT: "vanished",
+    errno.ENOTDIR: "vanished",
+    errno.EISDIR: "changed",
+    errno.EACCES: "forbidden",
+    errno.EPERM: "forbidden",
+    errno.ELOOP: "link",
+    errno.ENAMETOOLONG: "too-long",
+}
 
 
 def _not_written(where: str, error: OSError) -> StorageError:
@@ -283,7 +320,7 @@ def _writes(data: bytes) -> Callable[[BinaryIO], object]:
 
 
 def _refuse_odd(key: str) -> None:
-    if "\0" in key or not {"", ".", ".."}.isdisjoint(key.split("/")):
+    if not is_readable_key(key):
         raise UsageError(f"not a key: {key[:200]!r}")
 
 
@@ -305,7 +342,7 @@ def _read(descriptor: int, length: int) -> bytes:
 
 def _is_as_listed(descriptor: int, info: ObjectInfo) -> bool:
     status = os.fstat(descriptor)
-    return status.st_size == info.size and info.mtime in {None, _mtime(status)}
+    return info.size in {None, status.st_size} and info.mtime in {None, _mtime(status)}
 
 
 def _info(key: str, status: os.stat_result, fault: str | None = None) -> ObjectInfo:
@@ -313,4 +350,7 @@ def _info(key: str, status: os.stat_result, fault: str | None = None) -> ObjectI
 
 
 def _mtime(status: os.stat_result) -> datetime:
-    return _EPOCH + timedelta(microseconds=status.st_mtime_ns // 1000)
+    try:
+        return _EPOCH + timedelta(microseconds=status.st_mtime_ns // 1000)
+    except OverflowError:
+        return _FIRST if status.st_mtime_ns < 0 else _LAST

@@ -9,6 +9,9 @@ from cnnbatch.storage.interface import ObjectInfo, Refusal
 
 Outcome = tuple[ObjectInfo, bytes | Unreadable]
 
+UNKNOWN_BYTES = 16 << 20
+"""What an object of unknown size counts before it is read."""
+
 GROUP_BYTES = 1 << 18
 """Of objects that one thread reads after the other: handing over each alone costs more than reading a tiny file."""
 
@@ -30,13 +33,13 @@ def read_many(
     count = held = 0  # submitted and not yet handed out
     try:
         for group in _groups(infos, together, min(GROUP_BYTES, max_bytes)):
-            size = _size(group)
+            size = _size(group, max_bytes)
             if size > max_bytes:  # an object alone
                 yield group[0], Unreadable("too-large", f"{size} bytes, more than the {max_bytes} allowed")
                 continue
             while count and (held + size > max_bytes or count >= 2 * concurrency or not done.empty()):
                 outcomes = done.get().result()
-                count, held = count - 1, held - _size(info for info, _ in outcomes)
+                count, held = count - 1, held - _size((info for info, _ in outcomes), max_bytes)
                 yield from outcomes
             pool.submit(_outcomes, get, group).add_done_callback(done.put)
             count, held = count + 1, held + size
@@ -50,11 +53,12 @@ def _groups(infos: Iterable[ObjectInfo], together: int, max_bytes: int) -> Itera
     group: list[ObjectInfo] = []
     size = 0
     for info in infos:
-        if group and (len(group) >= together or size + info.size > max_bytes):
+        info_bytes = _size([info], max_bytes)
+        if group and (len(group) >= together or size + info_bytes > max_bytes):
             yield group
             group, size = [], 0
         group.append(info)
-        size += info.size
+        size += info_bytes
         if len(group) >= together:
             yield group
             group, size = [], 0
@@ -62,8 +66,8 @@ def _groups(infos: Iterable[ObjectInfo], together: int, max_bytes: int) -> Itera
         yield group
 
 
-def _size(infos: Iterable[ObjectInfo]) -> int:
-    return sum(info.size for info in infos)
+def _size(infos: Iterable[ObjectInfo], max_bytes: int) -> int:
+    return sum(min(UNKNOWN_BYTES, max_bytes) if info.size is None else info.size for info in infos)
 
 
 def _outcomes(get: Callable[[ObjectInfo], bytes], infos: Sequence[ObjectInfo]) -> list[Outcome]:

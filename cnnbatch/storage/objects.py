@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from obstore.store import S3Store
 
 from cnnbatch.errors import StorageError, Unreadable, UsageError
 from cnnbatch.storage.config import StorageConfig
-from cnnbatch.storage.interface import ObjectInfo, Refusal
+from cnnbatch.storage.interface import FAULTS, ObjectInfo, Refusal
 from cnnbatch.storage.keys import require_safe_key
 from cnnbatch.storage.many import Outcome, put_each, read_many
 from cnnbatch.storage.s3_listing import MD5, S3Client, plain_etag, quote_etag
@@ -60,9 +61,14 @@ class ObjectStore:
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         folder = prefix.strip("/")
-        for info in self._list(f"{self._prefix}{folder}/" if folder else self._prefix):
-            if info.size or not info.key.endswith("/"):
-                yield ObjectInfo(info.key[len(self._prefix) :], info.size, info.etag, info.mtime)
+        asked = f"{self._prefix}{folder}/" if folder else self._prefix
+        for info in self._list(asked):
+            if not info.key.startswith(asked):
+                raise StorageError(
+                    f"cannot list {self.url}{self._at}: the store lists {info.key[:200]!r}, which is outside of it"
+                )
+            if info.size != 0 or not info.key.endswith("/"):
+                yield replace(info, key=info.key[len(self._prefix) :])
 
     def head(self, key: str) -> ObjectInfo | None:
         try:
@@ -74,7 +80,7 @@ class ObjectStore:
 
     def get(self, info: ObjectInfo) -> bytes:
         if info.fault is not None:
-            raise Unreadable(info.fault, f"{info.key}: listed, but not readable under this name")
+            raise Unreadable(info.fault, f"{info.key}: {FAULTS.get(info.fault, info.fault)}")
         try:
             return self._get_checked(info)
         except CLIENT_ERRORS as error:
@@ -174,7 +180,7 @@ class ObjectStore:
             else:
                 data = self._get(info)
                 data = data if self._is_md5_right(info.etag, data) else None
-            if data is not None and len(data) == info.size:
+            if data is not None and info.size in {None, len(data)}:
                 return data
         if not self._needs_checksum(info) and self._is_s3 and not self._s3.has_md5_etag(self._prefix + info.key):
             self._has_other_etags = True
@@ -191,7 +197,7 @@ class ObjectStore:
             return self._s3.get(key, info.etag)
         options: obstore.GetOptions = {"if_match": quote_etag(info.etag)} if info.etag else {}
         result = obstore.get(self._client, key, options=options)
-        if result.meta["size"] != info.size:
+        if info.size not in {None, result.meta["size"]}:
             raise Unreadable("changed", f"{info.key}: {result.meta['size']} bytes, but {info.size} were listed")
         return bytes(result.bytes())
 

@@ -23,6 +23,7 @@ from xml.etree import ElementTree
 import botocore.session
 from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError, ReadTimeoutError
 
+from cnnbatch.errors import StorageError
 from cnnbatch.storage.checksums import agree
 from cnnbatch.storage.config import MAX_BACKOFF_S, SLOWEST_BODY, StorageConfig
 from cnnbatch.storage.interface import ObjectInfo
@@ -63,6 +64,7 @@ class S3Client:
         """Stream the objects whose full key starts with ``prefix``; keys come back full.
 
         Raises:
+            StorageError: an answer that is no part of a listing; taken for one, it would say that objects are gone.
             botocore.exceptions.ClientError, BotoCoreError
         """
         # Control characters are no XML: EncodingType makes the store percent-encode the keys.
@@ -70,9 +72,12 @@ class S3Client:
         while True:
             page = self._retried(lambda: self._client.list_objects_v2(Bucket=self._bucket, **request))
             yield from page.get("CnnbatchObjects", ())
-            if not page.get("CnnbatchToken"):
+            token = page.get("CnnbatchToken")
+            if not token:
                 return
-            request["ContinuationToken"] = page["CnnbatchToken"]
+            if token == request.get("ContinuationToken"):
+                raise StorageError(f"cannot list s3://{self._bucket}: the store gives the same page again and again")
+            request["ContinuationToken"] = token
 
     def get(self, key: str, etag: str | None) -> bytes:
         """Read one whole object, if it still has that ETag."""
@@ -153,14 +158,29 @@ def _parse_page(response_dict: dict[str, Any], customized_response_dict: dict[st
     except ElementTree.ParseError:  # left to botocore's own parser, which raises its own error
         return
     space = NAMESPACE if page.tag.startswith(NAMESPACE) else ""
-    customized_response_dict["CnnbatchObjects"] = [_info(item, space) for item in page.iter(f"{space}Contents")]
-    truncated = page.findtext(f"{space}IsTruncated") == "true"
-    customized_response_dict["CnnbatchToken"] = page.findtext(f"{space}NextContinuationToken") if truncated else None
+    if page.tag != f"{space}ListBucketResult":
+        raise StorageError(f"the store answered a listing with <{page.tag[:100]}>")
+    decode = unquote_plus if page.findtext(f"{space}EncodingType") == "url" else str  # some stores ignore what was asked
+    customized_response_dict["CnnbatchObjects"] = [_info(item, space, decode) for item in page.iter(f"{space}Contents")]
+    is_last = page.findtext(f"{space}IsTruncated") != "true"
+    token = page.findtext(f"{space}NextContinuationToken")
+    if not (is_last or token):
+        raise StorageError("the store says that its listing goes on, and not where")
+    customized_response_dict["CnnbatchToken"] = None if is_last else token
     response_dict["body"] = b"<ListBucketResult/>"
 
 
-def _info(item: ElementTree.Element, space: str) -> ObjectInfo:
+def _info(item: ElementTree.Element, space: str, decode: Callable[[str], str]) -> ObjectInfo:
     text = item.findtext
-    key = unquote_plus(text(f"{space}Key", ""))
-    mtime = datetime.fromisoformat(text(f"{space}LastModified", ""))
-    return ObjectInfo(key, int(text(f"{space}Size", "0")), plain_etag(text(f"{space}ETag")), mtime)
+    key, size = text(f"{space}Key"), text(f"{space}Size", "")
+    if not key:
+        raise StorageError("the store lists an object without a key")
+    mtime = _time(text(f"{space}LastModified", ""))
+    return ObjectInfo(decode(key), int(size) if size.isdigit() else None, plain_etag(text(f"{space}ETag")), mtime)
+
+
+def _time(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None

@@ -88,7 +88,7 @@ def _read_csv(data: bytes) -> pa.Table:
 def decoded_files(source: Store) -> Iterator[tuple[str, Pixels]]:
     """Key and pixels of every picture below ``source``; what cannot be read or decoded is left out with a warning."""
     infos = [info for info in source.list() if PICTURE.search(info.key)]
-    most = max((info.size for info in infos), default=0)
+    most = max((info.known_bytes for info in infos), default=0)
     fetched = source.get_many(infos, max_bytes=max(FETCH_BYTES, most), concurrency=FETCH_CONCURRENCY)
     with ThreadPoolExecutor(2, thread_name_prefix="decode") as pool:
         for info, picture in pool.map(lambda pair: (pair[0], _decoded(pair[1])), fetched):

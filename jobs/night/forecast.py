@@ -26,6 +26,10 @@ class Forecast:
     new: int
     changed: int
     vanished: int
+    unreadable: int
+    """Of the inputs: listed with a fault."""
+    kept: str | None
+    """Why ``mirror_deletes`` would remove none of the vanished; None: it would, or is not wanted."""
     source_bytes: int
     node_hours: Mapping[str, float]
     basis: Literal["the last nights", "the configuration"]
@@ -36,12 +40,15 @@ class Forecast:
         """For people."""
         hours = ", ".join(f"{kind} {hours:,.2f} h" for kind, hours in self.node_hours.items())
         cost = "price unknown" if self.amount is None else f"{self.amount:,.2f} {self.currency}"
-        return (
-            f"{self.source} → {self.archive}\n"
-            f"  {self.inputs:,} inputs: {self.unchanged:,} unchanged, {self.new:,} new, {self.changed:,} changed; "
-            f"{self.vanished:,} only in the archive\n"
-            f"  {self.source_bytes / 1e6:,.1f} MB to read; about {hours} of nodes, {cost}, by {self.basis}"
-        )
+        lines = [
+            f"{self.source} → {self.archive}",
+            f"  {self.inputs:,} inputs: {self.unchanged:,} unchanged, {self.new:,} new, {self.changed:,} changed, "
+            f"{self.unreadable:,} unreadable; {self.vanished:,} only in the archive",
+            f"  {self.source_bytes / 1e6:,.1f} MB to read; about {hours} of nodes, {cost}, by {self.basis}",
+        ]
+        if self.kept is not None:
+            lines.insert(2, f"  they would stay there: {self.kept}")
+        return "\n".join(lines)
 
 
 def forecast(config: NightlyConfig, entry: Entry) -> Forecast:
@@ -62,6 +69,8 @@ def forecast(config: NightlyConfig, entry: Entry) -> Forecast:
         new=report.new,
         changed=report.changed,
         vanished=report.vanished,
+        unreadable=len(job.faults),
+        kept=job.why_kept() if entry.mirror_deletes and report.vanished else None,
         source_bytes=todo,
         node_hours={kind: round(spent / 3600, 4) for kind, spent in seconds.items()},
         basis="the last nights" if past else "the configuration",

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cnnbatch.errors import UsageError
 from cnnbatch.stages.compress import CompressionSettings
+from cnnbatch.stages.mirror import DELETE_LIMIT
 from cnnbatch.storage import overlaps
 from cnnbatch.storage.urls import parse_url
 from jobs.engine import Workers
@@ -33,6 +34,7 @@ class Entry(BaseModel):
     codec: str | None = None
     exclude: tuple[str, ...] = ()
     mirror_deletes: bool = False
+    delete_limit: float = Field(DELETE_LIMIT, ge=0, le=1)
     recompress: bool = False
     compression: CompressionSettings = CompressionSettings()
     thresholds: Thresholds = Thresholds()

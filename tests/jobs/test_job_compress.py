@@ -1,7 +1,9 @@
 """What a compress run does to an archive, with the workers inline; `test_job_ray.py` runs the same on Ray."""
 
+import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -9,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from cnnbatch import cli
 from cnnbatch.archive import ArchiveLog, ArchiveRow, Lease, open_archive
+from cnnbatch.archive.restore import removed_rows
 from cnnbatch.errors import CodecFileError, StorageError
 from cnnbatch.storage import open_store
 from jobs import compress, engine
@@ -108,6 +112,72 @@ def test_a_changed_image_that_cannot_be_read_keeps_its_row_also_when_mirroring(j
     assert (ended.code, ended.outcomes, ended.report["removed"]) == (0, {"failed": 1}, 0)
     check_counts(ended)
     assert rows_of(archive).keys() == FILES.keys()
+
+
+def test_a_folder_that_is_away_and_too_many_at_once_are_not_taken_for_deletions(
+    jobs: Jobs, source: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is removed; what is new is archived all the same, and the dry run says it before."""
+    jobs.compress(source, archive)
+    (source / "b/0.png").unlink()
+    write_files(source, {"new.png": as_file(waves(24, 24))})
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if os.fsencode(path).endswith(b"/a"):
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    ended = jobs.compress(source, archive, "--mirror-deletes", "--json")
+    assert (ended.code, ended.report["removed"], ended.outcomes) == (1, 0, {"cnn": 1, "failed": 1})
+    assert "1 images are gone from" in ended.stderr
+    assert "'a': vanished" in ended.stderr
+    assert rows_of(archive).keys() == FILES.keys() | {"new.png"}
+    monkeypatch.undo()
+    shutil.rmtree(source / "b")
+    for words in ((), ("--delete-limit", "0.3")):
+        dry = jobs.compress(source, archive, "--mirror-deletes", *words, "--dry-run")
+        ended = jobs.compress(source, archive, "--mirror-deletes", *words, "--json")
+        assert (dry.code, ended.code, ended.report["removed"]) == (0, 1, 0)
+        for text in (dry.stdout, ended.stderr):
+            assert "37.5% of 8 images" in text
+    assert rows_of(archive).keys() == FILES.keys() | {"new.png"}
+    ended = jobs.compress(source, archive, "--mirror-deletes", "--delete-limit", "0.375", "--json")
+    assert (ended.code, ended.report["removed"]) == (0, 3)
+
+
+def test_removed_images_come_back_while_their_files_are_there(jobs: Jobs, source: Path, archive: Path) -> None:
+    jobs.compress(source, archive, "shards.images=64")
+    before = rows_of(archive)
+    assert cli.main(["erase", str(archive), "b/2.png"]) == 0
+    shutil.rmtree(source / "b")
+    assert jobs.compress(source, archive, "--mirror-deletes", "--delete-limit", "1", "--json").report["removed"] == 2
+    log = ArchiveLog.open(str(archive))
+    assert [row.key for row in removed_rows(log)] == ["b/0.png", "b/1.png"]
+    assert cli.main(["restore-rows", str(archive), "b/0*", "--dry-run"]) == 0
+    assert rows_of(archive).keys() == FILES.keys() - {"b/0.png", "b/1.png", "b/2.png"}
+    assert cli.main(["restore-rows", str(archive)]) == 0
+    after = rows_of(archive)
+    assert after == {key: row for key, row in before.items() if key != "b/2.png"}
+    assert removed_rows(log) == []
+    assert cli.main(["restore-rows", str(archive)]) == 0
+    write_files(source, {"b/0.png": FILES["b/0.png"]})
+    assert jobs.verify(archive).code == 0
+
+
+def test_where_nothing_could_be_read_the_run_is_no_success(jobs: Jobs, tmp_path: Path, archive: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/train").symlink_to(tmp_path / "elsewhere")
+    dry = jobs.compress(tmp_path / "source", archive, "--dry-run")
+    assert (dry.code, "failed: train: link: a symbolic link" in dry.stdout) == (0, True)
+    ended = jobs.compress(tmp_path / "source", archive)
+    assert (ended.code, "failed: train: list: link: a symbolic link" in ended.stdout) == (3, True)
+    assert "none of 1 inputs was archived" in ended.stderr
+    write_files(tmp_path / "source", {"a.png": FILES["a/0.png"]})
+    assert jobs.compress(tmp_path / "source", archive).code == 0
+    assert jobs.compress(tmp_path / "source", archive).code == 0  # unchanged is archived
 
 
 def test_excluded_images_are_no_inputs_and_mirroring_does_not_remove_them(jobs: Jobs, source: Path, archive: Path) -> None:

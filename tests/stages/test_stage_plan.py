@@ -17,7 +17,9 @@ from cnnbatch.archive import LiveShard
 from cnnbatch.stages.compress import CompressionSettings
 from cnnbatch.stages.difference import ROW_SCHEMA, Difference, coded_otherwise, compare, removals
 from cnnbatch.stages.listing import Listing, Scan, list_source
+from cnnbatch.stages.mirror import why_kept
 from cnnbatch.stages.plan import Plan, ShardLimits, plan_shards, shard_limits
+from cnnbatch.stages.records import Failure
 from cnnbatch.stages.spill import Scratch
 from cnnbatch.storage import ObjectInfo
 
@@ -85,7 +87,7 @@ class Found:
         rows = [row for table in self.difference.todo for row in table.to_pylist()]
         assert [row["key"] for row in rows] == sorted(row["key"] for row in rows)
         assert len(rows) == self.difference.images
-        assert sum(row["size"] for row in rows) == self.difference.source_bytes
+        assert sum(row["size"] or 0 for row in rows) == self.difference.source_bytes
         return rows
 
     @property
@@ -133,6 +135,9 @@ def keys(table: pa.Table) -> list[str]:
         (ObjectInfo("a", 10, "e", T0), True),  # the row has no ETag: the time decides
         (ObjectInfo("a", 10, "e", T0 + timedelta(1)), False),
         (ObjectInfo("a", 10, None, None), False),  # nothing to go by
+        (ObjectInfo("a", None, None, T0), True),  # a size that is unknown is not another one
+        (ObjectInfo("a", None, None, T0 + timedelta(1)), False),
+        (ObjectInfo("a", None), False),
     ],
 )
 def test_without_an_etag_on_both_sides_size_and_time_decide(now: ObjectInfo, same: bool) -> None:
@@ -158,6 +163,23 @@ def test_new_changed_and_vanished_are_told_apart_and_changed_keys_know_their_sha
     found = difference([ObjectInfo("kept", 10, None, T0), ObjectInfo("moved", 12, None, T0), ObjectInfo("new", 1)], rows)
     assert (found.new, found.changed, found.unchanged) == (["new"], ["moved"], 1)
     assert (found.gone, found.held) == ({"gone": "1"}, {"moved": "2"})
+
+
+def test_a_key_that_is_listed_more_than_once_is_one_input_with_its_latest_time() -> None:
+    later, twice = T0 + timedelta(seconds=1), ObjectInfo("same", 10, None, T0)
+    of_b = [ObjectInfo("b", 10, None, T0), ObjectInfo("b", 12, None, later), ObjectInfo("b", 11)]
+    infos = [*of_b, twice, ObjectInfo("a", 1), twice]
+    for memory_bytes in (1 << 30, 1):
+        found = difference(infos, [Held("same")], memory_bytes=memory_bytes)
+        assert [(row["key"], row["size"]) for row in found.todo] == [("a", 1), ("b", 12)]
+        assert (found.unchanged, found.difference.repeated, found.gone) == (1, 3, {})
+
+
+def test_images_of_unknown_size_are_planned_as_if_they_were_large() -> None:
+    found = difference([ObjectInfo(f"{n}", None) for n in range(10)], [])
+    tasks = found.plan(ShardLimits(64 << 20, 100)).tasks()
+    assert [len(task.inputs) for task in tasks] == [4, 4, 2]
+    assert all(info.size is None for task in tasks for info in task.inputs)
 
 
 def test_an_empty_source_and_an_empty_archive_have_no_difference() -> None:
@@ -258,6 +280,25 @@ def test_what_was_listed_but_cannot_be_read_is_a_failure_of_the_listing() -> Non
         ("l", "list", "link"),
         ("", "list", "name"),
     ]
+
+
+@pytest.mark.parametrize("key", ["", "a\ud800.png", "é" * 2049])
+def test_a_key_that_no_row_can_have_is_a_failure_of_the_listing(key: str) -> None:
+    found = listed(ObjectInfo("a", 1), ObjectInfo(key, 3))
+    assert keys(found.table) == ["a"]
+    [failure] = found.unreadable
+    assert (failure.stage, failure.error, len(failure.key.encode()) <= 4100) == ("list", "name", True)
+
+
+def test_what_may_be_removed_is_proved_by_a_faultless_listing_and_bounded() -> None:
+    def kept(vanished: int, rows: int, *, inputs: int = 5, faults: tuple[Failure, ...] = (), limit: float = 0.1) -> str:
+        return why_kept(vanished=vanished, rows=rows, inputs=inputs, faults=faults, limit=limit) or ""
+
+    assert [kept(1, 5), kept(10, 100), kept(99, 100, limit=1)] == [""] * 3
+    assert "11.0% of 100 images" in kept(11, 100)
+    assert "--delete-limit is 0.1" in kept(2, 19)
+    assert "'b': forbidden" in kept(1, 100, faults=(Failure("b", "list", "forbidden", "it may not be read"),), limit=1)
+    assert "empty" in kept(1, 100, inputs=0, limit=1)
 
 
 def test_images_that_are_excluded_or_hidden_behind_a_fault_have_not_vanished() -> None:

@@ -21,6 +21,8 @@ class FaultyS3:
         self.faults: dict[str, str] = {}
         self.times: dict[str, int] = {}
         self.headers: dict[str, str] = {}
+        self.page = b"<ListBucketResult/>"
+        """Every page of every listing."""
         self.requests: Counter[str] = Counter()
         self.port = 0
         self.ended = Event()
@@ -73,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
         key = unquote(urlsplit(self.path).path).removeprefix("/bucket/")
         fault = self.state.next_fault(key)
         if key == "/bucket":
-            self._answer(200, b"<ListBucketResult/>", "")
+            self._answer(200, self.state.page, "")
         elif fault.isdigit():
             self._answer(int(fault), b"<Error><Code>Fault</Code></Error>", "")
         elif fault.startswith("code "):

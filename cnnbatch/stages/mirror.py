@@ -1,0 +1,23 @@
+"""When images that SOURCE no longer lists may leave the archive: `--mirror-deletes` needs proof that they are gone."""
+
+from collections.abc import Sequence
+
+from cnnbatch.stages.records import Failure
+
+DELETE_LIMIT = 0.1
+
+
+def why_kept(*, vanished: int, rows: int, inputs: int, faults: Sequence[Failure], limit: float) -> str | None:
+    """Why none of the ``vanished`` rows may be removed; None: they may.
+
+    A folder that is not mounted, or that may not be listed today, looks like one whose images were deleted. So the listing has
+    to be without any fault, and of more than one image never more go at once than ``limit`` of the archive's ``rows``.
+    """
+    if faults:
+        first = f"{faults[0].key!r}: {faults[0].error}: {faults[0].message}"
+        return f"the listing has {len(faults):,} faults, so it proves nothing; first {first} (--exclude leaves it out)"
+    if not inputs:
+        return "SOURCE is empty"
+    if vanished > max(1, limit * rows):
+        return f"that is {vanished / rows:.1%} of {rows:,} images, and --delete-limit is {limit:g}: raise it if they are to go"
+    return None

@@ -1,0 +1,111 @@
+"""What the file systems of fsspec say of an entry, each in its own words: its size, its version, its time of change."""
+
+import errno
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+from cnnbatch.errors import Unreadable
+
+MAX_ETAG_CHARACTERS: Final = 1024
+
+_MILLISECONDS: Final = "modificationTime"  # webhdfs
+_MTIMES: Final = (
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "Last-Modified",  # http
+    "modified",
+    "updated",
+    _MILLISECONDS,
+    "modifiedTime",
+    "modify",  # ftp
+    "date_time",  # zip
+    "created",
+)
+_ETAGS: Final = ("ETag", "etag", "e_tag", "md5Hash", "content_md5", "Content-MD5", "sha", "blob_id", "content_hash", "CRC")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_ERRNOS: Final = {errno.EIO: "io-error", errno.ELOOP: "link", errno.ENAMETOOLONG: "too-long"}
+_STATUS: Final = {401: "forbidden", 403: "forbidden", 404: "vanished", 410: "vanished", 451: "forbidden"}
+
+
+def size_of(entry: Mapping[str, Any]) -> int | None:
+    """Bytes of a file; None where the file system does not say."""
+    value = entry.get("size")
+    return int(value) if isinstance(value, int | float) and value >= 0 else None
+
+
+def etag_of(entry: Mapping[str, Any]) -> str | None:
+    """What changes with the content: an ETag, a digest."""
+    value = next((entry[name] for name in _ETAGS if isinstance(entry.get(name), str | int)), None)
+    text = None if value is None else str(value).strip('"')
+    return text if text and len(text) <= MAX_ETAG_CHARACTERS and text.isprintable() and text.isascii() else None
+
+
+def mtime_of(entry: Mapping[str, Any]) -> datetime | None:
+    """When a file was changed; None where the file system does not say, or says it in a way that nobody can read."""
+    for name in _MTIMES:
+        value: Any = entry.get(name)
+        if name == _MILLISECONDS and isinstance(value, int | float):
+            value = value / 1000
+        for kind, read in _READERS.items():
+            if isinstance(value, kind):
+                try:
+                    return read(value).astimezone(UTC)
+                except (ValueError, TypeError, OverflowError, OSError):
+                    return None
+    return None
+
+
+def _from_seconds(value: float) -> datetime:
+    return _EPOCH + timedelta(seconds=value)
+
+
+def _from_datetime(value: datetime) -> datetime:
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+def _from_text(value: str) -> datetime:
+    """ISO 8601, a date of HTTP, or of FTP's MLSD: 20261130235959.123. Nothing else: what LIST shows has no year at times."""
+    digits = value.partition(".")[0]
+    if len(digits) == 14 and digits.isdigit():
+        return datetime.strptime(digits, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+    try:
+        return _from_datetime(datetime.fromisoformat(value))
+    except ValueError:
+        return _from_datetime(parsedate_to_datetime(value))
+
+
+def _from_numbers(value: tuple[int, ...]) -> datetime:
+    year, month, day, hour, minute, second = value[:6]
+    return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+
+
+_READERS: Final[Mapping[type | tuple[type, ...], Callable[[Any], datetime]]] = {
+    datetime: _from_datetime,
+    (int, float): _from_seconds,
+    str: _from_text,
+    tuple: _from_numbers,
+}
+
+
+def fault_of(error: Exception) -> str | None:
+    """What is wrong with one file or folder by a file system's error, a word of `FAULTS`; None where the error says nothing of
+    the kind, as when the server does not answer."""
+    if isinstance(error, Unreadable):
+        return error.reason
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return "vanished"
+    if isinstance(error, PermissionError):
+        return "forbidden"
+    status = getattr(error, "status", None)  # aiohttp's
+    if isinstance(status, int):
+        return _STATUS.get(status)
+    return _ERRNOS.get(error.errno or 0) if isinstance(error, OSError) else None
+
+
+def is_server_error(error: Exception) -> bool:
+    """Whether a server of HTTP says that it has a fault (5xx)."""
+    status = getattr(error, "status", None)
+    return isinstance(status, int) and status >= 500
