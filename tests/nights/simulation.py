@@ -143,6 +143,7 @@ class Nights:
             "archive": str(self.archive),
             "codec": str(self.codecs[1 if upgrade else self.codec]),
             "mirror_deletes": number % 3 == 0,
+            "delete_limit": 1,
             "recompress": upgrade,
         }
         file = self.folder / "nightly.yaml"
