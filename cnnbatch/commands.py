@@ -110,7 +110,7 @@ def _object_info(path: Path, size: int) -> ObjectInfo:
 
 def _write_picture(picture: Picture, options: argparse.Namespace, output: str | None) -> None:
     """Writes ``picture`` to ``output``, by default to the last part of its key in the current folder."""
-    from cnnbatch.stages.reconstruct import output_key
+    from cnnbatch.stages.names import output_key
 
     format = options.format or ENDINGS.get(Path(output or "").suffix.lower(), "original")
     path = _default_name(output_key(picture.row, format)) if output is None else output

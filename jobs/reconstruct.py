@@ -11,19 +11,21 @@ from dataclasses import dataclass
 from functools import partial
 
 from cnnbatch.archive import open_archive
+from cnnbatch.archive.layout import FORMAT_PATH
 from cnnbatch.codec.process import dedicate_process
 from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.guarded import GuardedReconstructor
-from cnnbatch.stages.reconstruct import FORMATS, ReconstructionSettings, ShardReconstructor, clear_marks, plan_tasks, remaining
+from cnnbatch.stages.marks import clear_marks, remaining
+from cnnbatch.stages.reconstruct import FORMATS, ReconstructionSettings, ShardReconstructor, plan_tasks
 from cnnbatch.stages.records import ShardResult, ShardTask, Tally
 from cnnbatch.storage import StorageConfig, Store, open_store, overlaps
-from cnnbatch.storage.urls import parse_url
+from cnnbatch.storage.urls import may_overlap, parse_url
 from jobs import engine
 from jobs.command import add_common, add_report_file, run_command, run_job
 from jobs.metrics import record_shard
 from jobs.progress import Progress
-from jobs.report import RunReport, new_run_id, shown
+from jobs.report import RunReport, known_sources, new_run_id, shown
 from jobs.settings import ReconstructConfig, resolve
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ class ReconstructJob:
         self.archive = open_archive(config.archive, self.storage)
         self.destination = open_store(config.destination, self.storage)
         self.destination.check_writable()
+        self._check_destination()
         self.report = RunReport("reconstruct", new_run_id("reconstruct-"), shown(config, self.storage))
 
     def execute(self) -> None:
@@ -71,10 +74,25 @@ class ReconstructJob:
         finally:
             self.report.leave(self.archive.store)
 
+    def _check_destination(self) -> None:
+        """Raises UsageError where lossy copies would come among originals, or pictures among the files of an archive."""
+        place = self.destination.url
+        if self.destination.head(FORMAT_PATH) is not None:
+            raise UsageError(f"{place} is an archive: choose another DESTINATION")
+        if self.config.reconstruction.force:
+            return
+        for source in sorted(known_sources(self.archive.store)):
+            if may_overlap(source, place):
+                raise UsageError(
+                    f"DESTINATION and SOURCE must not lie inside one another: {place}, {source}, which this archive was made "
+                    "of; --force writes there all the same"
+                )
+
     def _run(self) -> None:
         config, report = self.config, self.report
-        tasks = plan_tasks(self.archive, config.keys)
-        left = list(remaining(tasks, self.destination, config.reconstruction))
+        format = config.reconstruction.format
+        tasks = plan_tasks(self.archive, config.keys, format=format)
+        left = list(remaining(tasks, self.destination, format))
         report.inputs = sum(task.num_images for task in tasks)
         report.unchanged = report.inputs - sum(task.num_images for task in left)
         report.shards = len(left)
@@ -118,6 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("destination", metavar="DESTINATION", help="folder or URL to write the images to")
     parser.add_argument("--keys", metavar="GLOB", help="only these keys; * crosses /")
     parser.add_argument("--format", choices=FORMATS, help="default: original")
+    parser.add_argument(
+        "--force", action="store_true", default=None, help="replace files that are there, also in or around the SOURCE"
+    )
     add_report_file(parser)
     add_common(parser)
     return parser
@@ -127,7 +148,7 @@ def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     args = _parser().parse_intermixed_args(argv)
     flags = {"archive": args.archive, "destination": args.destination, "keys": args.keys}
-    flags["reconstruction.format"] = args.format
+    flags |= {"reconstruction.format": args.format, "reconstruction.force": args.force}
     job = ReconstructJob(resolve(ReconstructConfig, file=args.config, flags=flags, words=args.settings))
     run_job(job, describe, as_json=args.json, file=args.report)
     return 0
@@ -135,9 +156,10 @@ def main(argv: Sequence[str]) -> int:
 
 def describe(report: RunReport) -> str:
     """The report in a few lines for people."""
-    written = report.tally.images.get("written", 0)
+    written, skipped = (report.tally.images.get(outcome, 0) for outcome in ("written", "skipped"))
     size = report.tally.source_bytes / 1e6
-    lines = [f"{report.inputs:,} images: {written:,} written ({size:,.1f} MB), {report.unchanged:,} were there already"]
+    there = report.unchanged + skipped
+    lines = [f"{report.inputs:,} images: {written:,} written ({size:,.1f} MB), {there:,} were there already"]
     lines += [f"failed: {f.key}: {f.stage}: {f.error}: {f.message}" for f in report.failures[:10]]
     return "\n".join(lines)
 

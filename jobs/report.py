@@ -3,8 +3,10 @@
 import json
 import logging
 import platform
+import re
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +19,11 @@ from cnnbatch.stages.records import Failure, Finding, Tally
 from cnnbatch.storage import StorageConfig, Store
 from cnnbatch.storage.urls import parse_url
 from cnnbatch.version import VERSION
+
+MAX_REPORT_BYTES = 64 << 20
+REPORTS_AT_ONCE = 16
+_COMPRESS_REPORT = re.compile(rf"{RUNS}/\d[^/]*\.json")
+"""Run ids of other jobs begin with the job's name."""
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +117,17 @@ def failed_keys(archive: Store, run_id: str) -> frozenset[str]:
         raise UsageError(f"{archive.url} has no report of a run {run_id!r}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"the report of run {run_id!r} is not readable: {error}") from error
+
+
+def known_sources(archive: Store) -> frozenset[str]:
+    """The URLs of what runs of `jobs.compress` have read, by those of their reports that are there."""
+    reports = (info for info in archive.list(RUNS) if _COMPRESS_REPORT.fullmatch(info.key))
+    found: set[str] = set()
+    for _, report in archive.get_many(reports, max_bytes=MAX_REPORT_BYTES, concurrency=REPORTS_AT_ONCE):
+        if isinstance(report, bytes):
+            with suppress(ValueError, LookupError, TypeError, RecursionError):  # not one of ours
+                found.add(str(json.loads(report)["config"]["source"]))
+    return frozenset(found)
 
 
 def _now() -> str:

@@ -89,9 +89,8 @@ def check_place(store: Store) -> bool:
 
 
 def _other_content(store: Store) -> str | None:
-    """A key that no crash before ``format.json`` could have left."""
-    keys = (info.key for info in store.list())
-    return next((key for key in keys if not key.startswith(("_cnnbatch/", "data/"))), None)
+    """A key that no crash before ``format.json`` could have left, which comes before everything but a lease."""
+    return next((info.key for info in store.list() if not info.key.startswith("_cnnbatch/")), None)
 
 
 def _format_json() -> bytes:

@@ -11,6 +11,7 @@ from typing import Final
 from cnnbatch.archive.leftovers import run_leftovers, unneeded_codecs
 from cnnbatch.archive.log import ArchiveLog
 from cnnbatch.archive.parquet import read_columns
+from cnnbatch.archive.shards import SHARD_PATH
 from cnnbatch.archive.snapshot import Snapshot, take_snapshot
 from cnnbatch.errors import ArchiveError, UsageError
 from cnnbatch.storage import ObjectInfo, Store
@@ -49,7 +50,10 @@ def check_grace(grace: timedelta, *, forced: bool) -> None:
 
 
 def find_orphans(log: ArchiveLog, *, grace: timedelta = GRACE) -> list[Orphan]:
-    """Every orphan, by path. A replaced file's grace counts from its removal, another's from its last change."""
+    """Every orphan, by path. A replaced file's grace counts from its removal, another's from its last change.
+
+    What has no name of a shard and was never in the log is somebody else's.
+    """
     files = list(log.store.list(DATA))  # before the log is read: what is committed in between is live, not an orphan
     table = log.load_table()
     live = {shard.path for shard in take_snapshot(table).shards}
@@ -65,7 +69,7 @@ def find_orphans(log: ArchiveLog, *, grace: timedelta = GRACE) -> list[Orphan]:
             info.key in ripe if info.key in replaced else _is_older(info, limit),
         )
         for info in files
-        if info.key not in live
+        if info.key not in live and (info.key in replaced or SHARD_PATH.fullmatch(info.key))
     ]
     return sorted(found, key=lambda orphan: orphan.path)
 

@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 import logging
+import re
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
@@ -44,6 +45,8 @@ _SMALLEST_ROW_BYTES = 64
 """What a row counts at least: a digest and its neighbours."""
 SUMMARY_KEY = "cnnbatch.summary"
 MAX_FOOTER_VALUE_BYTES = 1 << 20
+SHARD_PATH = re.compile(r"data/[0-9a-f]{32}-[0-9a-f]{8}\.parquet")
+"""What `write_shard` calls its files."""
 
 Check = Callable[[ArchiveRow], None]
 

@@ -19,7 +19,8 @@ from cnnbatch.errors import CnnbatchError
 from cnnbatch.stages.attempts import Attempts, local_marks
 from cnnbatch.stages.compress import ShardCompressor
 from cnnbatch.stages.isolation import Child, Keyed, Watch
-from cnnbatch.stages.reconstruct import MARKS, ShardReconstructor
+from cnnbatch.stages.names import ATTEMPTS, MARKS
+from cnnbatch.stages.reconstruct import ShardReconstructor
 from cnnbatch.stages.records import CompressResult, CompressTask, ShardResult, ShardTask, VerifyResult, VerifyTask
 from cnnbatch.stages.verify import ShardVerifier
 from cnnbatch.storage import ObjectInfo, Store
@@ -139,7 +140,7 @@ class GuardedReconstructor(Guarded[ShardReconstructor, ShardTask, ShardResult]):
     def __init__(
         self, build: Callable[[], ShardReconstructor], *, run_id: str, seconds_per_row: float = SECONDS_PER_ROW
     ) -> None:
-        super().__init__(build, lambda one: Attempts(one.destination, f"{MARKS}/attempts/{run_id}"), seconds_per_row)
+        super().__init__(build, lambda one: Attempts(one.destination, f"{MARKS}/{ATTEMPTS}/{run_id}"), seconds_per_row)
 
     def _name(self, task: ShardTask) -> str:
         return task.path

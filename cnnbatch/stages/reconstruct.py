@@ -1,15 +1,13 @@
 """Gives one shard back: read and check rows → decode → encode in the wanted format → write below the destination."""
 
-import errno
 import hashlib
-import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
+from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,27 +17,23 @@ from cnnbatch.archive.schema import ArchiveRow
 from cnnbatch.archive.shards import read_shard
 from cnnbatch.codec import Codec
 from cnnbatch.codec.codec import Pixels
-from cnnbatch.errors import BitstreamError, DamagedRow, ImageError, StorageError, UsageError
+from cnnbatch.errors import BitstreamError, DamagedRow, ImageError
 from cnnbatch.images import FORMATS as IMAGE_FORMATS
 from cnnbatch.images import DecodedImage, encode, restore_jpeg
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.isolation import KILLS_WORKER, Keyed, unwatched
+from cnnbatch.stages.names import names_taken
 from cnnbatch.stages.records import Failure, ShardResult, ShardTask, Tally
+from cnnbatch.stages.shard_files import ShardFiles, Written
 from cnnbatch.storage import Store
 
 FORMATS: Final = ("original", "png", "webp", "jpeg")
-_OF_THE_KEY: Final = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
-"""What a file system says of one name: another key is in the way (``a`` and ``a/b``), or it has no such names."""
-
 WRITE_TOGETHER = 64
 WRITE_BYTES = 1 << 18
 """Decoded; what is larger is written as soon as it is encoded."""
 
 _Image = tuple[ArchiveRow, Pixels | None]
 """A row and its pixels; None: it was stored."""
-
-MARKS = ".cnnbatch-reconstruct"
-"""Folder below the destination with one mark a finished shard, until the whole job is done."""
 
 
 class ReconstructionSettings(BaseModel):
@@ -48,6 +42,8 @@ class ReconstructionSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: str = Field("original", pattern=f"^({'|'.join(FORMATS)})$")
+    force: bool = False
+    """Replace what is there already."""
     batch_pixels: int = Field(8 << 20, gt=0)
     write_threads: int = Field(8, gt=0)
 
@@ -62,14 +58,16 @@ class ShardReconstructor:
     def __call__(self, task: ShardTask) -> ShardResult:
         """Every row of ``task`` is written, was there already, or is a failure."""
         failures: list[Failure] = []
+        files = self._files(task)
         with ThreadPoolExecutor(self.settings.write_threads, thread_name_prefix="write") as pool:
-            return self._finish(task, self._outputs(task, pool, failures), failures)
+            return self._finish(task, files, self._outputs(task, files, pool, failures), failures)
 
     def one_by_one(self, task: ShardTask, restore: Callable[[ArchiveRow], bytes | None]) -> ShardResult:
         """The same with each file made by ``restore``: None where that killed its process. One row in memory at a time."""
         failures: list[Failure] = []
-        outputs = ((row, self._restored(row, restore)) for row in self._rows(task, failures))
-        return self._finish(task, outputs, failures)
+        files = self._files(task)
+        outputs = ((row, self._restored(row, files, restore)) for row in self._rows(task, failures))
+        return self._finish(task, files, outputs, failures)
 
     def file_of(self, row: ArchiveRow) -> bytes:
         """The file of one row alone. Raises BitstreamError, ImageError."""
@@ -81,47 +79,55 @@ class ShardReconstructor:
             pixels = image
         return restore_file(row, pixels, format=self.settings.format)
 
+    def _files(self, task: ShardTask) -> ShardFiles:
+        return ShardFiles(self.destination, task, self.settings.format, force=self.settings.force)
+
     def _outputs(
-        self, task: ShardTask, pool: ThreadPoolExecutor, failures: list[Failure]
-    ) -> Iterator[tuple[ArchiveRow, int | Failure]]:
+        self, task: ShardTask, files: ShardFiles, pool: ThreadPoolExecutor, failures: list[Failure]
+    ) -> Iterator[tuple[ArchiveRow, Written | Failure]]:
         for batch in self._batches(self._rows(task, failures)):
             decoded = self._decode(batch, failures)
-            sizes = chain.from_iterable(pool.map(self._write, _small_together(decoded)))
-            yield from zip([row for row, _ in decoded], sizes, strict=True)
+            outcomes = chain.from_iterable(pool.map(partial(self._write, files), _small_together(decoded)))
+            yield from zip([row for row, _ in decoded], outcomes, strict=True)
 
-    def _restored(self, row: ArchiveRow, restore: Callable[[ArchiveRow], bytes | None]) -> int | Failure:
+    def _restored(self, row: ArchiveRow, files: ShardFiles, restore: Callable[[ArchiveRow], bytes | None]) -> Written | Failure:
         try:
             data = restore(row)
         except (BitstreamError, ImageError) as error:
             return Failure.of(row.key, "decode", error)
         killed = Failure(row.key, "decode", "kills-worker", KILLS_WORKER)
-        [size] = self._put([row], [killed if data is None else data])
-        return size
+        [outcome] = files.write([row], [killed if data is None else data])
+        return outcome
 
     def _finish(
-        self, task: ShardTask, outputs: Iterable[tuple[ArchiveRow, int | Failure]], failures: list[Failure]
+        self,
+        task: ShardTask,
+        files: ShardFiles,
+        outputs: Iterable[tuple[ArchiveRow, Written | Failure]],
+        failures: list[Failure],
     ) -> ShardResult:
-        """Counts the files, given with their sizes in bytes; marks the shard where none failed."""
+        """Counts the files; marks the shard where none failed."""
         counts: Counter[str] = Counter()
-        written: dict[str, int] = {}
-        payload_bytes = pixels = 0
+        sizes: dict[str, int] = {}
+        written_bytes = payload_bytes = pixels = 0
         started = time.monotonic()
-        for row, size in outputs:
-            if isinstance(size, Failure):
-                failures.append(size)
+        for row, outcome in outputs:
+            if isinstance(outcome, Failure):
+                failures.append(outcome)
                 continue
-            counts["written"] += 1
-            written[output_key(row, self.settings.format)] = size
+            counts["skipped" if outcome.was_there else "written"] += 1
+            sizes[files.name(row)] = outcome.num_bytes
+            written_bytes += 0 if outcome.was_there else outcome.num_bytes
             payload_bytes += len(row.payload)
             pixels += _pixels(row)
         if failures:
             counts["failed"] = len(failures)
         else:
-            self.destination.put(mark_key(task, self.settings), json.dumps(written).encode())
+            files.finish(sizes)
         tally = Tally(
             images=dict(counts),
             reasons=dict(Counter(f.error for f in failures)),
-            source_bytes=sum(written.values()),
+            source_bytes=written_bytes,
             payload_bytes=payload_bytes,
             pixels=pixels,
             seconds={"reconstruct": time.monotonic() - started},
@@ -166,9 +172,9 @@ class ShardReconstructor:
                     decoded.append((row, image))
         return decoded
 
-    def _write(self, images: Sequence[_Image]) -> list[int | Failure]:
-        """Makes and writes one file for each; returns their sizes."""
-        return self._put([row for row, _ in images], [self._file(row, pixels) for row, pixels in images])
+    def _write(self, files: ShardFiles, images: Sequence[_Image]) -> list[Written | Failure]:
+        """Makes and writes one file for each."""
+        return files.write([row for row, _ in images], [self._file(row, pixels) for row, pixels in images])
 
     def _file(self, row: ArchiveRow, pixels: Pixels | None) -> bytes | Failure:
         try:
@@ -176,16 +182,6 @@ class ShardReconstructor:
                 return restore_file(row, pixels, format=self.settings.format)
         except ImageError as error:
             return Failure.of(row.key, "write", error)
-
-    def _put(self, rows: Sequence[ArchiveRow], files: Sequence[bytes | Failure]) -> list[int | Failure]:
-        """Writes what is no failure."""
-        names = [output_key(row, self.settings.format) for row in rows]
-        items = [(name, data) for name, data in zip(names, files, strict=True) if isinstance(data, bytes)]
-        refusals = iter(self.destination.put_many(items))
-        return [
-            data if isinstance(data, Failure) else _written(row, data, next(refusals))
-            for row, data in zip(rows, files, strict=True)
-        ]
 
 
 def _small_together(images: Iterable[_Image]) -> Iterator[list[_Image]]:
@@ -200,15 +196,6 @@ def _small_together(images: Iterable[_Image]) -> Iterator[list[_Image]]:
             part, size = [], 0
     if part:
         yield part
-
-
-def _written(row: ArchiveRow, data: bytes, refusal: UsageError | StorageError | None) -> int | Failure:
-    """Its size, or what kept ``data`` from being written; raises what is no fault of this row."""
-    if refusal is None:
-        return len(data)
-    if isinstance(refusal, StorageError) and getattr(refusal.__cause__, "errno", None) not in _OF_THE_KEY:
-        raise refusal
-    return Failure.of(row.key, "write", refusal)
 
 
 def _pixels(row: ArchiveRow) -> int:
@@ -273,54 +260,13 @@ def restore_file(row: ArchiveRow, pixels: Pixels | None, *, format: str) -> byte
     return encode(image, format=format)
 
 
-def output_key(row: ArchiveRow, format: str) -> str:
-    """KEY for the original format and for stored rows, which come back as they were; else KEY.format."""
-    return row.key if format == "original" or row.outcome == "store" else f"{row.key}.{format}"
-
-
-def plan_tasks(archive: Archive, pattern: str) -> list[ShardTask]:
+def plan_tasks(archive: Archive, pattern: str, *, format: str = "original") -> list[ShardTask]:
     """One task for each shard that holds a key matching ``pattern``."""
     tasks: list[ShardTask] = []
+    taken = names_taken(archive, format)
     for shard in archive.shards():
         keys = None if pattern == "*" else tuple(archive.shard_keys(shard, pattern))
         if keys is None or keys:
             count = shard.num_rows if keys is None else len(keys)
-            tasks.append(ShardTask(len(tasks), shard.path, shard.num_bytes, count, keys))
+            tasks.append(ShardTask(len(tasks), shard.path, shard.num_bytes, count, keys, taken.get(shard.path, ())))
     return tasks
-
-
-def mark_key(task: ShardTask, settings: ReconstructionSettings) -> str:
-    """Where the mark of a finished shard lies; shards are named by content, so a mark is never wrong."""
-    wanted = "" if task.keys is None else "\n".join(task.keys)
-    digest = hashlib.sha256(f"{task.path} {settings.format} {wanted}".encode()).hexdigest()
-    return f"{MARKS}/{digest[:32]}.json"
-
-
-def remaining(tasks: Iterable[ShardTask], destination: Store, settings: ReconstructionSettings) -> Iterator[ShardTask]:
-    """Tasks without a mark, or whose files are no longer all there with the sizes that were written."""
-    marks = {info.key for info in destination.list(MARKS)}
-    sizes = {info.key: info.size for info in destination.list()} if marks else {}
-    for task in tasks:
-        key = mark_key(task, settings)
-        if key in marks and _is_done(destination.read(key), sizes):
-            continue
-        yield task
-
-
-def _is_done(mark: bytes, sizes: Mapping[str, int | None]) -> bool:
-    try:
-        written = json.loads(mark)
-        return all(sizes.get(key) == size for key, size in written.items())
-    except (ValueError, AttributeError):
-        return False
-
-
-def clear_marks(destination: Store) -> None:
-    """Removes the marks of a finished job, and their folder where a store has folders."""
-    for info in list(destination.list(MARKS)):
-        destination.delete(info.key)
-    if destination.url.startswith("/"):
-        folder = Path(destination.url, MARKS)
-        for empty in (*sorted(folder.rglob("*"), reverse=True), folder):
-            with suppress(OSError):  # another job has put marks of its own there
-                empty.rmdir()

@@ -87,13 +87,14 @@ class CompressResult:
 
 @dataclass(frozen=True, slots=True)
 class ShardTask:
-    """One shard to read, or the ``keys`` of it; ``num_images`` of them."""
+    """One shard to read, or the ``keys`` of it; ``num_images`` of them. ``taken``: names that files of other images have."""
 
     number: int
     path: str
     num_bytes: int
     num_images: int
     keys: tuple[str, ...] | None
+    taken: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,30 +2,41 @@
 
 import fcntl
 import os
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from cnnbatch.storage.keys import TEMPORARY_PREFIX
+from cnnbatch.storage.keys import temporary_in
+
+Fill = Callable[[BinaryIO], object]
+"""Writes a file's bytes."""
 
 
-def replace_file(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+def replace_file(path: Path, fill: Fill) -> None:
     """Write ``path`` with what ``fill`` writes into a file: temporary, fsync, rename, fsync of the folder."""
     with _temporary_beside(path, fill) as temporary:
         temporary.replace(path)
         sync_folder(path.parent)
 
 
-def replace_files(files: Sequence[tuple[Path, Callable[[BinaryIO], object]]]) -> list[OSError | None]:
+def replace_files(files: Sequence[tuple[Path, Fill]]) -> list[OSError | None]:
     """Like `replace_file` for each, in folders that are there; returns for each what kept it from being written.
 
     All are written before the first is synced, and each folder is synced once: a file system makes most of them durable
     together then (ext4: one commit of its journal for dozens of files). As many files as that are open at once.
     """
+    return _write_together(files, Path.replace)
+
+
+def create_files(files: Sequence[tuple[Path, Fill]]) -> list[OSError | None]:
+    """Like `create_file` for each, as `replace_files` does it; `FileExistsError` where there is something."""
+    return _write_together(files, _place_new)
+
+
+def _write_together(files: Sequence[tuple[Path, Fill]], place: Callable[[Path, Path], object]) -> list[OSError | None]:
     errors: dict[int, OSError] = {}
-    temporaries = [_temporary_in(path.parent) for path, _ in files]
+    temporaries = [temporary_in(path.parent) for path, _ in files]
     opened: dict[int, BinaryIO] = {}
 
     def write(number: int) -> None:
@@ -37,20 +48,20 @@ def replace_files(files: Sequence[tuple[Path, Callable[[BinaryIO], object]]]) ->
     def sync(number: int) -> None:
         os.fsync(opened[number].fileno())
 
-    def rename(number: int) -> None:
-        temporaries[number].replace(files[number][0])
+    def name(number: int) -> None:
+        place(temporaries[number], files[number][0])
 
-    renamed: list[int] = []
+    named: list[int] = []
     try:
-        for step in (write, sync, rename):
-            renamed = _attempt(step, len(files), errors)
-        for folder in {files[number][0].parent for number in renamed}:
+        for step in (write, sync, name):
+            named = _attempt(step, len(files), errors)
+        for folder in {files[number][0].parent for number in named}:
             sync_folder(folder)
     finally:
         for number, file in opened.items():
             with suppress(OSError):  # what could not be flushed is among the errors already
                 file.close()
-            if number not in renamed:
+            if number not in named:
                 temporaries[number].unlink(missing_ok=True)
     return [errors.get(number) for number in range(len(files))]
 
@@ -66,15 +77,21 @@ def _attempt(step: Callable[[int], None], count: int, errors: dict[int, OSError]
     return [number for number in range(count) if number not in errors]
 
 
-def create_file(path: Path, fill: Callable[[BinaryIO], object]) -> bool:
+def create_file(path: Path, fill: Fill) -> bool:
     """Like `replace_file`, but only where there is no file: a hard link, which unlike a rename never replaces."""
     with _temporary_beside(path, fill) as temporary:
         try:
-            os.link(temporary, path)
+            _place_new(temporary, path)
         except FileExistsError:
             return False
         sync_folder(path.parent)
         return True
+
+
+def _place_new(temporary: Path, path: Path) -> None:
+    """Give the file its name. Raises FileExistsError where something has it."""
+    os.link(temporary, path)
+    temporary.unlink()
 
 
 def sync_folder(folder: Path) -> None:
@@ -98,9 +115,9 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _temporary_beside(path: Path, fill: Callable[[BinaryIO], object]) -> Iterator[Path]:
+def _temporary_beside(path: Path, fill: Fill) -> Iterator[Path]:
     make_folders(path.parent)
-    temporary = _temporary_in(path.parent)
+    temporary = temporary_in(path.parent)
     try:
         with temporary.open("xb") as file:
             fill(file)
@@ -109,10 +126,6 @@ def _temporary_beside(path: Path, fill: Callable[[BinaryIO], object]) -> Iterato
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _temporary_in(folder: Path) -> Path:
-    return folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
 
 
 def make_folders(folder: Path) -> None:

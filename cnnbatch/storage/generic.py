@@ -133,6 +133,9 @@ class FsspecStore:
     def put_many(self, items: Sequence[tuple[str, bytes]]) -> Sequence[Refusal | None]:
         return put_each(self.put, items)
 
+    def create_many(self, items: Sequence[tuple[str, bytes]]) -> Sequence[bool | Refusal]:
+        return put_each(self.put_if_absent, items)
+
     def put_file(self, key: str, path: Path) -> None:
         target = self._writable(key)
         with self._faults("write", key):

@@ -129,6 +129,11 @@ class Store(Protocol):
         On a local disk far cheaper than one after the other. More than a few MB at a time bring nothing.
         """
 
+    def create_many(self, items: Sequence[tuple[str, bytes]]) -> Sequence[bool | Refusal]:
+        """Like `put_if_absent` for each key and its data, at the price of `put_many`; returns for each what `put_if_absent`
+        would return or raise. All that were created are durable on return.
+        """
+
     def put_file(self, key: str, path: Path) -> None:
         """Write a local file's bytes as an object, like `put`, without holding it in memory."""
 

@@ -1,5 +1,7 @@
 """Keys that may become paths: nothing written under a root ever leaves it."""
 
+import re
+import uuid
 from pathlib import Path
 
 from cnnbatch.errors import UsageError
@@ -7,7 +9,8 @@ from cnnbatch.errors import UsageError
 MAX_KEY_BYTES = 1024  # S3's limit
 MAX_READ_KEY_BYTES = 4096  # Linux's PATH_MAX, and what a row of an archive can hold
 MAX_NAME_BYTES = 255  # NAME_MAX of Linux file systems
-TEMPORARY_PREFIX = ".cnnbatch-tmp-"  # unfinished local writes; never listed, so never allowed as a key
+TEMPORARY_PREFIX = ".cnnbatch-tmp-"
+_TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + "[0-9a-f]{32}")
 _CONTROL = {chr(code) for code in [*range(0x20), *range(0x7F, 0xA0)]}
 
 
@@ -35,10 +38,20 @@ def is_readable_key(key: str) -> bool:
     return size <= MAX_READ_KEY_BYTES and "\0" not in key and {"", ".", ".."}.isdisjoint(key.split("/"))
 
 
+def is_temporary(name: str) -> bool:
+    """Tell whether ``name`` is that of an unfinished local write of ours: never listed, so never allowed in a key."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def temporary_in(folder: Path) -> Path:
+    """A new name of that kind."""
+    return folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+
+
 def _is_safe_name(name: str) -> bool:
     is_drive = len(name) >= 2 and name[1] == ":" and name[0].isalpha()
     too_long = len(name.encode()) > MAX_NAME_BYTES
-    return not (name in {"", ".", ".."} or is_drive or too_long or name.startswith(TEMPORARY_PREFIX))
+    return not (name in {"", ".", ".."} or is_drive or too_long or is_temporary(name))
 
 
 def require_safe_key(key: str) -> None:

@@ -13,9 +13,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cnnbatch.errors import StorageError, Unreadable, UsageError
-from cnnbatch.storage.durable import create_file, locked_folder, make_folders, replace_file, replace_files, sync_folder
+from cnnbatch.storage.durable import (
+    Fill,
+    create_file,
+    create_files,
+    locked_folder,
+    make_folders,
+    replace_file,
+    replace_files,
+    sync_folder,
+)
 from cnnbatch.storage.interface import FAULTS, ObjectInfo, Refusal
-from cnnbatch.storage.keys import TEMPORARY_PREFIX, is_readable_key, require_safe_key, safe_join
+from cnnbatch.storage.keys import TEMPORARY_PREFIX, is_readable_key, is_temporary, require_safe_key, safe_join
 from cnnbatch.storage.many import Outcome, read_many
 
 READ_TOGETHER = 64
@@ -24,6 +33,8 @@ READ_TOGETHER = 64
 WRITE_TOGETHER = 64
 """Files that are written before the first of them is synced; a process may have 1,024 open, and writes with 8 threads."""
 
+_Fault = OSError | Refusal | None
+_WriteFiles = Callable[[Sequence[tuple[Path, Fill]]], list[OSError | None]]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 _GONE = (FileNotFoundError, NotADirectoryError)
@@ -123,8 +134,15 @@ class LocalStore:
             replace_file(safe_join(self._root, key), _writes(data))
 
     def put_many(self, items: Sequence[tuple[str, bytes]]) -> Sequence[Refusal | None]:
-        parts = (items[first : first + WRITE_TOGETHER] for first in range(0, len(items), WRITE_TOGETHER))
-        return [outcome for part in parts for outcome in self._put_together(part)]
+        faults = self._write_many(items, replace_files)
+        return [self._refusal(key, fault) for (key, _), fault in zip(items, faults, strict=True)]
+
+    def create_many(self, items: Sequence[tuple[str, bytes]]) -> Sequence[bool | Refusal]:
+        faults = self._write_many(items, create_files)
+        return [
+            not isinstance(fault, FileExistsError) and (self._refusal(key, fault) or True)
+            for (key, _), fault in zip(items, faults, strict=True)
+        ]
 
     def put_file(self, key: str, path: Path) -> None:
         with self._faults("write", key), path.open("rb") as source:
@@ -159,26 +177,33 @@ class LocalStore:
     def remove_unfinished(self, *, older_than: timedelta) -> int:
         limit = (datetime.now(UTC) - older_than).timestamp()
         with self._faults("sweep"):
-            found = [path for path in self._root.rglob(f"{TEMPORARY_PREFIX}*") if path.lstat().st_mtime < limit]
+            unfinished = (path for path in self._root.rglob(f"{TEMPORARY_PREFIX}*") if is_temporary(path.name))
+            found = [path for path in unfinished if path.lstat().st_mtime < limit]
             for path in found:
                 path.unlink(missing_ok=True)
         return len(found)
 
-    def _put_together(self, items: Sequence[tuple[str, bytes]]) -> Sequence[Refusal | None]:
-        outcomes: list[Refusal | None] = [None] * len(items)
+    def _write_many(self, items: Sequence[tuple[str, bytes]], write: _WriteFiles) -> Sequence[_Fault]:
+        parts = (items[first : first + WRITE_TOGETHER] for first in range(0, len(items), WRITE_TOGETHER))
+        return [fault for part in parts for fault in self._write_together(part, write)]
+
+    def _write_together(self, items: Sequence[tuple[str, bytes]], write: _WriteFiles) -> Sequence[_Fault]:
+        """What kept each from being written: the system's error where it is the file's."""
+        faults: dict[int, _Fault] = {}
         ready: set[Path] = set()
-        files: dict[int, tuple[Path, Callable[[BinaryIO], object]]] = {}
+        files: dict[int, tuple[Path, Fill]] = {}
         for number, (key, data) in enumerate(items):
             try:
                 files[number] = self._ready_path(key, ready), _writes(data)
             except (StorageError, UsageError) as error:
-                outcomes[number] = error
+                faults[number] = error
         with self._faults("write"):
-            faults = replace_files(list(files.values()))
-        for number, fault in zip(files, faults, strict=True):
-            if fault is not None:
-                outcomes[number] = _not_written(f"{self.url}/{items[number][0]}", fault)
-        return outcomes
+            found = write(list(files.values()))
+        faults |= zip(files, found, strict=True)
+        return [faults.get(number) for number in range(len(items))]
+
+    def _refusal(self, key: str, fault: _Fault) -> Refusal | None:
+        return _not_written(f"{self.url}/{key}", fault) if isinstance(fault, OSError) else fault
 
     def _ready_path(self, key: str, ready: set[Path]) -> Path:
         """Where to write ``key``, as `safe_join` allows it; its folder is made, unless it is among those ``ready`` already."""
@@ -212,7 +237,7 @@ class LocalStore:
         return data
 
     def _describe(self, entry: "os.DirEntry[bytes]") -> Iterator[ObjectInfo]:
-        if entry.name.startswith(TEMPORARY_PREFIX.encode()):
+        if entry.name.startswith(TEMPORARY_PREFIX.encode()) and is_temporary(os.fsdecode(entry.name)):
             return
         key, fault = self._key(entry.path)
         if entry.is_symlink() and not self._leads_inside(Path(os.fsdecode(entry.path))):
@@ -315,7 +340,7 @@ def _not_written(where: str, error: OSError) -> StorageError:
     return refusal
 
 
-def _writes(data: bytes) -> Callable[[BinaryIO], object]:
+def _writes(data: bytes) -> Fill:
     return lambda file: file.write(data)
 
 

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
+from typing import TypeVar
 
 from cnnbatch.errors import StorageError, Unreadable, UsageError
 from cnnbatch.storage.interface import ObjectInfo, Refusal
 
 Outcome = tuple[ObjectInfo, bytes | Unreadable]
+Answer = TypeVar("Answer")
 
 UNKNOWN_BYTES = 16 << 20
 """What an object of unknown size counts before it is read."""
@@ -81,13 +83,12 @@ def _outcome(get: Callable[[ObjectInfo], bytes], info: ObjectInfo) -> Outcome:
         return info, error
 
 
-def put_each(put: Callable[[str, bytes], None], items: Sequence[tuple[str, bytes]]) -> list[Refusal | None]:
-    """Call ``put`` for one after the other; see `Store.put_many`."""
-    outcomes: list[Refusal | None] = []
+def put_each(put: Callable[[str, bytes], Answer], items: Sequence[tuple[str, bytes]]) -> list[Answer | Refusal]:
+    """Call ``put`` for one after the other; see `Store.put_many` and `Store.create_many`."""
+    outcomes: list[Answer | Refusal] = []
     for key, data in items:
         try:
-            put(key, data)
-            outcomes.append(None)
+            outcomes.append(put(key, data))
         except (StorageError, UsageError) as error:
             outcomes.append(error)
     return outcomes

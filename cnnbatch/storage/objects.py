@@ -117,6 +117,9 @@ class ObjectStore:
     def put_many(self, items: Sequence[tuple[str, bytes]]) -> Sequence[Refusal | None]:
         return put_each(self.put, items)
 
+    def create_many(self, items: Sequence[tuple[str, bytes]]) -> Sequence[bool | Refusal]:
+        return put_each(self.put_if_absent, items)
+
     def put_file(self, key: str, path: Path) -> None:
         self._put(key, path)
 
@@ -139,7 +142,8 @@ class ObjectStore:
     def _holds(self, key: str, data: bytes) -> bool:
         """Whether the object has just these bytes: where an answer was lost, the client's retry meets its own first write."""
         try:
-            return self.read(key) == data
+            info = self.head(key)
+            return info is not None and info.size == len(data) and self.read(key) == data
         except FileNotFoundError:
             return False
 

@@ -80,6 +80,14 @@ def overlaps(url_a: str, url_b: str) -> bool:
     return a.parts[:shared] == b.parts[:shared]
 
 
+def may_overlap(told: str, url: str) -> bool:
+    """`overlaps` for a URL that somebody else wrote down; what is none, or no place on this machine, overlaps nothing."""
+    try:
+        return overlaps(told, url)
+    except (UsageError, OSError, RuntimeError):  # a loop of links is a RuntimeError
+        return False
+
+
 def _contains(outer: Path, inner: Path) -> bool:
     outer, inner = outer.resolve(), inner.resolve()
     if inner.is_relative_to(outer):

@@ -182,8 +182,10 @@ def test_a_short_grace_must_be_forced(log: ArchiveLog) -> None:
 
 def test_unfinished_local_writes_are_swept(log: ArchiveLog) -> None:
     log.store.put("data/x", b"")
-    left = Path(log.store.url, "data", ".cnnbatch-tmp-1")
-    left.write_bytes(b"half")
-    make_older(log, "data/.cnnbatch-tmp-1", 25)
+    left, other = (f"data/.cnnbatch-tmp-{name}" for name in ("0123456789abcdef" * 2, "holiday.png"))
+    for path in (left, other):
+        Path(log.store.url, path).write_bytes(b"half")
+        make_older(log, path, 25)
     assert sweep(log).unfinished == 1
-    assert not left.exists()
+    assert not Path(log.store.url, left).exists()
+    assert Path(log.store.url, other).exists()

@@ -8,7 +8,8 @@ import pytest
 from cnnbatch.archive import ArchiveLog, open_archive
 from cnnbatch.errors import CnnbatchError, StorageError, VerifyFailed
 from cnnbatch.stages.guarded import MAX_ATTEMPTS, GuardedReconstructor, GuardedVerifier
-from cnnbatch.stages.reconstruct import MARKS, ReconstructionSettings, plan_tasks
+from cnnbatch.stages.names import MARKS
+from cnnbatch.stages.reconstruct import ReconstructionSettings, plan_tasks
 from cnnbatch.stages.records import ShardTask, VerifyTask
 from cnnbatch.stages.verify import VerifySettings
 from cnnbatch.storage import open_store

@@ -15,6 +15,7 @@ from tests.stages.pictures import as_file, waves, write_files
 
 QUICK_LEASE = {"wait_seconds": 0.3, "lapse_seconds": 0.2, "poll_seconds": 0.05, "heartbeat_seconds": 0.05}
 FILES = {f"{folder}/{i}.png": as_file(waves(24, 32, seed=i)) for folder in "ab" for i in range(3)} | {"c.txt": b"no picture"}
+ORPHAN = f"data/{'0123456789abcdef' * 2}-01234567.parquet"
 
 
 class Nights:

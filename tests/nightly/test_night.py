@@ -22,7 +22,7 @@ from jobs.night.report import STEPS
 from jobs.verify import VerifyJob
 from tests.jobs.conftest import Jobs, files_below
 from tests.jobs.faults import flip
-from tests.nightly.conftest import FILES, QUICK_LEASE, Nights, outcomes_of, steps_of
+from tests.nightly.conftest import FILES, ORPHAN, QUICK_LEASE, Nights, outcomes_of, steps_of
 from tests.stages.pictures import as_file, waves, write_files
 
 pytestmark = pytest.mark.usefixtures("inline")
@@ -202,7 +202,7 @@ def test_damage_that_verification_finds_keeps_everything_as_it_is(nights: Nights
     assert nights.run().code == 0
     [shard] = open_archive(str(nights.folder / "archive")).shards()
     flip(nights.folder / "archive" / shard.path, shard.num_bytes // 4)
-    orphan = write_files(nights.folder / "archive", {"data/orphan.parquet": b"x"}) / "data/orphan.parquet"
+    orphan = write_files(nights.folder / "archive", {ORPHAN: b"x"}) / ORPHAN
     os.utime(orphan, (1, 1))
     ended = nights.run("verify.sample_shards=1")
     assert (ended.code, steps_of(ended)["verify"]["exit_code"]) == (5, 5)
@@ -226,7 +226,7 @@ def test_damage_in_an_old_shard_is_looked_at_every_night_until_it_is_mended(nigh
     damaged, _ = two_shards(nights)
     sound = damaged.read_bytes()
     flip(damaged, len(sound) // 4)
-    orphan = write_files(nights.folder / "archive", {"data/orphan.parquet": b"x"}) / "data/orphan.parquet"
+    orphan = write_files(nights.folder / "archive", {ORPHAN: b"x"}) / ORPHAN
     os.utime(orphan, (1, 1))
     assert nights.run("verify.sample_shards=9").code == 5
     nights.configure()
@@ -254,7 +254,7 @@ def test_nothing_is_merged_or_deleted_before_verification_came_to_its_end(
     nights: Nights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two_shards(nights)
-    orphan = write_files(nights.folder / "archive", {"data/orphan.parquet": b"x"}) / "data/orphan.parquet"
+    orphan = write_files(nights.folder / "archive", {ORPHAN: b"x"}) / ORPHAN
     os.utime(orphan, (1, 1))
     nights.configure()
 
@@ -277,7 +277,7 @@ def test_small_shards_of_many_nights_are_merged_and_what_was_replaced_goes_after
     assert (len(archive), len(archive.shards())) == (4, 1)
     replaced = [path for path in (nights.folder / "archive/data").iterdir() if path.name not in archive.shards()[0].path]
     assert replaced  # they are younger than a day
-    orphan = write_files(nights.folder / "archive", {"data/never-committed.parquet": b"x"}) / "data/never-committed.parquet"
+    orphan = write_files(nights.folder / "archive", {ORPHAN: b"x"}) / ORPHAN
     os.utime(orphan, (1, 1))
     retention = steps_of(nights.run())["retention"]
     assert retention["figures"].get("files_swept") == 1, retention

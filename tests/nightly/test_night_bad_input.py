@@ -22,7 +22,7 @@ from jobs import engine, nightly
 from jobs.night import steps
 from tests.conftest import Bucket
 from tests.jobs.conftest import Jobs, files_below, run_inline
-from tests.nightly.conftest import FILES, Nights, outcomes_of, steps_of
+from tests.nightly.conftest import FILES, ORPHAN, Nights, outcomes_of, steps_of
 from tests.nights.aging import let_a_day_pass
 from tests.stages.pictures import as_file, waves, write_files
 
@@ -164,7 +164,7 @@ def test_when_the_clock_jumps_nothing_is_deleted_by_its_age(nights: Nights, monk
     nights.source()
     nights.configure()
     assert nights.run().code == 0
-    orphan = write_files(nights.folder / "archive", {"data/orphan.parquet": b"x"}) / "data/orphan.parquet"
+    orphan = write_files(nights.folder / "archive", {ORPHAN: b"x"}) / ORPHAN
     os.utime(orphan, (1, 1))
     calls: list[int] = []
 
@@ -186,7 +186,7 @@ def test_when_the_clock_jumped_between_two_nights_nothing_is_deleted_by_its_age_
     nights.source()
     nights.configure()
     assert nights.run().code == 0
-    orphan = write_files(nights.folder / "archive", {"data/orphan.parquet": b"x"}) / "data/orphan.parquet"
+    orphan = write_files(nights.folder / "archive", {ORPHAN: b"x"}) / ORPHAN
     os.utime(orphan, (1, 1))
     file = nights.folder / "archive/_cnnbatch/nightly.json"
     record = json.loads(file.read_text())

@@ -13,16 +13,10 @@ from cnnbatch.archive import Archive, ArchiveLog, ArchiveRow, open_archive, read
 from cnnbatch.codec import Codec
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
-from cnnbatch.stages.reconstruct import (
-    FORMATS,
-    MARKS,
-    ReconstructionSettings,
-    ShardReconstructor,
-    clear_marks,
-    plan_tasks,
-    remaining,
-)
-from cnnbatch.stages.records import Failure
+from cnnbatch.stages.marks import clear_marks, remaining
+from cnnbatch.stages.names import ESCAPE, MARKS
+from cnnbatch.stages.reconstruct import FORMATS, ReconstructionSettings, ShardReconstructor, plan_tasks
+from cnnbatch.stages.records import Failure, ShardTask
 from cnnbatch.storage import ObjectInfo, open_store
 from tests.archive.rows import stored
 from tests.stages.pictures import EXIF_ROTATED, as_file, cmyk_jpeg, pixels_of, waves, with_alpha
@@ -57,11 +51,17 @@ class Bench:
     def archive(self) -> Archive:
         return open_archive(self.log.store.url)
 
-    def run(self, format: str = "original", keys: str = "*") -> list[Failure]:
-        settings = ReconstructionSettings(format=format)
-        worker = ShardReconstructor(self.log.store, self.destination, CodecShelf(self.log.store), settings)
+    def tasks(self, format: str = "original", keys: str = "*") -> list[ShardTask]:
+        return list(remaining(plan_tasks(self.archive, keys, format=format), self.destination, format))
+
+    def worker(self, format: str = "original", *, force: bool = False) -> ShardReconstructor:
+        settings = ReconstructionSettings(format=format, force=force)
+        return ShardReconstructor(self.log.store, self.destination, CodecShelf(self.log.store), settings)
+
+    def run(self, format: str = "original", keys: str = "*", *, force: bool = False) -> list[Failure]:
+        worker = self.worker(format, force=force)
         failures: list[Failure] = []
-        for task in remaining(plan_tasks(self.archive, keys), self.destination, settings):
+        for task in self.tasks(format, keys):
             result = worker(task)
             assert result.tally.images.get("failed", 0) == len(result.failures)
             failures += result.failures
@@ -164,7 +164,6 @@ def test_rows_that_lie_are_failures_and_the_others_are_written(bench: Bench) -> 
         "a\x7fb",
         "C:\\x",
         "a\\b",
-        ".cnnbatch-tmp-1",
         "n" * 300,
     ],
 )
@@ -189,8 +188,7 @@ def test_a_link_in_the_destination_does_not_lead_a_key_out_of_it(bench: Bench) -
 
 
 def tasks_left(bench: Bench, format: str = "original", keys: str = "*") -> int:
-    tasks = plan_tasks(bench.archive, keys)
-    return len(list(remaining(tasks, bench.destination, ReconstructionSettings(format=format))))
+    return len(bench.tasks(format, keys))
 
 
 def test_a_rerun_skips_finished_shards_and_redoes_those_whose_files_are_gone(bench: Bench) -> None:
@@ -202,9 +200,12 @@ def test_a_rerun_skips_finished_shards_and_redoes_those_whose_files_are_gone(ben
     assert (tasks_left(bench, format="png"), tasks_left(bench, keys="a")) == (2, 1)  # another job
     (bench.destination_folder / "a").unlink()
     assert tasks_left(bench) == 1
-    (bench.destination_folder / "d").write_bytes(b"of another size")
-    assert tasks_left(bench) == 2
     assert bench.run() == []
+    (bench.destination_folder / "d").write_bytes(b"of another size")
+    assert tasks_left(bench) == 1
+    assert [(failure.key, failure.error) for failure in bench.run()] == [("d", "exists")]
+    assert bench.written() == {key: key.encode() for key in "abc"} | {"d": b"of another size"}
+    assert bench.run(force=True) == []
     assert bench.written() == {key: key.encode() for key in "abcd"}
 
 
@@ -218,7 +219,7 @@ def test_a_shard_with_a_failure_is_not_marked_as_done(bench: Bench) -> None:
 def test_a_damaged_mark_means_that_the_shard_is_done_again(bench: Bench, mark: bytes) -> None:
     bench.add([stored("a")])
     bench.run()
-    [info] = bench.destination.list(MARKS)
+    [info] = (info for info in bench.destination.list(MARKS) if info.key.endswith(".json"))
     assert json.loads(bench.destination.read(info.key)) == {"a": 1}
     bench.destination.put(info.key, mark)
     assert tasks_left(bench) == 1
@@ -245,3 +246,108 @@ def test_rows_of_several_codecs_each_find_theirs(bench: Bench, codec: Codec) -> 
     assert [row.codec_id for row in rows] == [codec.id, other.id]
     assert bench.run() == []
     assert len(bench.written()) == 2
+
+
+OTHERS = b"somebody else's"
+
+
+def outcomes(bench: Bench, format: str = "original", *, force: bool = False) -> dict[str, int]:
+    """What became of the images of one shard, in one more attempt at it."""
+    [task] = plan_tasks(bench.archive, "*", format=format)
+    return dict(bench.worker(format, force=force)(task).tally.images)
+
+
+def test_a_file_of_somebody_else_stays_until_force_replaces_it(bench: Bench) -> None:
+    for key in ("gray.png", "notes"):
+        bench.destination.put(key, OTHERS)
+    bench.add([bench.row("gray.png", PICTURES["gray.png"]), stored("notes"), stored("new")])
+    for _ in range(2):  # the second attempt finds the mark of the first, and files that are older than it
+        assert {(failure.key, failure.error) for failure in bench.run()} == {("gray.png", "exists"), ("notes", "exists")}
+        assert bench.written() == {"gray.png": OTHERS, "notes": OTHERS, "new": b"new"}
+    assert bench.run(force=True) == []
+    assert bench.written()["notes"] == b"notes"
+    assert pixels_of(bench.written()["gray.png"]).shape == (64, 64)
+
+
+def test_a_folder_or_a_link_where_a_file_should_be_is_a_failure(bench: Bench) -> None:
+    (bench.folder / "outside").write_bytes(OTHERS)
+    (bench.destination_folder / "folder").mkdir(parents=True)
+    (bench.destination_folder / "link").symlink_to(bench.folder / "outside")
+    (bench.destination_folder / "broken").symlink_to("nowhere")
+    bench.add([stored("folder"), stored("link"), stored("broken"), stored("good")])
+    assert sorted((failure.key, failure.stage) for failure in bench.run()) == [
+        (key, "write") for key in ("broken", "folder", "link")
+    ]
+    assert (bench.folder / "outside").read_bytes() == OTHERS
+    assert not (bench.destination_folder / "nowhere").exists()
+
+
+def test_the_same_bytes_count_as_written(bench: Bench) -> None:
+    bench.add([bench.row("gray.png", PICTURES["gray.png"]), stored("notes")])
+    assert outcomes(bench) == {"written": 2}
+    clear_marks(bench.destination)
+    assert outcomes(bench) == {"skipped": 2}
+
+
+def test_what_an_earlier_attempt_at_a_shard_rounded_otherwise_is_there_already(bench: Bench) -> None:
+    bench.add([bench.row("gray.png", PICTURES["gray.png"]), stored("notes")])
+    assert outcomes(bench) == {"written": 2}
+    rounded = as_file(pixels_of(bench.written()["gray.png"]) ^ 1)
+    bench.destination.put("gray.png", rounded)
+    bench.destination.put("notes", OTHERS)  # stored images have no other bytes
+    assert outcomes(bench) == {"skipped": 1, "failed": 1}
+    assert bench.written() == {"gray.png": rounded, "notes": OTHERS}
+    clear_marks(bench.destination)
+    assert outcomes(bench) == {"failed": 2}
+
+
+def test_each_image_has_a_file_of_its_own_in_every_format(bench: Bench) -> None:
+    coded = {key: bench.row(key, PICTURES["gray.png"]) for key in ("a", "b/c", "c.png.png.png")}
+    assert {row.outcome for row in coded.values()} == {"cnn"}
+    bench.add([*coded.values(), stored("a.png"), stored("z")])
+    bench.add([stored("a.png.png"), stored("b/c.png"), stored("a.webp"), stored("x.png")])
+    assert bench.run("png") == []
+    back = bench.written()
+    assert {key for key, data in back.items() if data.startswith(b"\x89PNG")} == {
+        "a.png.png.png", "b/c.png.png", "c.png.png.png.png",
+    }  # fmt: skip
+    for key in ("a.png", "z", "a.png.png", "b/c.png", "a.webp", "x.png"):
+        assert back[key] == key.encode()
+    assert len(back) == 9
+    assert bench.run("webp") == []
+    assert len(bench.written()) == 9 + 3
+    assert {"a.webp.webp", "b/c.webp", "c.png.png.png.webp"} <= bench.written().keys()
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        (MARKS, f"{ESCAPE}{MARKS}"),
+        (f"{MARKS}/{'0' * 32}.json", f"{ESCAPE}{MARKS}/{'0' * 32}.json"),
+        (f"{MARKS.upper()}/{'a' * 32}.begun", f"{ESCAPE}{MARKS.upper()}/{'a' * 32}.begun"),
+        (f"{MARKS}/{'0' * 32}.begun/a", f"{ESCAPE}{MARKS}/{'0' * 32}.begun/a"),
+        (f"{MARKS}/attempts", f"{ESCAPE}{MARKS}/attempts"),
+        (f"{MARKS}/attempts/run/1/{'0' * 32}", f"{ESCAPE}{MARKS}/attempts/run/1/{'0' * 32}"),
+        (f"{MARKS}/000.png", f"{MARKS}/000.png"),
+        (f"a/{MARKS}/b", f"a/{MARKS}/b"),
+        (f"{ESCAPE}{MARKS}/a", f"{ESCAPE}{ESCAPE}{MARKS}/a"),
+        (f"a/.cnnbatch-tmp-{'0' * 32}/b", f"a/{ESCAPE}.cnnbatch-tmp-{'0' * 32}/b"),
+        (".cnnbatch-tmp-holiday.png", ".cnnbatch-tmp-holiday.png"),
+    ],
+)
+def test_names_that_are_ours_are_escaped(bench: Bench, key: str, name: str) -> None:
+    bench.add([stored(key)])
+    assert bench.run() == []
+    clear_marks(bench.destination)
+    files = [path for path in bench.destination_folder.rglob("*") if path.is_file()]
+    assert {path.relative_to(bench.destination_folder).as_posix(): path.read_bytes() for path in files} == {name: key.encode()}
+
+
+def test_clearing_the_marks_leaves_what_somebody_else_put_beside_them(bench: Bench) -> None:
+    bench.add([stored("a")])
+    for name in ("holiday.png", "attempts/notes.txt", "x.json"):
+        bench.destination.put(f"{MARKS}/{name}", OTHERS)
+    assert bench.run() == []
+    clear_marks(bench.destination)
+    left = sorted(info.key for info in bench.destination.list(MARKS))
+    assert left == [f"{MARKS}/attempts/notes.txt", f"{MARKS}/holiday.png", f"{MARKS}/x.json"]

@@ -93,6 +93,24 @@ def test_many_are_put_and_what_is_refused_keeps_no_other_from_it(store: Store) -
     assert len(list(store.list())) == 152
 
 
+def test_many_are_created_and_none_replaces_what_is_there(store: Store) -> None:
+    store.put("there", b"old")
+    items = [
+        ("there", b"new"),
+        ("../outside", b"2"),
+        ("deep/er/b", b""),
+        ("a", b"3"),
+        ("a", b"other"),
+        *((f"many/{n}", bytes([n])) for n in range(150)),
+    ]
+    outcomes = store.create_many(items)
+    assert isinstance(outcomes[1], UsageError)
+    assert [outcomes[0], *outcomes[2:5]] == [False, True, True, False]
+    assert list(outcomes[5:]) == [True] * 150
+    assert (store.read("there"), store.read("a"), store.read("deep/er/b")) == (b"old", b"3", b"")
+    assert len(list(store.list())) == 153
+
+
 def test_a_file_is_put_as_it_is(store: Store, tmp_path: Path) -> None:
     body = bytes(range(256)) * 40_000  # 10 MB: more than one part of a multipart upload
     (tmp_path / "file").write_bytes(body)

@@ -169,6 +169,10 @@ def test_of_many_each_file_is_synced_before_it_has_its_name_and_then_each_folder
     assert list(store.put_many([("x/1", b"1"), ("y/2", b"2"), ("x/3", b"3")])) == [None] * 3
     assert sorted(done[-2:]) == ["sync x", "sync y"]
     assert (done.count("rename"), len(done)) == (3, 8)
+    done.clear()
+    assert list(store.create_many([("x/1", b"1"), ("x/4", b"2"), ("y/5", b"3")])) == [False, True, True]
+    assert sorted(done[-2:]) == ["sync x", "sync y"]
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["1", "2", "3", "4", "5", "first", "first"]
 
 
 def test_of_many_those_that_cannot_be_written_are_named_and_leave_nothing(

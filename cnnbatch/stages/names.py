@@ -1,0 +1,67 @@
+"""Names of the files that an archive's images are given back under: each image its own, and none of ours.
+
+    original    KEY
+    other       KEY.FORMAT; stored images keep KEY, so where one of them has that name it is KEY.FORMAT.FORMAT
+
+A part of a key that is reserved (the folder of marks where it would hold what is named like one, an unfinished write) gets
+`ESCAPE` in front, and so does one that begins with it.
+"""
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from cnnbatch.archive.reader import Archive
+from cnnbatch.archive.schema import ArchiveRow
+from cnnbatch.storage.keys import is_temporary
+
+MARKS: Final = ".cnnbatch-reconstruct"
+"""Folder below the destination for what a job notes there until it has ended."""
+
+MARK_NAME: Final = r"[0-9a-f]{32}\.(json|begun)"
+ATTEMPTS: Final = "attempts"
+_MARK: Final = re.compile(rf"{re.escape(MARKS)}(/({MARK_NAME}|{ATTEMPTS})(/.*)?)?$", re.IGNORECASE | re.DOTALL)
+
+ESCAPE: Final = ".cnnbatch-key-"
+
+
+def output_key(row: ArchiveRow, format: str, *, taken: Collection[str] = ()) -> str:
+    """The name of a row's file; ``taken`` are names of stored images, as `names_taken` gives them."""
+    name = row.key
+    if format != "original" and row.outcome != "store":
+        name += f".{format}"
+        while name in taken:
+            name += f".{format}"
+    return _escaped(name)
+
+
+def _escaped(name: str) -> str:
+    parts = name.split("/")
+    reserved = [is_temporary(part) or part.startswith(ESCAPE) for part in parts]
+    reserved[0] |= _MARK.match(name) is not None
+    return "/".join(f"{ESCAPE}{part}" if is_ours else part for part, is_ours in zip(parts, reserved, strict=True))
+
+
+def names_taken(archive: Archive, format: str) -> Mapping[str, tuple[str, ...]]:
+    """By the path of each shard that has such: names of stored images (``a.png``) that its coded ones (``a``) cannot have."""
+    if format == "original":
+        return {}
+    ending = f".{format}"
+    stored = {row["key"] for row in archive.columns(["outcome"], f"*{ending}") if row["outcome"] == "store"}
+    bases = sorted(key.removesuffix(ending) for key in stored)
+    taken: dict[str, tuple[str, ...]] = {}
+    for shard in archive.shards():
+        near = set(bases[bisect_left(bases, shard.min_key) : bisect_right(bases, shard.max_key)])
+        clashing = near.intersection(archive.shard_keys(shard)) if near else near
+        if clashing:
+            taken[shard.path] = tuple(name for base in sorted(clashing) for name in _chain(base, ending, stored))
+    return taken
+
+
+def _chain(base: str, ending: str, stored: Collection[str]) -> list[str]:
+    """``a.png``, ``a.png.png`` … as far as they are stored."""
+    names: list[str] = []
+    while (base := base + ending) in stored:
+        names.append(base)
+    return names
