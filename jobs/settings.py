@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from cnnbatch.archive.lease import HEARTBEAT_SECONDS, LAPSE_SECONDS, POLL_SECONDS, WAIT_SECONDS
 from cnnbatch.classification.fit import HeadTraining
@@ -20,6 +21,7 @@ from cnnbatch.stages.compress import CompressionSettings
 from cnnbatch.stages.mirror import DELETE_LIMIT
 from cnnbatch.stages.reconstruct import ReconstructionSettings
 from cnnbatch.stages.verify import VerifySettings
+from cnnbatch.storage import StorageConfig
 from cnnbatch.training.dense import DenseTraining
 from cnnbatch.training.trainer import TrainingConfig
 from jobs.engine import Workers
@@ -228,7 +230,7 @@ def resolve(model: type[Model], *, file: str | None, flags: Mapping[str, Any], w
         name, separator, text = word.partition("=")
         if not separator:
             raise UsageError(f"expected name=value, got {word!r}")
-        _set(values, name, _value(text))
+        _set(values, name, _value(text, is_text=_is_text(model, name)))
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -237,12 +239,24 @@ def resolve(model: type[Model], *, file: str | None, flags: Mapping[str, Any], w
         raise UsageError(f"setting {name or model.__name__}: {first['msg']}") from None
 
 
-def _value(text: str) -> Any:
-    """A value as YAML reads it; text that is no YAML, such as ``*.tif``, as it is."""
+def _value(text: str, *, is_text: bool) -> Any:
+    """A value as YAML reads it; text that is no YAML, such as ``*.tif``, as it is, and so are digits where text is wanted."""
     try:
-        return yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
+    return text if is_text and not (value is None or isinstance(value, str)) else value
+
+
+def _is_text(model: type[BaseModel], name: str) -> bool:
+    """Whether a setting takes text and nothing else, or null."""
+    annotation: Any = model
+    for part in name.split("."):
+        fields = getattr(StorageConfig if annotation == dict[str, Any] else annotation, "model_fields", {})
+        if part not in fields:
+            return False
+        annotation = fields[part].annotation
+    return set(get_args(annotation) or [annotation]) - {NoneType} <= {str, SecretStr, Path}
 
 
 def read_yaml(path: str) -> dict[str, Any]:

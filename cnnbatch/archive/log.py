@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
+from botocore.exceptions import BotoCoreError
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
@@ -70,7 +71,7 @@ class ArchiveLog:
     def __init__(self, url: str, config: StorageConfig | None = None) -> None:
         """Name the archive; nothing is read or checked yet (`open` and `create_or_open` do)."""
         self.store = open_store(url, config)
-        self._options = _delta_options(self.store.url, config)
+        self._config = _delta_config(self.store.url, config)
         self._keys = KeyCache(self.store)
 
     @classmethod
@@ -190,6 +191,14 @@ class ArchiveLog:
                 self._sync(snapshot.version + 1)
                 return _result(snapshot.version + 1, change)
 
+    @property
+    def _options(self) -> dict[str, str] | None:
+        """Of a table that is opened now: keys may hold for an hour, and a run for days."""
+        try:
+            return None if self._config is None else self._config.for_deltalake()
+        except BotoCoreError as error:
+            raise storage_error(error, "open the log of", self.store.url) from error
+
     def load_table(self) -> DeltaTable:
         """Open the Delta table at its newest version.
 
@@ -245,12 +254,13 @@ class ArchiveLog:
         sync_folder(folder.parent)
 
 
-def _delta_options(url: str, config: StorageConfig | None) -> dict[str, str] | None:
+def _delta_config(url: str, config: StorageConfig | None) -> StorageConfig | None:
+    """How the Delta table at a URL is reached; None: it is a local folder."""
     if url.startswith("/"):
         return None
     if url.split("://")[0] not in {"s3", "gs", "az"}:
         raise UsageError(f"an archive is a local folder or an object store (s3, gs, az), not {url}")
-    return (config or StorageConfig.from_environment()).for_deltalake()
+    return config or StorageConfig.from_environment()
 
 
 def _is_in(table: DeltaTable, run_id: str, sequence: int) -> bool:

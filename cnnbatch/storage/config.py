@@ -1,17 +1,18 @@
 """One storage configuration, with the same meaning for every client inside."""
 
 import os
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-import botocore.session
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from cnnbatch.errors import UsageError
+from cnnbatch.storage import credentials
 
 MAX_CONNECTIONS = 128  # botocore's default of 10 is what caps s3fs at 10 requests in flight (measured)
 MAX_BACKOFF_S = 5.0
@@ -21,7 +22,8 @@ SLOWEST_BODY = 10  # × timeout_s: 600 s by default, so that 1 GB arrives at 1.7
 class StorageConfig(BaseModel):
     """How to reach an object store, for every client inside: obstore, botocore, s3fs and deltalake.
 
-    Without keys (and not ``anonymous``) each client falls back to its own chain, which ends at the instance's role.
+    Without keys (and not ``anonymous``) all clients take those of one chain (`cnnbatch.storage.credentials`), which ends at the
+    instance's role, and take them anew before they expire.
     Job configuration overrides the environment: ``StorageConfig.from_environment(endpoint="http://…")``.
 
     A store that falls silent ends a request as `StorageError` after at most ``retry_timeout_s + timeout_s`` seconds:
@@ -37,6 +39,7 @@ class StorageConfig(BaseModel):
     secret_access_key: SecretStr | None = None
     session_token: SecretStr | None = None
     anonymous: bool = False
+    requester_pays: bool = Field(default=False, description="pay for requests to a bucket whose owner does not")
     allow_http: bool | None = Field(default=None, description="None: exactly when the endpoint is an http:// URL")
     connect_timeout_s: float = Field(default=5, gt=0)
     timeout_s: float = Field(default=60, gt=0)
@@ -59,8 +62,8 @@ class StorageConfig(BaseModel):
     def from_environment(cls, **overrides: Any) -> Self:
         """Fill from the AWS variables, then from the profile of the shared AWS files; ``overrides`` win.
 
-        Keys are taken from one place only, never mixed. A profile's keys are used where they stand in the file;
-        profiles that assume a role are left to the clients.
+        Keys are taken from one place only, never mixed. A profile's keys are used where they stand in the file; those that
+        a process, SSO or a role gives are fetched when they are needed.
 
         Raises:
             UsageError: AWS_PROFILE names a profile that does not exist, or a value is none.
@@ -74,17 +77,25 @@ class StorageConfig(BaseModel):
         except ValidationError as error:
             fault = error.errors(include_input=False)[0]
             where = ".".join(map(str, fault["loc"]))
-            raise UsageError(f"storage configuration: {where and f'{where}: '}{fault['msg']}") from None
+            hint = " (in YAML, digits need quotes)" if fault["type"] == "string_type" else ""
+            raise UsageError(f"storage configuration: {where and f'{where}: '}{fault['msg']}{hint}") from None
 
     def for_obstore(self) -> dict[str, Any]:
-        """Keyword arguments of ``obstore.store.S3Store`` (beside the bucket)."""
-        config: dict[str, Any] = {"region": self.region, **self._secrets()}
+        """Keyword arguments of ``obstore.store.S3Store`` (beside the bucket).
+
+        Raises:
+            botocore.exceptions.BotoCoreError: there are no keys, or they cannot be fetched.
+        """
+        config: dict[str, Any] = {"region": self.region, "request_payer": self.requester_pays, **self._secrets()}
         if self.endpoint:
             # Both names: object_store prefers AWS_ENDPOINT_URL_S3 of the environment to ``endpoint``.
             config |= {"endpoint": self.endpoint, "aws_endpoint_url_s3": self.endpoint}
         if self.anonymous:
             config["skip_signature"] = True
-        return {"config": config, **self.for_obstore_client()}
+        if not self.uses_chain:
+            return {"config": config, **self.for_obstore_client()}
+        credentials.current_keys()  # here, where a fault can be told; inside obstore it is one of the request
+        return {"config": config, "credential_provider": credentials.for_obstore, **self.for_obstore_client()}
 
     def for_obstore_client(self) -> dict[str, Any]:
         """Keyword arguments of every ``obstore`` store: time limits and retries."""
@@ -103,8 +114,15 @@ class StorageConfig(BaseModel):
         }
 
     def for_deltalake(self) -> dict[str, str]:
-        """The ``storage_options`` of the ``deltalake`` package."""
-        options = {f"AWS_{name.upper()}": value for name, value in self._secrets().items()}
+        """The ``storage_options`` of the ``deltalake`` package, with the keys that hold now: take new ones for each table.
+
+        Raises:
+            botocore.exceptions.BotoCoreError: there are no keys, or they cannot be fetched.
+        """
+        keys = self._secrets()
+        if self.uses_chain:
+            keys = {name: value for name, value in asdict(credentials.current_keys()).items() if value}
+        options = {f"AWS_{name.upper()}": value for name, value in keys.items()}
         options |= {
             "AWS_REGION": self.region,
             "AWS_ALLOW_HTTP": str(self._allows_http()).lower(),
@@ -118,6 +136,8 @@ class StorageConfig(BaseModel):
             options |= {"AWS_ENDPOINT_URL": self.endpoint, "AWS_ENDPOINT_URL_S3": self.endpoint}
         if self.anonymous:
             options["AWS_SKIP_SIGNATURE"] = "true"
+        if self.requester_pays:
+            options["AWS_REQUEST_PAYER"] = "true"
         return options
 
     def for_s3fs(self) -> dict[str, Any]:
@@ -125,6 +145,7 @@ class StorageConfig(BaseModel):
         secrets = self._secrets()
         return {
             "anon": self.anonymous,
+            "requester_pays": self.requester_pays,
             "key": secrets.get("access_key_id"),
             "secret": secrets.get("secret_access_key"),
             "token": secrets.get("session_token"),
@@ -155,6 +176,11 @@ class StorageConfig(BaseModel):
             "retries": {"max_attempts": self.retries, "mode": "standard"},
         }
         return limits | ({"s3": {"addressing_style": "path"}} if self.endpoint else {})
+
+    @property
+    def uses_chain(self) -> bool:
+        """Whether keys come from `cnnbatch.storage.credentials`."""
+        return self.access_key_id is None and not self.anonymous
 
     def _allows_http(self) -> bool:
         return bool(self.allow_http) or (self.endpoint or "").startswith("http://")
@@ -191,8 +217,8 @@ def _variables() -> dict[str, Any]:
 
 def _profile(*, with_keys: bool) -> dict[str, Any]:
     """Region, endpoint and (when wanted) static keys of the profile in the shared AWS files."""
-    session = botocore.session.Session()
     try:
+        session = credentials.session()
         profile = session.get_scoped_config()
         keys = session.full_config["profiles"].get(session.profile or "default", {}) if with_keys else {}
     except BotoCoreError as error:

@@ -14,16 +14,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from datetime import datetime
-from functools import cache
 from threading import Lock, Thread
 from typing import Any, TypeVar
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
-import botocore.session
 from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError, ReadTimeoutError
 
 from cnnbatch.errors import StorageError
+from cnnbatch.storage import credentials
 from cnnbatch.storage.checksums import agree
 from cnnbatch.storage.config import MAX_BACKOFF_S, SLOWEST_BODY, StorageConfig
 from cnnbatch.storage.interface import ObjectInfo
@@ -40,22 +39,19 @@ for _name in ("auth", "endpoint", "awsrequest", "httpsession", "hooks", "parsers
     logging.getLogger(f"botocore.{_name}").setLevel(logging.INFO)
 
 
-@cache
-def _session() -> botocore.session.Session:
-    """One for the process: a session loads S3's description, 0.1 s each time."""
-    return botocore.session.Session()
-
-
 class S3Client:
     """A botocore client whose listing pages come back as `ObjectInfo`."""
 
     def __init__(self, bucket: str, config: StorageConfig) -> None:
+        self._uses_chain = config.uses_chain
+        self._check_keys()
         # botocore's own retries have no limit in time: 40 s and more for a dead endpoint (measured)
         settings = config.model_copy(update={"retries": 0}).for_botocore()
         with _CREATING:
-            self._client: Any = _session().create_client("s3", **settings)
+            self._client: Any = credentials.session().create_client("s3", **settings)
         self._client.meta.events.register("before-parse.s3.ListObjectsV2", _parse_page)
         self._bucket = bucket
+        self._payer = {"RequestPayer": "requester"} if config.requester_pays else {}
         self._retries = config.retries
         self._retry_timeout_s = config.retry_timeout_s
         self._slowest_s = SLOWEST_BODY * config.timeout_s
@@ -70,7 +66,7 @@ class S3Client:
         # Control characters are no XML: EncodingType makes the store percent-encode the keys.
         request = {"Prefix": prefix, "EncodingType": "url", "MaxKeys": page_size}
         while True:
-            page = self._retried(lambda: self._client.list_objects_v2(Bucket=self._bucket, **request))
+            page = self._retried(lambda: self._client.list_objects_v2(Bucket=self._bucket, **request, **self._payer))
             yield from page.get("CnnbatchObjects", ())
             token = page.get("CnnbatchToken")
             if not token:
@@ -83,16 +79,17 @@ class S3Client:
         """Read one whole object, if it still has that ETag."""
         condition = {"IfMatch": quote_etag(etag)} if etag else {}
         read = self._client.get_object
-        return self._retried(lambda: bytes(read(Bucket=self._bucket, Key=key, **condition)["Body"].read()))
+        return self._retried(lambda: bytes(read(Bucket=self._bucket, Key=key, **condition, **self._payer)["Body"].read()))
 
     def has_md5_etag(self, key: str) -> bool:
         """Tell whether the object's ETag can be an MD5: under SSE-KMS and SSE-C it only looks like one."""
-        return _may_be_md5(self._retried(lambda: self._client.head_object(Bucket=self._bucket, Key=key)))
+        return _may_be_md5(self._retried(lambda: self._client.head_object(Bucket=self._bucket, Key=key, **self._payer)))
 
     def get_checked(self, key: str, etag: str | None) -> bytes | None:
         """Read one whole object as `get` does, and compare it with its MD5 or the checksum that the store keeps, where it has
         one; None where it does not agree."""
         condition = {"IfMatch": quote_etag(etag)} if etag else {}
+        condition |= self._payer
 
         def read() -> tuple[bytes, dict[str, Any]]:
             answer = self._client.get_object(Bucket=self._bucket, Key=key, ChecksumMode="ENABLED", **condition)
@@ -105,6 +102,11 @@ class S3Client:
         if etag and MD5.fullmatch(etag) and _may_be_md5(answer):
             return data if hashlib.md5(data, usedforsecurity=False).hexdigest() == etag else None
         return data if agree(data, answer) else None
+
+    def _check_keys(self) -> None:
+        """Fetches them where it is time: inside a request botocore would raise whatever a process that gives them led to."""
+        if self._uses_chain:
+            credentials.current_keys()
 
     def _retried(self, call: Callable[[], Result]) -> Result:
         """What obstore does inside: backoff with jitter, limited in number and in time."""
@@ -125,6 +127,7 @@ class S3Client:
 
         def run() -> None:
             try:
+                self._check_keys()
                 future.set_result(call())
             except Exception as error:  # noqa: BLE001 - raised in the caller's thread
                 future.set_exception(error)

@@ -7,10 +7,15 @@ from typing import NoReturn
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    CredentialRetrievalError,
     HTTPClientError,
     IncompleteReadError,
+    MetadataRetrievalError,
     NoCredentialsError,
     ReadTimeoutError,
+    SSOError,
+    SSOTokenLoadError,
+    TokenRetrievalError,
 )
 from botocore.exceptions import ConnectionError as BotocoreConnectionError
 from obstore.exceptions import BaseError
@@ -27,13 +32,15 @@ _SENTENCES = {
     "InvalidToken": "the credentials are wrong: the session token is not valid",
     "ExpiredToken": "the credentials have expired",
     "RequestTimeTooSkewed": "this machine's clock is wrong, so the store refuses its signatures",
-    "AccessDenied": "the credentials do not permit it",
+    "AccessDenied": "the credentials do not permit it; or the requester has to pay: storage.requester_pays=true",
     "PermanentRedirect": "the bucket is in another region: set AWS_REGION",
     "AuthorizationHeaderMalformed": "the bucket is in another region: set AWS_REGION",
     "SlowDown": "the store is overloaded (503), also after the retries",
     "InternalError": "the store had an internal error, also after the retries",
     "Unreachable": "the endpoint cannot be reached",
     "Timeout": "the store did not answer in time",
+    "LoginExpired": "the SSO session has ended: log in again (aws sso login)",
+    "NoKeys": "the credentials could not be fetched, by the process, role or endpoint that the AWS profile names",
     "NoCredentials": "there are no credentials: set AWS_ACCESS_KEY_ID or AWS_PROFILE, or anonymous",
     "NotFound": "there is no such object",
     "PreconditionFailed": "it changed after it was listed",
@@ -63,6 +70,9 @@ _ARROWS = re.compile("\x1b\\[[0-9;]*m|↳")
 _PATTERNS = (
     (re.compile(r"<Code>(\w+)</Code>"), ""),
     (re.compile(r"169\.254\.169\.254|169\.254\.170\.2"), "NoCredentials"),
+    (re.compile(r"Unable to locate credentials"), "NoCredentials"),
+    (re.compile(r"SSO|aws sso login"), "LoginExpired"),
+    (re.compile(r"Error when retrieving (?:credentials|metadata)"), "NoKeys"),
     (re.compile(r"incorrectly configured region"), "PermanentRedirect"),
     (re.compile(r"status code:? (\d+)"), ""),
     (re.compile(r"kind: Connect|dns error|tcp connect error|connection closed|Connection reset"), "Unreachable"),
@@ -93,6 +103,10 @@ def _candidates(error: Exception) -> Iterator[str]:
         yield "Truncated"
     elif isinstance(error, NoCredentialsError):
         yield "NoCredentials"
+    elif isinstance(error, SSOError | SSOTokenLoadError | TokenRetrievalError):
+        yield "LoginExpired"
+    elif isinstance(error, CredentialRetrievalError | MetadataRetrievalError):
+        yield "NoKeys"
     elif isinstance(error, HTTPClientError | BotocoreConnectionError):
         yield "Timeout" if "imed out" in str(error) or isinstance(error, ReadTimeoutError) else "Unreachable"
     else:

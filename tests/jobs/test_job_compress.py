@@ -14,10 +14,10 @@ import pytest
 from cnnbatch import cli
 from cnnbatch.archive import ArchiveLog, ArchiveRow, Lease, open_archive
 from cnnbatch.archive.restore import removed_rows
-from cnnbatch.errors import CodecFileError, StorageError
-from cnnbatch.storage import open_store
+from cnnbatch.errors import CodecFileError, StorageError, UsageError
+from cnnbatch.storage import StorageConfig, open_store
 from jobs import compress, engine
-from jobs.settings import CompressConfig
+from jobs.settings import CompressConfig, resolve
 from tests.archive.counting import CountingRelay
 from tests.conftest import Bucket
 from tests.jobs.conftest import Ended, Jobs, files_below, run_inline
@@ -343,6 +343,18 @@ def test_no_image_and_one_image_are_runs_too(jobs: Jobs, tmp_path: Path, archive
     ended = jobs.compress(source, archive, "--json")
     check_counts(ended)
     assert (ended.code, ended.outcomes) == (0, {"cnn": 1})
+
+
+def test_digits_are_text_where_text_is_wanted(tmp_path: Path) -> None:
+    words = ["storage.access_key_id=0123456789", "storage.secret_access_key=98765432", "storage.timeout_s=5", "codec=1e3"]
+    words += ["archive=2024-01-01", "planning.folder=null", "shards.images=7", "exclude=['*.txt']", 'source="007"']
+    config = resolve(CompressConfig, file=None, flags={}, words=words)
+    assert config.storage == {"access_key_id": "0123456789", "secret_access_key": "98765432", "timeout_s": 5}
+    assert (config.codec, config.archive, config.source, config.planning.folder) == ("1e3", "2024-01-01", "007", None)
+    assert (config.shards.images, config.exclude) == (7, ("*.txt",))
+    assert StorageConfig.from_environment(**config.storage).for_botocore()["aws_access_key_id"] == "0123456789"
+    with pytest.raises(UsageError, match="in YAML, digits need quotes"):
+        StorageConfig.from_environment(access_key_id=123, secret_access_key="x")
 
 
 def test_options_and_settings_mix_in_any_order_and_win_over_the_file(jobs: Jobs, source: Path, archive: Path) -> None:

@@ -24,6 +24,8 @@ class FaultyS3:
         self.page = b"<ListBucketResult/>"
         """Every page of every listing."""
         self.requests: Counter[str] = Counter()
+        self.payers: list[str | None] = []
+        """Of each request, who pays."""
         self.port = 0
         self.ended = Event()
 
@@ -74,6 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         key = unquote(urlsplit(self.path).path).removeprefix("/bucket/")
         fault = self.state.next_fault(key)
+        self.state.payers.append(self.headers.get("x-amz-request-payer"))
         if key == "/bucket":
             self._answer(200, self.state.page, "")
         elif fault.isdigit():

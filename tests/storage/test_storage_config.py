@@ -2,6 +2,7 @@
 
 import pickle
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,9 +11,12 @@ import s3fs
 from deltalake import DeltaTable, write_deltalake
 from pydantic import ValidationError
 
-from cnnbatch.errors import UsageError
-from cnnbatch.storage import StorageConfig, open_store
+from cnnbatch.archive import ArchiveLog
+from cnnbatch.errors import StorageError, Unreadable, UsageError
+from cnnbatch.storage import ObjectInfo, StorageConfig, open_store
 from tests.conftest import Bucket
+from tests.seaweedfs import ACCESS_KEY, SECRET_KEY
+from tests.storage.faulty_s3 import faulty_s3
 
 SECRET = "a-secret-that-must-not-be-seen"
 WITH_KEYS = {"access_key_id": "the-key", "secret_access_key": SECRET, "session_token": SECRET}
@@ -132,3 +136,74 @@ def test_a_password_in_a_url_is_not_in_the_stores_url() -> None:
 def test_the_configuration_travels_with_its_secrets() -> None:
     config = StorageConfig(**WITH_KEYS)
     assert pickle.loads(pickle.dumps(config)) == config
+
+
+PROCESS = """\
+#!/bin/sh
+echo x >>{folder}/calls
+expires=$(date -u -d '+{minutes} minutes' +%Y-%m-%dT%H:%M:%SZ)
+cat <<END
+{{"Version": 1, "AccessKeyId": "{key}", "SecretAccessKey": "{secret}", "Expiration": "$expires"}}
+END
+"""
+
+
+def use_process(folder: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str, script: str) -> None:
+    """A profile whose keys a process gives."""
+    (folder / "keys.sh").write_text(script)
+    (folder / "keys.sh").chmod(0o700)
+    lines = ["[profile work]", f"endpoint_url = {endpoint}", "region = us-east-1", f"credential_process = {folder / 'keys.sh'}"]
+    (folder / "config").write_text("\n".join(lines))
+    monkeypatch.setenv("AWS_PROFILE", "work")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.mark.parametrize(("minutes", "calls"), [(60, 1), (5, 3)])
+def test_keys_of_a_process_reach_every_client_and_are_fetched_anew_before_they_expire(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, minutes: int, calls: int
+) -> None:
+    script = PROCESS.format(folder=tmp_path, minutes=minutes, key=ACCESS_KEY, secret=SECRET_KEY)
+    use_process(tmp_path, monkeypatch, bucket.server.endpoint, script)
+    config = StorageConfig.from_environment()
+    assert (config.access_key_id, config.endpoint) == (None, bucket.server.endpoint)
+    store = open_store(bucket.url, config)
+    store.put("a", b"x")
+    assert [store.get(info) for info in store.list()] == [b"x"]
+    write_deltalake(f"{bucket.url}/table", pa.table({"n": [1]}), storage_options=config.for_deltalake())
+    found = len((tmp_path / "calls").read_text().split())
+    assert (found == 1) if calls == 1 else (found >= calls)  # those that expire at once are asked for by each client
+
+
+@pytest.mark.parametrize("script", [f"#!/bin/sh\necho {SECRET} >&2; exit 1\n", f"#!/bin/sh\necho {SECRET}\n", "#!/nowhere\n"])
+def test_keys_that_cannot_be_fetched_are_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str) -> None:
+    use_process(tmp_path, monkeypatch, "http://127.0.0.1:9", script)
+    store = open_store("s3://bucket/a", StorageConfig.from_environment())
+    log = ArchiveLog(store.url)
+    for attempt in (store.check, lambda: store.put("a", b"x"), lambda: store.get(ObjectInfo("a", 1)), log.snapshot):
+        with pytest.raises(StorageError, match="the credentials could not be fetched") as caught:
+            attempt()
+        assert SECRET not in str(caught.value)
+
+
+def test_a_requester_who_pays_says_so_in_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    with faulty_s3() as s3:
+        infos = {key: s3.add(key, b"x") for key in ("a", "b\n")}  # obstore cannot name the second
+        config = s3.config.model_copy(update={"requester_pays": True})
+        store = open_store("s3://bucket", config)
+        assert [store.get(info) for info in infos.values()] == [b"x", b"x"]
+        assert (list(store.list()), store.head("a") is None) == ([], False)
+        store.get(replace(infos["a"], etag="0" * 32 + "-2"))
+        assert set(s3.payers) == {"requester"}
+        open_store("s3://bucket", s3.config).get(infos["a"])
+        assert s3.payers[-1] is None
+    assert config.for_deltalake()["AWS_REQUEST_PAYER"] == "true"
+    assert "storage.requester_pays=true" in trouble_of("code AccessDenied")
+
+
+def trouble_of(fault: str) -> str:
+    with faulty_s3() as s3:
+        info = s3.add("a", b"x")
+        s3.faults["a"] = fault
+        with pytest.raises(Unreadable) as caught:
+            open_store("s3://bucket", s3.config).get(info)
+        return str(caught.value)
