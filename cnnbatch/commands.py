@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from cnnbatch import reading
 from cnnbatch.archive import ArchiveInfo, ArchiveRow
+from cnnbatch.archive.schema import BLOBS
 from cnnbatch.archive.single import MAX_FILE_BYTES, dump_cnb, parse_cnb
 from cnnbatch.errors import ArchiveError, StorageError, Unreadable, UsageError
 from cnnbatch.reading import CodecFiles, Picture
@@ -28,7 +29,6 @@ from cnnbatch.storage.durable import create_file, replace_file
 ENDINGS: Final = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
 STDOUT: Final = "-"
 RUN_ID: Final = "cnnbatch-encode"
-_BLOBS: Final = ("exif", "icc", "xmp", "alpha")
 
 
 def info(options: argparse.Namespace) -> None:
@@ -200,12 +200,12 @@ def _row_document(row: ArchiveRow) -> dict[str, Any]:
     document: dict[str, Any] = {name: getattr(row, name) for name in reading.LISTED}
     document |= {name: getattr(row, name) for name in ("mode", "payload_coding", "run_id")}
     document |= {"source_sha256": row.source_sha256.hex(), "ingested_at": row.ingested_at.isoformat()}
-    return document | {f"{name}_bytes": len(getattr(row, name) or b"") for name in ("payload", *_BLOBS)}
+    return document | {f"{name}_bytes": len(getattr(row, name) or b"") for name in ("payload", *BLOBS)}
 
 
 def _describe_row(row: ArchiveRow) -> str:
     size = f"{row.width} × {row.height}" if row.width else "unknown size"
-    kept = len(row.payload) + sum(len(getattr(row, name) or b"") for name in _BLOBS)
+    kept = len(row.payload) + sum(len(getattr(row, name) or b"") for name in BLOBS)
     line = f"{row.key}: {row.source_format}, {size}, {row.source_size:,} → {kept:,} bytes, {row.outcome}"
     if row.outcome == "store":
         return visible(f"{line} ({row.reason}; {row.payload_coding})")

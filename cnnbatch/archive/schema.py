@@ -32,6 +32,7 @@ SCHEMA = pa.schema(
         pa.field("exif", pa.binary()),
         pa.field("icc", pa.binary()),
         pa.field("xmp", pa.binary()),
+        pa.field("segments", pa.binary()),
         pa.field("alpha", pa.binary()),
         pa.field("outcome", pa.string(), nullable=False),
         pa.field("reason", pa.string()),
@@ -45,7 +46,7 @@ SCHEMA = pa.schema(
         pa.field("payload", pa.binary(), nullable=False),
     ]
 )
-BLOBS = ("exif", "icc", "xmp", "alpha")  # compressed, but without statistics: a minimum of pixels helps nobody
+BLOBS = ("exif", "icc", "xmp", "segments", "alpha")  # compressed, but without statistics: a minimum of pixels helps nobody
 PAYLOAD_CODINGS = {"cnn": ("cnn",), "store": ("verbatim", "jpegxl-transcode")}  # outcome → how the payload may be coded
 
 SHA256_BYTES = 32
@@ -64,6 +65,7 @@ MAX_BYTES = {
     "exif": 1 << 26,
     "icc": 1 << 26,
     "xmp": 1 << 26,
+    "segments": 1 << 26,
     "alpha": MAX_PAYLOAD_BYTES,
     "payload": MAX_PAYLOAD_BYTES,
 }
@@ -86,6 +88,7 @@ class ArchiveRow:
     exif: bytes | None = None
     icc: bytes | None = None
     xmp: bytes | None = None
+    segments: bytes | None = None
     alpha: bytes | None = None
     outcome: str
     reason: str | None = None

@@ -79,6 +79,7 @@ FIELDS: Final[dict[int, tuple[str, _Kind]]] = {
     21: ("run_id", _TEXT),
     22: ("payload_sha256", _DIGEST),
     23: ("payload", _BYTES),
+    24: ("segments", _BYTES),
 }
 """Number → column of the archive table and how it is written. A number never changes its meaning."""
 

@@ -88,13 +88,10 @@ class HyperpriorCoder:
             raise CodecFileError(f"codec {self.file.id[:12]}: the scale net computes differently on {self.device}; refused")
 
     def refusal(self, image: Pixels) -> str | None:
-        """None: images of any size, gray or colour, up to the limits of the format, beyond which ValueError."""
+        """``too-large`` beyond the limits of the format; else images of any size, gray or colour."""
         check_image(image)
-        if image.shape[0] * image.shape[1] > MAX_PIXELS or max(image.shape[:2]) > MAX_SIDE:
-            raise ValueError(
-                f"an image has 1…{MAX_PIXELS} pixels and sides up to {MAX_SIDE}, got {image.shape[1]} × {image.shape[0]}"
-            )
-        return None
+        height, width = image.shape[:2]
+        return "too-large" if height * width > MAX_PIXELS or max(height, width) > MAX_SIDE else None
 
     def compress(self, images: Sequence[Pixels], qualities: Sequence[float], *, effort: int) -> list[bytes]:
         """See `Coder.compress`; gradients hold on to much memory, hence smaller tiles with more than one.

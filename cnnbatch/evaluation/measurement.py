@@ -16,7 +16,7 @@ from cnnbatch.errors import Undecodable, Unreadable
 from cnnbatch.evaluation.codecs import CodecSpec, ImageCodec, Pixels
 from cnnbatch.evaluation.machine import hardware
 from cnnbatch.evaluation.measures import distortion
-from cnnbatch.images import DecodedImage, decode, transcode_jpeg
+from cnnbatch.images import decode, transcode_jpeg
 from cnnbatch.storage import ObjectInfo, Store
 from cnnbatch.storage.interface import FAULTS
 
@@ -70,7 +70,7 @@ class Measured:
     """What became of one `MeasureTask`.
 
     ``lossless_bytes``: of the file as an archive keeps it without loss, a JPEG as its transcode; None: not asked for.
-    ``side_bytes``: alpha, EXIF, ICC and XMP, which an archive keeps beside the coded colours. ``format``, ``width``
+    ``side_bytes``: alpha, EXIF, ICC, XMP and segments, which an archive keeps beside the coded colours. ``format``, ``width``
     and ``height`` are None where the file was not decoded; ``rows`` is then the one that says why. ``machine``: that measured.
     """
 
@@ -133,7 +133,7 @@ class Measurer:
         ]
         height, width = image.pixels.shape[:2]
         return Measured(
-            task.info.key, len(data), lossless, tuple(rows), image.format, width, height, side_bytes(image), self._machine
+            task.info.key, len(data), lossless, tuple(rows), image.format, width, height, image.side_bytes, self._machine
         )
 
     def _warm_up(self, image: Pixels) -> None:
@@ -160,11 +160,6 @@ def read(source: Store, info: ObjectInfo, limits: Limits) -> bytes:
 def lossless_bytes(data: bytes) -> int:
     """Of a file as an archive keeps it without loss: a JPEG as JPEG XL transcode where that is smaller, else verbatim."""
     return len(transcode_jpeg(data) or data)
-
-
-def side_bytes(image: DecodedImage) -> int:
-    """What an archive keeps of a file beside its colours."""
-    return sum(len(blob) for blob in (image.alpha, image.exif, image.icc, image.xmp) if blob)
 
 
 def measure(codec: ImageCodec, quality: float, image: Pixels, *, with_ms_ssim: bool = True) -> Row:

@@ -9,6 +9,7 @@ limit here is the caller's and is compared with the header before.
 import io
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import imagecodecs
@@ -25,7 +26,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 from cnnbatch.errors import Undecodable
 from cnnbatch.images import headers, ifd, png, tiff
 from cnnbatch.images.alpha import encode_alpha
-from cnnbatch.images.model import LARGEST_SIDE, DecodedImage, ImageHeader, Scan, bad_image
+from cnnbatch.images.model import LARGEST_SIDE, MAX_SEGMENT_BYTES, DecodedImage, ImageHeader, Scan, bad_image
+from cnnbatch.images.segments import pack
 
 # Pillow warns of a damaged EXIF block inside an AVIF, whose bytes are carried as they are. Filters are process-wide and
 # not safe to change while threads run, so this is done once, at import, and for that one module.
@@ -59,8 +61,8 @@ def decode(data: bytes, *, max_pixels: int) -> DecodedImage:
     """The picture of an image file as it is stored: neither orientation nor profile are applied.
 
     Raises Undecodable (words in `cnnbatch.images.model`) where the file cannot be given back faithfully as 8-bit gray or RGB,
-    alpha, EXIF, ICC and XMP, and before allocating where it has more than ``max_pixels`` pixels. Not carried: JPEG
-    comments, IPTC and thumbnails outside EXIF, up to 4 KiB of PNG text, palettes (the colours stay).
+    alpha, EXIF, ICC, XMP and segments, and before allocating where it has more than ``max_pixels`` pixels. What describes how
+    the file holds its pixels is not carried (palettes, strips, interlacing), and named in ``mode`` where it is said apart.
     """
     found = headers.scan(data)
     _check(found, max_pixels)
@@ -77,14 +79,16 @@ def decode(data: bytes, *, max_pixels: int) -> DecodedImage:
     if pixels.shape[:2] != (header.height, header.width):
         raise Undecodable("corrupt", f"{pixels.shape[1]}x{pixels.shape[0]} pixels under a header of {header}")
     colour, alpha = _split(pixels)
+    dropped = (f"dropped={'+'.join(found.dropped)}",) if found.dropped else ()
     return DecodedImage(
         pixels=colour,
         format=header.format,
-        mode=" ".join((mode, *found.words)),
+        mode=" ".join((mode, *found.words, *dropped)),
         alpha=None if alpha is None else encode_alpha(alpha),
         exif=found.exif,
         icc=found.icc,
         xmp=found.xmp,
+        segments=pack(found.segments),
     )
 
 
@@ -105,6 +109,8 @@ def _check(found: Scan, max_pixels: int) -> None:
         raise Undecodable(reason, f"{header.format} of the mode {header.mode}")
     if found.refusal is not None:
         raise Undecodable(found.refusal, f"{header.format} with content that would be lost: {found.refusal}")
+    if (size := sum(len(segment.data) for segment in found.segments)) > MAX_SEGMENT_BYTES:
+        raise Undecodable("metadata", f"{size} bytes of segments, the limit is {MAX_SEGMENT_BYTES}")
 
 
 def _pillow(data: bytes, found: Scan) -> tuple[Pixels, str, Scan]:
@@ -128,7 +134,8 @@ def _with_metadata(found: Scan, image: Image.Image) -> Scan:
     exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
     if exif:
         ifd.read(exif)  # damaged EXIF could not be written back into an AVIF
-    return headers.bounded(Scan(found.header, exif=exif or None, icc=image.info.get("icc_profile"), xmp=image.info.get("xmp")))
+    icc, xmp = image.info.get("icc_profile"), image.info.get("xmp")
+    return headers.bounded(replace(found, exif=exif or None, icc=icc, xmp=xmp))
 
 
 def _array(image: Image.Image, header: ImageHeader) -> Pixels:

@@ -11,9 +11,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from cnnbatch.errors import ImageError, Undecodable
-from cnnbatch.images import ifd, jpeg, png, tiff
+from cnnbatch.images import gif, ifd, jpeg, png, rasters, tiff, webp
 from cnnbatch.images.alpha import decode_alpha
 from cnnbatch.images.model import FORMATS, LARGEST_SIDE, DecodedImage
+from cnnbatch.images.segments import Segment, unpack
 
 Pixels = NDArray[np.uint8]
 Words = dict[str, str]
@@ -28,10 +29,10 @@ def encode(image: DecodedImage, *, format: str) -> bytes:
 
     What a format cannot hold is left out and nothing is blended: JPEG, BMP and PPM keep the colours
     without the alpha (those under transparent pixels come to light), GIF keeps it as on or off from 128; JPEG leaves out
-    EXIF and XMP over 64 KiB; GIF, BMP and PPM hold no metadata.
+    EXIF and XMP over 64 KiB; GIF, BMP and PPM hold no metadata. Segments are put back where the format is the original's.
 
-    Raises ValueError for an unknown format, ImageError where alpha or EXIF are damaged (``alpha``, ``metadata``) or the
-    format cannot hold the picture (``size``).
+    Raises ValueError for an unknown format, ImageError where alpha, EXIF or segments are damaged (``alpha``, ``metadata``) or
+    the format cannot hold the picture (``size``).
     """
     target = image.format if format == "original" else format
     if target not in WRITERS:
@@ -40,7 +41,9 @@ def encode(image: DecodedImage, *, format: str) -> bytes:
     height, width = image.pixels.shape[:2]
     if max(height, width) > LARGEST_SIDE.get(target, max(height, width)):
         raise ImageError("size", f"{width}x{height} pixels, {target} holds at most {LARGEST_SIDE[target]} a side")
-    return WRITERS[target](_samples(image, words), image, words)
+    data = WRITERS[target](_samples(image, words), image, words)
+    segments = unpack(image.segments) if target == image.format else []
+    return SEGMENT_WRITERS[target](data, segments) if segments else data
 
 
 def _samples(image: DecodedImage, words: Words) -> Pixels:
@@ -152,7 +155,8 @@ def _tiff(samples: Pixels, image: DecodedImage, words: Words) -> bytes:
     _check_exif(image)
     picture = np.not_equal(samples, 0) if _is_bilevel(samples, image) else samples
     data = _save(picture, "TIFF", compression="tiff_adobe_deflate")
-    return tiff.graft(data, exif=image.exif, icc=image.icc, xmp=image.xmp)
+    segments = unpack(image.segments) if image.format == "tiff" else []  # in the same directory
+    return tiff.graft(data, exif=image.exif, icc=image.icc, xmp=image.xmp, segments=segments)
 
 
 def _gif(samples: Pixels, image: DecodedImage, words: Words) -> bytes:
@@ -199,4 +203,15 @@ WRITERS: Final[dict[str, Callable[[Pixels, DecodedImage, Words], bytes]]] = {
     "tiff": _tiff,
     "avif": _avif,
     "ppm": _ppm,
+}
+
+SEGMENT_WRITERS: Final[dict[str, Callable[[bytes, list[Segment]], bytes]]] = {
+    "jpeg": jpeg.with_segments,
+    "png": png.with_segments,
+    "gif": gif.with_segments,
+    "webp": webp.with_segments,
+    "bmp": rasters.with_segments_bmp,
+    "tiff": lambda data, _: data,
+    "avif": lambda data, _: data,  # a file with segments is kept as it is
+    "ppm": rasters.with_segments_ppm,
 }

@@ -6,15 +6,22 @@ Layout after TIFF 6.0, section 2; classic TIFF only.
 
 import struct
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cnnbatch.errors import Undecodable
 
 TYPE_SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 SWAP_UNITS: Final = {3: 2, 4: 4, 5: 4, 8: 2, 9: 4, 10: 4, 11: 4, 12: 8, 13: 4}  # rationals are two longs
+INTEGERS: Final = {1: "<u1", 3: "<u2", 4: "<u4", 13: "<u4"}
 EXIF_IFD, GPS_IFD, INTEROP_IFD = 34665, 34853, 40965
 LONG: Final = 4
 MAX_DEPTH: Final = 3
+MAX_ENTRIES: Final = 4096
+"""Tags of a directory; there are some hundred in use."""
+MAX_INTS: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,21 +32,32 @@ class Entry:
     count: int
     value: bytes
 
-    def ints(self) -> tuple[int, ...]:
+    def array(self) -> NDArray[Any]:
         """The values of a BYTE, SHORT or LONG entry; raises Undecodable for another type."""
-        code = {1: "B", 3: "H", 4: "I", 13: "I"}.get(self.type)
-        if code is None:
+        if self.type not in INTEGERS:
             raise Undecodable("corrupt", f"TIFF number of type {self.type}")
-        return struct.unpack(f"<{self.count}{code}", self.value)
+        return np.frombuffer(self.value, INTEGERS[self.type])
+
+    def ints(self) -> tuple[int, ...]:
+        """The same, where a few are expected."""
+        if self.count > MAX_INTS:
+            raise Undecodable("corrupt", f"{self.count} TIFF numbers where a few are expected")
+        return tuple(self.array().tolist())
 
 
 @dataclass(slots=True)
 class Ifd:
-    """A directory: its entries by tag, the directories below it by the tag that points to them."""
+    """A directory: its entries by tag, the directories below it by the tag that points to them.
+
+    ``is_odd``: it or one below has a tag twice, a value of an unknown type, or further directories behind it.
+    ``extents`` are the (start, end) of all that was read.
+    """
 
     entries: dict[int, Entry] = field(default_factory=dict)
     children: dict[int, "Ifd"] = field(default_factory=dict)
     has_next: bool = False
+    is_odd: bool = False
+    extents: list[tuple[int, int]] = field(default_factory=list)
 
     def ints(self, tag: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
         """The numbers of ``tag``; ``default`` where it is absent or empty."""
@@ -57,41 +75,53 @@ def read(data: bytes) -> Ifd:
     magic, offset = struct.unpack(order + "HI", data[2:8])
     if magic != 42:
         raise Undecodable("unsupported" if magic == 43 else "corrupt", f"TIFF magic number {magic}")
-    return _read_at(data, offset, order, MAX_DEPTH)
+    return _Reader(data, order).read(offset, MAX_DEPTH)
 
 
-def _read_at(data: bytes, offset: int, order: str, depth: int) -> Ifd:
-    (count,) = struct.unpack(order + "H", _slice(data, offset, 2))
-    table = _slice(data, offset + 2, 12 * count)
-    # Many files end right behind the table, without the link to the next directory.
-    ifd = Ifd(has_next=any(data[offset + 2 + 12 * count :][:4]))
-    total = 0
-    for tag, kind, length, inline in struct.iter_unpack(order + "HHI4s", table):
-        size = TYPE_SIZES.get(kind, 0) * length
-        total += size
-        if total > len(data):  # overlapping values: a small file that grows
+class _Reader:
+    """Reads no more bytes than the file has: directories and values that overlap would make a small file a long one."""
+
+    def __init__(self, data: bytes, order: str) -> None:
+        self.data, self.order = data, order
+        self.extents = [(0, 8)]
+        self.left = len(data)
+
+    def read(self, offset: int, depth: int) -> Ifd:
+        (count,) = struct.unpack(self.order + "H", self.slice(offset, 2))
+        if count > MAX_ENTRIES:
+            raise Undecodable("corrupt", f"TIFF directory of {count} entries")
+        table = self.slice(offset + 2, 12 * count)
+        end = offset + 2 + 12 * count
+        self.extents.append((end, end + 4))  # many files end here, without the link to the next directory
+        ifd = Ifd(has_next=any(self.data[end : end + 4]), extents=self.extents)
+        for tag, kind, length, inline in struct.iter_unpack(self.order + "HHI4s", table):
+            size = TYPE_SIZES.get(kind, 0) * length
+            if tag in ifd.entries or kind not in TYPE_SIZES:
+                ifd.is_odd = True
+            elif size:
+                raw = inline[:size] if size <= 4 else self.slice(struct.unpack(self.order + "I", inline)[0], size)
+                ifd.entries[tag] = Entry(kind, length, self.little(raw, kind))
+        for tag in (EXIF_IFD, GPS_IFD, INTEROP_IFD):
+            if tag in ifd.entries and depth:
+                (child,) = ifd.entries.pop(tag).ints()[:1]
+                ifd.children[tag] = below = self.read(child, depth - 1)
+                ifd.is_odd |= below.is_odd or below.has_next
+        return ifd
+
+    def slice(self, start: int, length: int) -> bytes:
+        if start + length > len(self.data):
+            raise Undecodable("truncated", f"TIFF of {len(self.data)} bytes refers to byte {start + length}")
+        self.left -= length
+        if self.left < 0:
             raise Undecodable("corrupt", "TIFF values larger than the file")
-        raw = inline[:size] if size <= 4 else _slice(data, struct.unpack(order + "I", inline)[0], size)
-        if size:
-            ifd.entries.setdefault(tag, Entry(kind, length, _little(raw, kind, order)))
-    for tag in (EXIF_IFD, GPS_IFD, INTEROP_IFD):
-        if tag in ifd.entries and depth:
-            (child,) = ifd.entries.pop(tag).ints()[:1]
-            ifd.children[tag] = _read_at(data, child, order, depth - 1)
-    return ifd
+        self.extents.append((start, start + length))
+        return self.data[start : start + length]
 
-
-def _slice(data: bytes, start: int, length: int) -> bytes:
-    if start + length > len(data):
-        raise Undecodable("truncated", f"TIFF of {len(data)} bytes refers to byte {start + length}")
-    return data[start : start + length]
-
-
-def _little(raw: bytes, kind: int, order: str) -> bytes:
-    unit = SWAP_UNITS.get(kind, 1)
-    if order == "<" or unit == 1:
-        return raw
-    return b"".join(raw[start : start + unit][::-1] for start in range(0, len(raw), unit))
+    def little(self, raw: bytes, kind: int) -> bytes:
+        unit = SWAP_UNITS.get(kind, 1)
+        if self.order == "<" or unit == 1:
+            return raw
+        return np.frombuffer(raw, f">u{unit}").astype(f"<u{unit}").tobytes()
 
 
 def write(ifd: Ifd) -> bytes:

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cnnbatch.errors import Undecodable
-from cnnbatch.images.model import MAX_DROPPED_BYTES, ImageHeader, Scan
+from cnnbatch.images.model import MAX_TRAILING_BYTES, ImageHeader, Scan
+from cnnbatch.images.segments import AFTER, BEFORE, Segment, joined
 
-SOI, EOI, SOS = 0xD8, 0xD9, 0xDA
+SOI, EOI, SOS, COM = 0xD8, 0xD9, 0xDA, 0xFE
+APP0, APP1, APP2, APP11, APP14 = 0xE0, 0xE1, 0xE2, 0xEB, 0xEE
 SOF_DECODABLE: Final = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # baseline, extended, progressive; Huffman and arithmetic
 SOF_ALL: Final = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # ITU-T T.81 table B.1
 MARKER: Final = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # in entropy-coded data: neither stuffed zero nor RSTn
@@ -19,8 +21,13 @@ MAX_SCANS: Final = 100  # encoders write about ten; each pass costs a whole pict
 
 EXIF: Final = b"Exif\0\0"
 XMP: Final = b"http://ns.adobe.com/xap/1.0/\0"
-XMP_EXTENSION: Final = b"http://ns.adobe.com/xmp/extension/\0"
 ICC: Final = b"ICC_PROFILE\0"
+JFIF: Final = b"JFIF\0"
+MULTI_PICTURE: Final = b"MPF\0"
+ADOBE: Final = b"Adobe"
+PLAIN_JFIF_BYTES: Final = 14
+"""Without a thumbnail."""
+
 MAX_EXIF: Final = 65533 - len(EXIF)  # what one APP1 segment holds, which is all that Pillow writes
 MAX_XMP: Final = 65533 - len(XMP)
 MAX_ICC: Final = 255 * (65533 - len(ICC) - 2)
@@ -30,28 +37,93 @@ MODES: Final = {1: "L", 3: "RGB", 4: "CMYK"}
 @dataclass(slots=True)
 class _Segments:
     frame: tuple[int, bytes] | None = None  # the SOFn marker and its segment
-    apps: list[tuple[int, bytes]] = field(default_factory=list)
+    apps: list[tuple[int, bytes]] = field(default_factory=list)  # APPn and comments
     num_scans: int = 0
     end: int = 0  # position behind EOI
 
 
 def scan(data: bytes) -> Scan:
-    """Header and metadata of a JPEG; a second picture behind the first (MPO, gain map) counts as a frame."""
+    """Header, metadata and all other segments of a JPEG; a second picture behind the first (MPO, gain map) is a frame."""
     segments = _walk(data)
     if segments.frame is None:
         raise Undecodable("corrupt", "JPEG without a frame header")
     marker, frame = segments.frame
     header = _header(frame, num_frames=2 if data.find(b"\xff\xd8\xff", segments.end) >= 0 else 1)
-    exif = b"".join(body[len(EXIF) :] for app, body in segments.apps if app == 0xE1 and body.startswith(EXIF))
-    packets = [body[len(XMP) :] for app, body in segments.apps if app == 0xE1 and body.startswith(XMP)]
-    return Scan(
-        header=header,
-        exif=exif or None,
-        icc=_icc([body for app, body in segments.apps if app == 0xE2 and body.startswith(ICC)]),
-        xmp=packets[-1] if packets and packets[-1] else None,
-        words=_density([body for app, body in segments.apps if app == 0xE0]),
-        refusal=_refusal(segments, marker, len(exif), data),
-    )
+    left = _Left(segments.apps)
+    exif, xmp = left.take_first(APP1, EXIF), left.take_first(APP1, XMP)
+    icc = left.take_profile()
+    words = left.take_density()
+    left.drop(APP14, ADOBE)  # how these colours are coded
+    trailing = data[segments.end :]
+    refusal = _refusal(segments, marker, trailing, left)
+    if len(trailing) > MAX_TRAILING_BYTES and not trailing.strip(b"\0\xff"):
+        return Scan(header, exif, icc, xmp, words, refusal, left.as_segments(b""), ("padding",))
+    return Scan(header, exif, icc, xmp, words, refusal, left.as_segments(trailing))
+
+
+class _Left:
+    """The segments that nothing else carries yet, in order."""
+
+    def __init__(self, apps: list[tuple[int, bytes]]) -> None:
+        self.apps = list(apps)
+
+    def take_first(self, marker: int, start: bytes) -> bytes | None:
+        """What follows ``start``; a further one is carried as a segment, as readers differ in which they believe."""
+        for index, (app, body) in enumerate(self.apps):
+            if app == marker and body.startswith(start) and len(body) > len(start):
+                del self.apps[index]
+                return body[len(start) :]
+        return None
+
+    def take_profile(self) -> bytes | None:
+        """The profile of its APP2 parts; None where one is missing, as every viewer ignores it then."""
+        parts = [body for app, body in self.apps if app == APP2 and body.startswith(ICC) and len(body) > len(ICC) + 2]
+        chunks = {part[12]: part[14:] for part in parts}
+        if not chunks or sorted(chunks) != list(range(1, parts[0][13] + 1)) or len(parts) != len(chunks):
+            return None
+        self.drop(APP2, ICC)
+        return b"".join(chunks[number] for number in sorted(chunks))
+
+    def take_density(self) -> tuple[str, ...]:
+        """The resolution as a word; a JFIF segment that says more than that is left."""
+        found = [body for app, body in self.apps if app == APP0 and body.startswith(JFIF)]
+        if len(found) != 1 or len(found[0]) != PLAIN_JFIF_BYTES:
+            return ()
+        [jfif] = found
+        x, y = int.from_bytes(jfif[8:10], "big"), int.from_bytes(jfif[10:12], "big")
+        if jfif[7] not in (1, 2):
+            if x == y:
+                self.apps.remove((APP0, jfif))
+            return ()
+        self.apps.remove((APP0, jfif))
+        unit = 1 if jfif[7] == 1 else 2.54  # dots per inch, dots per cm
+        return (f"dpi={x * unit:g}x{y * unit:g}",) if x and y else ()
+
+    def drop(self, marker: int, start: bytes) -> None:
+        self.apps = [(app, body) for app, body in self.apps if app != marker or not body.startswith(start)]
+
+    def as_segments(self, trailing: bytes) -> tuple[Segment, ...]:
+        found = [Segment(BEFORE, _marked(app, body)) for app, body in self.apps]
+        return tuple(found + ([Segment(AFTER, trailing)] if trailing else []))
+
+
+def _marked(marker: int, body: bytes) -> bytes:
+    return bytes((0xFF, marker)) + (len(body) + 2).to_bytes(2, "big") + body
+
+
+def with_segments(data: bytes, segments: list[Segment]) -> bytes:
+    """The JPEG ``data``, as Pillow writes it, with further segments behind its own; a JFIF segment takes the place of its."""
+    position, own = 2, []
+    while data[position + 1] == COM or APP0 <= data[position + 1] <= 0xEF:
+        end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        own.append(data[position:end])
+        position = end
+    carried = [segment.data for segment in segments if segment.place == BEFORE]
+    jfif = next((one for one in carried if one[1:2] == bytes([APP0]) and one[4:].startswith(JFIF)), None)
+    if jfif is not None:
+        carried.remove(jfif)
+        own = [jfif, *(one for one in own if one[1] != APP0)]
+    return b"".join((data[:2], *own, *carried, data[position:], joined(segments, AFTER)))
 
 
 def _walk(data: bytes) -> _Segments:
@@ -68,7 +140,7 @@ def _walk(data: bytes) -> _Segments:
             if found.frame is not None:
                 raise Undecodable("corrupt", "JPEG with two frame headers")
             found.frame = marker, body
-        elif 0xE0 <= marker <= 0xEF:
+        elif APP0 <= marker <= 0xEF or marker == COM:
             found.apps.append((marker, body))
         elif marker == SOS:
             found.num_scans += 1
@@ -112,30 +184,13 @@ def _header(frame: bytes, *, num_frames: int) -> ImageHeader:
     return ImageHeader("jpeg", width, height, mode, bits_per_sample=frame[0], num_frames=num_frames)
 
 
-def _icc(parts: list[bytes]) -> bytes | None:
-    """The profile of its APP2 parts; None where one is missing, as every viewer ignores it then."""
-    chunks = {part[12]: part[14:] for part in parts if len(part) > 14}
-    if not chunks or sorted(chunks) != list(range(1, parts[0][13] + 1)):
-        return None
-    return b"".join(chunks[number] for number in sorted(chunks))
-
-
-def _density(apps: list[bytes]) -> tuple[str, ...]:
-    jfif = next((app for app in apps if app.startswith(b"JFIF\0") and len(app) >= 12), None)
-    if jfif is None or jfif[7] not in (1, 2):
-        return ()
-    unit = 1 if jfif[7] == 1 else 2.54  # dots per inch, dots per cm
-    x, y = int.from_bytes(jfif[8:10], "big"), int.from_bytes(jfif[10:12], "big")
-    return (f"dpi={x * unit:g}x{y * unit:g}",) if x and y else ()
-
-
-def _refusal(segments: _Segments, marker: int, exif_length: int, data: bytes) -> str | None:
+def _refusal(segments: _Segments, marker: int, trailing: bytes, left: _Left) -> str | None:
     if marker not in SOF_DECODABLE:
         return "unsupported"
     if segments.num_scans == 0 or segments.num_scans > MAX_SCANS:
         return "corrupt"
-    if len(data) - segments.end > MAX_DROPPED_BYTES and data[segments.end :].strip(b"\0\xff"):
+    if len(trailing) > MAX_TRAILING_BYTES and trailing.strip(b"\0\xff"):
         return "trailing-data"
-    # Extended XMP holds depth maps and the like; EXIF over several segments is not written back by Pillow.
-    extended = any(body.startswith(XMP_EXTENSION) for _, body in segments.apps)
-    return "metadata" if extended or exif_length > MAX_EXIF else None
+    # APP11 holds for these very bytes: a C2PA signature of them, or what JPEG XT and JPEG Snack add to them. MPF has offsets.
+    bound = any(app == APP11 or (app == APP2 and body.startswith(MULTI_PICTURE)) for app, body in left.apps)
+    return "metadata" if bound else None

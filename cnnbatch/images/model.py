@@ -7,7 +7,8 @@ Reason words of `Undecodable` (stable: they end up in the archive's ``reason`` c
     9-bit … 16-bit, 24-bit, 32-bit, 64-bit                   more than 8 bits a sample
     cmyk             CMYK or YCCK                            lab              CIE Lab
     multi-frame      animation, pages, stereo or gain map    mode             samples of another kind
-    trailing-data    data after the picture (motion photo)   metadata         metadata the way back cannot write
+    trailing-data    data after the picture (motion photo)   metadata         what cannot be put back, holds for these very
+                                                                              bytes (C2PA), or is most of the file
     unsupported      a variant not read (BigTIFF, lossless JPEG) or not written (sides over `LARGEST_SIDE`)
 """
 
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnnbatch.errors import Undecodable
+from cnnbatch.images.segments import Segment
 
 FORMATS: Final = ("jpeg", "png", "gif", "webp", "bmp", "tiff", "avif", "ppm")
 """Formats that are decoded and written; names as in the column ``source_format``."""
@@ -31,8 +33,11 @@ FORMATS: Final = ("jpeg", "png", "gif", "webp", "bmp", "tiff", "avif", "ppm")
 LARGEST_SIDE: Final = {"jpeg": 65500, "webp": 16383, "gif": 65535, "avif": 65536}
 """Pixels a side that a format can be written with; JPEG: libjpeg's limit. Formats not named here have none that matters."""
 
-MAX_DROPPED_BYTES: Final = 4096
-"""Side data that is not carried (PNG text, bytes after the end): up to here decoration, above it content to keep."""
+MAX_TRAILING_BYTES: Final = 4096
+"""After the end of a picture: more than that is a file of its own (a film, a second picture), and the whole is kept."""
+
+MAX_SEGMENT_BYTES: Final = 1 << 16
+"""Segments that are carried, together: more are what the file is about (readings, layers), and it is kept as it is."""
 
 MAX_METADATA_BYTES: Final = 1 << 24
 """Limit on EXIF, ICC and XMP each, also after decompression: the largest real ICC profiles have a few MB."""
@@ -80,7 +85,8 @@ class ImageHeader:
 class Scan:
     """A file read without decoding: header, metadata, and the reason word if the file cannot be given back faithfully.
 
-    ``exif`` begins with the TIFF byte order mark; ``words`` are the small things that `DecodedImage.mode` carries.
+    ``exif`` begins with the TIFF byte order mark; ``words`` are the small things that `DecodedImage.mode` carries; ``dropped``
+    names what neither is carried nor makes the file be kept: it describes how this file holds its pixels.
     """
 
     header: ImageHeader
@@ -89,6 +95,8 @@ class Scan:
     xmp: bytes | None = None
     words: tuple[str, ...] = ()
     refusal: str | None = None
+    segments: tuple[Segment, ...] = field(default=(), repr=False)
+    dropped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,9 +105,11 @@ class DecodedImage:
 
     ``pixels``: uint8 [H, W, 3] or [H, W] as stored: neither orientation nor profile are applied.
     ``format``: one of `FORMATS`. ``mode``: the original's mode, then ``key=value`` words separated by a space, of which
-    unknown ones are ignored: ``bits=1|2|4`` gray levels, ``dpi=300x300``, and PNG colour chunks in hex (``gAMA=0000b18f``).
+    unknown ones are ignored: ``bits=1|2|4`` gray levels, ``dpi=300x300``, PNG colour chunks in hex (``gAMA=0000b18f``), and
+    ``dropped=iDOT+sBIT`` for what does not come back.
     ``alpha``: the losslessly coded channel (`cnnbatch.images.alpha`), None where the file has none.
-    ``exif`` (from the byte order mark on), ``icc``, ``xmp``: as in the file.
+    ``exif`` (from the byte order mark on), ``icc``, ``xmp``: as in the file. ``segments``: what else is in it
+    (`cnnbatch.images.segments`), for a file of the same format.
     """
 
     pixels: NDArray[np.uint8] = field(repr=False)
@@ -109,6 +119,12 @@ class DecodedImage:
     exif: bytes | None = field(default=None, repr=False)
     icc: bytes | None = field(default=None, repr=False)
     xmp: bytes | None = field(default=None, repr=False)
+    segments: bytes | None = field(default=None, repr=False)
+
+    @property
+    def side_bytes(self) -> int:
+        """Bytes of what goes with the pixels."""
+        return sum(len(blob) for blob in (self.alpha, self.exif, self.icc, self.xmp, self.segments) if blob)
 
 
 @contextmanager

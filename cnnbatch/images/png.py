@@ -15,17 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbatch.errors import Undecodable
-from cnnbatch.images.model import MAX_DROPPED_BYTES, MAX_METADATA_BYTES, ImageHeader, Scan
+from cnnbatch.images.model import MAX_METADATA_BYTES, MAX_TRAILING_BYTES, ImageHeader, Scan
+from cnnbatch.images.segments import AFTER, BEFORE, BEHIND, Segment, joined
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 PIXEL_CHUNKS: Final = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 COLOUR_CHUNKS: Final = {"gAMA": 4, "cHRM": 32, "sRGB": 1, "cICP": 4}
 """Chunks that say what the numbers mean, with their lengths: carried in the mode string where there is no profile."""
-DECORATION: Final = {b"bKGD", b"hIST", b"sBIT", b"tIME", b"acTL", b"fcTL", b"fdAT", b"eXIf", b"iCCP", b"pHYs"}
+CODING_CHUNKS: Final = {b"iDOT", b"acTL", b"fcTL"}
+"""Apple's offsets into the pixel data, an animation of one frame: they say how this file holds its picture."""
+SAMPLE_CHUNKS: Final = {b"bKGD", b"sBIT", b"hIST"}
+"""In terms of the file's samples: carried where those come back as they were."""
+_AS_COLUMN: Final = {b"eXIf", b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"cICP", b"pHYs"}  # among the segments where there are two
+MOVABLE_CHUNKS: Final = _AS_COLUMN | {b"tIME", b"sCAL", b"pCAL", b"sTER", b"mDCV", b"mDCv", b"cLLI", b"cLLi"}
+"""Chunks that may be copied although their names say that an editor who does not know them must not."""
 TINY_BYTES: Final = 1 << 12
 """Unpacked bytes up to which a PNG is read and written here."""
 
-KNOWN: Final = PIXEL_CHUNKS | DECORATION | {name.encode() for name in COLOUR_CHUNKS}
+TEXT_CHUNKS: Final = {b"tEXt", b"zTXt", b"iTXt"}
 XMP_KEYWORD: Final = b"XML:com.adobe.xmp\0"
 MODES: Final = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
 BIT_DEPTHS: Final = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
@@ -49,55 +56,82 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
         yield kind, view[position : end + _CHECKSUM.size]
         position = end + _CHECKSUM.size
         if kind == b"IEND":
-            if len(data) - position > MAX_DROPPED_BYTES:
-                raise Undecodable("trailing-data", f"{len(data) - position} bytes after the end of the PNG")
             return
 
 
 def scan(data: bytes) -> Scan:
-    """Header and metadata of a PNG or APNG."""
+    """Header, metadata and all other chunks of a PNG or APNG."""
     found: dict[bytes, bytes] = {}
-    texts: list[bytes] = []
-    dropped = 0
+    others: list[tuple[bytes, memoryview, int]] = []
+    xmp = None
+    end = len(SIGNATURE)
     for kind, raw in chunks(data):
+        end += len(raw)
         body = raw[8:-4]
         if not found and kind != b"IHDR":
             raise Undecodable("corrupt", f"PNG begins with {kind!r}")
-        if kind in (b"tEXt", b"zTXt", b"iTXt"):
-            texts.append(bytes(body))
-        elif kind == b"IDAT":
-            found[kind] = b""
-        elif kind in KNOWN:
-            found.setdefault(kind, bytes(body))
+        if kind in PIXEL_CHUNKS:
+            found.setdefault(kind, b"" if kind == b"IDAT" else bytes(body))
+        elif kind == b"iTXt" and xmp is None and (packet := _xmp(body)) is not None:
+            xmp = packet
+        elif kind not in found and _is_column(kind, body):
+            found[kind] = bytes(body)
         else:
-            dropped += len(body)
-    xmp = next((text for text in texts if text.startswith(XMP_KEYWORD)), None)
-    dropped += sum(len(text) for text in texts if text is not xmp)
+            others.append((kind, raw, BEHIND if b"IDAT" in found else BEFORE))
+    trailing = data[end:]
+    header = _header(found, num_frames=_num_frames(others))
+    dropped = CODING_CHUNKS if _samples_come_back(header, found) else CODING_CHUNKS | SAMPLE_CHUNKS
+    segments = [Segment(place, bytes(raw)) for kind, raw, place in others if kind not in dropped]
     return Scan(
-        header=_header(found),
+        header=header,
         exif=found.get(b"eXIf") or None,
         icc=_icc(found.get(b"iCCP")),
-        xmp=_xmp(xmp) if xmp is not None else None,
+        xmp=xmp,
         words=_words(found),
-        refusal=_refusal(texts, dropped),
+        refusal="trailing-data" if len(trailing) > MAX_TRAILING_BYTES else _refusal(others),
+        segments=tuple(segments + ([Segment(AFTER, trailing)] if trailing else [])),
+        dropped=tuple(sorted({kind.decode() for kind, _, _ in others if kind in dropped})),
     )
 
 
-def _refusal(texts: list[bytes], dropped: int) -> str | None:
-    # ImageMagick hides EXIF, IPTC and profiles in text chunks; long texts are somebody's content (prompts, workflows).
-    hidden = any(text.startswith(b"Raw profile type") for text in texts)
-    return "metadata" if hidden or dropped > MAX_DROPPED_BYTES else None
+def _is_column(kind: bytes, body: memoryview) -> bool:
+    """Whether a chunk's content travels in a column or a word."""
+    if kind == b"pHYs":
+        return len(body) == 9 and body[8] == 1
+    return kind in (b"eXIf", b"iCCP") or len(body) == COLOUR_CHUNKS.get(kind.decode("latin-1"))
 
 
-def _header(found: dict[bytes, bytes]) -> ImageHeader:
+def _num_frames(others: list[tuple[bytes, memoryview, int]]) -> int:
+    """Pictures of an APNG; a frame of its own beside the still picture makes two."""
+    counts = [int.from_bytes(raw[8:12], "big") for kind, raw, _ in others if kind == b"acTL"]
+    return max([2 if any(kind == b"fdAT" for kind, _, _ in others) else 1, *counts[:1]])
+
+
+def _samples_come_back(header: ImageHeader, found: dict[bytes, bytes]) -> bool:
+    return header.bits_per_sample == 8 and header.mode != "P" and b"tRNS" not in found
+
+
+def _refusal(others: list[tuple[bytes, memoryview, int]]) -> str | None:
+    """Whether a chunk forbids to be copied into a PNG of other pixels (PNG specification, section 5.4), as C2PA's do, or
+    hides EXIF, IPTC and profiles in text, as ImageMagick does."""
+    for kind, raw, _ in others:
+        known = kind in CODING_CHUNKS | SAMPLE_CHUNKS | MOVABLE_CHUNKS
+        ancillary, safe_to_copy = kind[0] & 0x20, kind[3] & 0x20
+        if not known and not (ancillary and safe_to_copy):
+            return "metadata"
+        if kind in TEXT_CHUNKS and bytes(raw[8:24]) == b"Raw profile type":
+            return "metadata"
+    return None
+
+
+def _header(found: dict[bytes, bytes], *, num_frames: int) -> ImageHeader:
     if len(found[b"IHDR"]) != 13 or b"IDAT" not in found:
         raise Undecodable("corrupt", "PNG without a header or without pixel data")
     width, height, bits, colour, compression, filtering, interlace = struct.unpack(">IIBBBBB", found[b"IHDR"])
     if bits not in BIT_DEPTHS.get(colour, ()) or compression or filtering or interlace > 1:
         raise Undecodable("corrupt", f"PNG of colour type {colour} with {bits} bits")
-    num_frames = int.from_bytes(found.get(b"acTL", b"\0\0\0\1")[:4], "big")
     mode = "1" if (colour, bits) == (0, 1) else MODES[colour]
-    return ImageHeader("png", width, height, mode, bits_per_sample=bits, num_frames=max(num_frames, 1))
+    return ImageHeader("png", width, height, mode, bits_per_sample=bits, num_frames=num_frames)
 
 
 def _words(found: dict[bytes, bytes]) -> tuple[str, ...]:
@@ -105,9 +139,8 @@ def _words(found: dict[bytes, bytes]) -> tuple[str, ...]:
     words = [f"bits={bits}"] if colour == 0 and bits in (2, 4) else []
     bodies = ((name, found.get(name.encode(), b"")) for name in COLOUR_CHUNKS)
     words += [f"{name}={body.hex()}" for name, body in bodies if len(body) == COLOUR_CHUNKS[name]]
-    density = found.get(b"pHYs", b"")
-    if len(density) == 9 and density[8] == 1:
-        x, y, _ = struct.unpack(">IIB", density)
+    if b"pHYs" in found:
+        x, y, _ = struct.unpack(">IIB", found[b"pHYs"])
         words.append(f"dpi={x * 0.0254:g}x{y * 0.0254:g}")
     return tuple(words)
 
@@ -118,13 +151,15 @@ def _icc(body: bytes | None) -> bytes | None:
     return _inflate(body.partition(b"\0")[2][1:]) or None
 
 
-def _xmp(text: bytes) -> bytes | None:
-    """The packet of an iTXt body: keyword, compression flag and method, language and translation, text."""
-    rest = text[len(XMP_KEYWORD) :]
-    parts = rest[2:].split(b"\0", 2)
-    if len(parts) < 3:
+def _xmp(text: memoryview) -> bytes | None:
+    """The packet of an iTXt body: keyword, compression flag and method, language and translation, text. None for another
+    text, and for a packet with a language."""
+    if bytes(text[: len(XMP_KEYWORD)]) != XMP_KEYWORD:
         return None
-    return (_inflate(parts[2]) if rest[0] else parts[2]) or None
+    rest = bytes(text[len(XMP_KEYWORD) :])
+    if rest[1:4] != b"\0\0\0":
+        return None
+    return (_inflate(rest[4:]) if rest[0] else rest[4:]) or None
 
 
 def _inflate(data: bytes) -> bytes:
@@ -207,3 +242,12 @@ def write_tiny(samples: NDArray[np.uint8]) -> bytes | None:
 def pixels_only(data: bytes) -> bytes:
     """The same picture as a PNG of `PIXEL_CHUNKS` alone."""
     return b"".join([SIGNATURE, *(raw for kind, raw in chunks(data) if kind in PIXEL_CHUNKS)])
+
+
+def with_segments(data: bytes, segments: list[Segment]) -> bytes:
+    """The PNG ``data`` with further chunks before and behind its pixels, and bytes after its end."""
+    own = list(chunks(data))
+    first = next(index for index, (kind, _) in enumerate(own) if kind == b"IDAT")
+    raw = [chunk for _, chunk in own]
+    before, behind, after = (joined(segments, place) for place in (BEFORE, BEHIND, AFTER))
+    return b"".join((SIGNATURE, *raw[:first], before, *raw[first:-1], behind, raw[-1], after))

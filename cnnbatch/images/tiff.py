@@ -7,12 +7,14 @@ being its thumbnail) or an unknown tag (GeoTIFF coordinates, layers) means: the 
 import struct
 from typing import Final
 
+import numpy as np
 from PIL import TiffTags
 
 from cnnbatch.errors import Undecodable
 from cnnbatch.images import ifd
 from cnnbatch.images.ifd import Entry, Ifd
-from cnnbatch.images.model import MAX_DROPPED_BYTES, ImageHeader, Scan
+from cnnbatch.images.model import MAX_TRAILING_BYTES, ImageHeader, Scan
+from cnnbatch.images.segments import AFTER, BEFORE, Segment, joined
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES = 256, 257, 258, 259, 262, 277
 TILE_WIDTH, TILE_HEIGHT, SUB_IFDS, EXTRA_SAMPLES, SAMPLE_FORMAT = 322, 323, 330, 338, 339
@@ -21,27 +23,64 @@ ASCII, BYTE, UNDEFINED, JPEG_COMPRESSION = 2, 1, 7, 7
 
 CARRIED: Final = frozenset((270, 271, 272, 274, 282, 283, 296, 301, 305, 306, 315, 316, 318, 319, 33432))
 """Descriptive tags, orientation, resolution, white point …: they travel as EXIF."""
-DROPPED: Final = frozenset((269, 285, 297, 33723, 34377))  # document and page name, page number, IPTC, Photoshop
+SEGMENTS: Final = frozenset((269, 285, 297, 33723, 34377))
+"""Document and page name, page number, IPTC, Photoshop: they travel as a directory of their own among the segments."""
 STRUCTURE: Final = frozenset(
     {*range(254, 260), 262, 263, 264, 265, 266, 273, 277, 278, 279, 280, 281, 284, 290, 291, 292, 293, 317, 320, 321}
     | {*range(322, 326), 332, 333, 334, 336, 338, 339, 340, 341, 347, *range(512, 522), 529, 530, 531, 532}
 )
+STRIPS: Final = ((273, 279), (324, 325))  # offsets and byte counts, of strips and of tiles
+MAKER_NOTE: Final = 37500
+OLD_JPEG: Final = 6
 MAX_TILE_PIXELS: Final = 1 << 24
+MAX_VALUES: Final = 1 << 20
+"""Of one structural tag, such as the strips of a picture."""
 
 
 def scan(data: bytes) -> Scan:
-    """Header and metadata of a TIFF."""
+    """Header and metadata of a TIFF, and what is in it beside them."""
     directory = ifd.read(data)
     header = _header(directory)
     icc, xmp = directory.entries.get(ICC), directory.entries.get(XMP)
+    trailing, unreferenced = _beside(directory, data)
+    too_much = max(len(trailing), unreferenced) > MAX_TRAILING_BYTES
     return Scan(
         header=header,
         exif=_exif(directory),
         icc=icc.value if icc else None,
         xmp=xmp.value if xmp else None,
         words=(f"bits={header.bits_per_sample}",) if header.bits_per_sample in (2, 4) and header.mode == "L" else (),
-        refusal=_refusal(directory, header),
+        refusal=_refusal(directory, header) or ("trailing-data" if too_much else None),
+        segments=() if too_much else _segments(directory, trailing),
+        dropped=("unreferenced",) if unreferenced else (),
     )
+
+
+def _segments(directory: Ifd, trailing: bytes) -> tuple[Segment, ...]:
+    tags = Ifd({tag: entry for tag, entry in directory.entries.items() if tag in SEGMENTS})
+    found = [Segment(BEFORE, ifd.write(tags))] if tags.entries else []
+    return tuple(found + ([Segment(AFTER, trailing)] if trailing else []))
+
+
+def _beside(directory: Ifd, data: bytes) -> tuple[bytes, int]:
+    """Bytes after all that the directory refers to, and the number of others that it does not; runs of zeros count as none."""
+    if directory.ints(COMPRESSION, (1,))[0] == OLD_JPEG:  # its tables have no lengths
+        return b"", 0
+    extents = [*directory.extents]
+    for offsets, counts in STRIPS:
+        if offsets not in directory.entries:
+            continue
+        if counts not in directory.entries or directory.entries[offsets].count > MAX_VALUES:
+            return b"", 0
+        if directory.entries[offsets].count == directory.entries[counts].count:
+            starts, lengths = (directory.entries[tag].array().astype(np.int64) for tag in (offsets, counts))
+            extents += zip(starts.tolist(), (starts + lengths).tolist(), strict=True)
+    end = unreferenced = 0
+    for start, stop in sorted(extents):
+        unreferenced += len(data[end:start].strip(b"\0"))
+        end = max(end, stop)
+    trailing = data[end:]
+    return trailing if trailing.strip(b"\0") else b"", unreferenced
 
 
 def _header(directory: Ifd) -> ImageHeader:
@@ -65,9 +104,9 @@ def _mode(directory: Ifd, bits: int) -> str:
 
 
 def _refusal(directory: Ifd, header: ImageHeader) -> str | None:
-    known = STRUCTURE | CARRIED | DROPPED | {XMP, ICC, SUB_IFDS}
-    dropped = sum(len(entry.value) for tag, entry in directory.entries.items() if tag in DROPPED)
-    if directory.entries.keys() - known or dropped > MAX_DROPPED_BYTES:
+    known = STRUCTURE | CARRIED | SEGMENTS | {XMP, ICC, SUB_IFDS}
+    notes = any(MAKER_NOTE in child.entries for child in directory.children.values())  # they may hold positions in the file
+    if directory.entries.keys() - known or directory.is_odd or notes:
         return "metadata"
     if set(directory.ints(SAMPLE_FORMAT, (1,))) != {1}:
         return "mode"
@@ -78,7 +117,9 @@ def _refusal(directory: Ifd, header: ImageHeader) -> str | None:
 
 
 def _too_many(tag: int, entry: Entry) -> bool:
-    """More values than the tag may have, of which Pillow warns."""
+    """More values than the tag may have, of which Pillow warns, or than Pillow should make numbers of."""
+    if tag in STRUCTURE and entry.count > MAX_VALUES:
+        return True
     return TiffTags.lookup(tag).length == 1 and entry.count > 1 and entry.type not in (ASCII, BYTE, UNDEFINED)
 
 
@@ -96,10 +137,10 @@ def pixels_only(data: bytes) -> bytes:
     return _with_directory(data, Ifd(structure))
 
 
-def graft(data: bytes, *, exif: bytes | None, icc: bytes | None, xmp: bytes | None) -> bytes:
+def graft(data: bytes, *, exif: bytes | None, icc: bytes | None, xmp: bytes | None, segments: list[Segment]) -> bytes:
     """The little-endian TIFF ``data`` with metadata: a new directory at its end, the pixels untouched.
 
-    Raises Undecodable where ``exif`` is not sound.
+    Raises Undecodable where ``exif`` or a directory among ``segments`` is not sound.
     """
     directory = ifd.read(data)
     if exif:
@@ -110,7 +151,13 @@ def graft(data: bytes, *, exif: bytes | None, icc: bytes | None, xmp: bytes | No
         directory.entries[ICC] = Entry(UNDEFINED, len(icc), icc)
     if xmp:
         directory.entries[XMP] = Entry(BYTE, len(xmp), xmp)
-    return _with_directory(data, directory)
+    for segment in segments:
+        if segment.place == BEFORE:
+            directory.entries |= ifd.read(segment.data).entries
+    pixels = bytearray(data)
+    for start, end in directory.extents:  # the old directory
+        pixels[start:end] = bytes(end - start)
+    return _with_directory(bytes(pixels), directory) + joined(segments, AFTER)
 
 
 def _with_directory(data: bytes, directory: Ifd) -> bytes:

@@ -12,6 +12,9 @@ from cnnbatch.images.model import BAD_JPEGXL
 MAX_PIXELS: Final = 1 << 27
 """Larger pictures stay verbatim: libjxl keeps the coefficients of all of it in memory."""
 
+HEADER_BYTES: Final = 16
+"""Of a codestream, in which its size is said."""
+
 
 def transcode_jpeg(data: bytes) -> bytes | None:
     """``data`` as JPEG XL, already restored and compared; None where that is not smaller or not possible.
@@ -41,27 +44,37 @@ def restore_jpeg(data: bytes) -> bytes:
 
 
 def _codestream(data: bytes) -> bytes:
-    """The first bytes of the codestream: naked, or in the container's box ``jxlc`` or first ``jxlp``."""
-    position = 0
-    while not data.startswith(b"\xff\x0a", position):
+    """The first bytes of the codestream: naked, or in the container's box ``jxlc`` or its parts ``jxlp``."""
+    if data.startswith(b"\xff\x0a"):
+        return data[:HEADER_BYTES]
+    position, found = 0, b""
+    while position < len(data) and len(found) < HEADER_BYTES:
         size, kind = struct.unpack_from(">I4s", data, position)
-        if kind in (b"jxlc", b"jxlp"):
-            start = position + (8 if size != 1 else 16) + (4 if kind == b"jxlp" else 0)
-            return data[start : start + 16]
-        if size < 8:
+        start = position + 8
+        if size == 1:
+            (size,) = struct.unpack_from(">Q", data, start)
+            start += 8
+        end = position + size if size else len(data)  # zero: up to the end
+        if end < start or end > len(data):
             raise ValueError(f"box {kind!r} of {size} bytes")
-        position += size
-    return data[position : position + 16]
+        if kind in (b"jxlc", b"jxlp"):
+            start += 4 if kind == b"jxlp" else 0
+            found += data[start : min(end, start + HEADER_BYTES)]
+        position = end
+    return found[:HEADER_BYTES]
 
 
 def _size(codestream: bytes) -> tuple[int, int]:
     """Width and height of the SizeHeader (ISO/IEC 18181-1, section D.2): bits from the lowest."""
     if not codestream.startswith(b"\xff\x0a"):
         raise ValueError("no JPEG XL codestream")
-    bits = int.from_bytes(codestream[2:], "little")
+    bits, left = int.from_bytes(codestream[2:], "little"), 8 * len(codestream) - 16
 
     def take(count: int) -> int:
-        nonlocal bits
+        nonlocal bits, left
+        left -= count
+        if left < 0:
+            raise ValueError("a JPEG XL codestream that ends in its header")
         value, bits = bits & ((1 << count) - 1), bits >> count
         return value
 

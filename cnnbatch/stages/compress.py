@@ -94,10 +94,11 @@ class CompressionSettings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """One input that was read: its pixels, or the payload it is stored as and why."""
+    """One input that was read: what its header says, and its pixels, or the payload it is stored as and why."""
 
     info: ObjectInfo
     data: bytes
+    header: "_Header"
     image: DecodedImage | None = None
     stored: "_Stored | None" = None
 
@@ -181,7 +182,7 @@ class ShardCompressor:
 
     def stored_row(self, info: ObjectInfo, data: bytes, reason: str) -> ArchiveRow:
         """A row that keeps the file verbatim; looks at nothing inside it."""
-        columns = self._columns_of(_Source(info, data), data, at=datetime.now(UTC), header=("unknown", None, None))
+        columns = self._columns_of(_Source(info, data, UNKNOWN), data, at=datetime.now(UTC))
         return ArchiveRow(**columns, outcome="store", reason=reason, payload_coding="verbatim")
 
     def row(self, info: ObjectInfo, data: bytes) -> ArchiveRow:
@@ -211,7 +212,7 @@ class ShardCompressor:
         claims: deque[int] = deque()  # of what is ahead, by the headers: what a decode takes is known before it begins
         with ThreadPoolExecutor(s.decode_threads, thread_name_prefix="decode") as pool:
             for together in _tiny_together(self._fetched(inputs, failures)):
-                claim = sum(self._claimed_pixels(data) for _, data in together)
+                claim = sum(self._claimed_pixels(info, data) for info, data in together)
                 while ahead and sum(claims) + claim > s.decode_pixels:
                     claims.popleft()
                     yield from self._decoded(ahead.popleft())
@@ -260,12 +261,13 @@ class ShardCompressor:
         for info, data in left:
             yield self._decode_watched(info, data)
 
-    def _claimed_pixels(self, data: bytes) -> int:
+    def _claimed_pixels(self, info: ObjectInfo, data: bytes) -> int:
         """What decoding will allocate, in pixels; none for what is stored as it is, nor for tiny PNGs, which hold few."""
         if self.settings.lossless or (len(data) <= TINY_BYTES and data.startswith(png.SIGNATURE)):
             return 0
         try:
-            header = probe(data)
+            with self.watch(info):
+                header = probe(data)
         except Undecodable:
             return 0
         claim = header.width * header.height
@@ -276,15 +278,18 @@ class ShardCompressor:
             return self._decode(info, data)
 
     def _decode(self, info: ObjectInfo, data: bytes) -> _Source:
-        if self.settings.lossless:
-            return _Source(info, data, stored=_store(data, "lossless"))
-        try:
-            image = decode(data, max_pixels=self.settings.max_pixels)
-        except Undecodable as error:
-            return _Source(info, data, stored=_store(data, error.reason))
-        if (reason := self.codec.refusal(image.pixels)) is not None:
-            return _Source(info, data, stored=_store(data, reason))
-        return _Source(info, data, image=image)
+        reason = "lossless"
+        if not self.settings.lossless:
+            try:
+                image = decode(data, max_pixels=self.settings.max_pixels)
+            except Undecodable as error:
+                reason = error.reason
+            else:
+                refusal = self.codec.refusal(image.pixels)
+                if refusal is None:
+                    return _Source(info, data, (image.format, image.pixels.shape[1], image.pixels.shape[0]), image=image)
+                reason = refusal
+        return _Source(info, data, _header_of(data), stored=_store(data, reason))
 
     def _batches(self, sources: Iterable[_Source]) -> Iterator[list[_Source]]:
         batch: list[_Source] = []
@@ -310,7 +315,8 @@ class ShardCompressor:
             reason = self._why_not(source, image, coded)
             if reason is None:
                 return self._cnn_row(source, image, coded, at)
-            stored = _store(source.data, reason)
+            with self.watch(source.info):
+                stored = _store(source.data, reason)
         assert stored is not None  # a source has pixels or is stored
         return ArchiveRow(
             **self._columns_of(source, stored.payload, at=at),
@@ -323,8 +329,7 @@ class ShardCompressor:
         """Why this image is stored although it could be coded."""
         if self.settings.min_psnr is not None and coded.psnr_db < self.settings.min_psnr:
             return "below-min-psnr"
-        metadata = sum(len(blob) for blob in (image.alpha, image.exif, image.icc, image.xmp) if blob)
-        return "not-smaller" if len(coded.bitstream) + metadata >= len(source.data) else None
+        return "not-smaller" if len(coded.bitstream) + image.side_bytes >= len(source.data) else None
 
     def _cnn_row(self, source: _Source, image: DecodedImage, coded: Coded, at: datetime) -> ArchiveRow:
         return ArchiveRow(
@@ -333,6 +338,7 @@ class ShardCompressor:
             exif=image.exif,
             icc=image.icc,
             xmp=image.xmp,
+            segments=image.segments,
             alpha=image.alpha,
             outcome="cnn",
             payload_coding="cnn",
@@ -341,9 +347,9 @@ class ShardCompressor:
             psnr_db=round(coded.psnr_db * PSNR_STEPS) / PSNR_STEPS,
         )
 
-    def _columns_of(self, source: _Source, payload: bytes, *, at: datetime, header: "_Header | None" = None) -> dict[str, Any]:
-        """The columns that rows of both outcomes have; ``header`` where the file must not be looked into."""
-        format_, width, height = header or _header_of(source)
+    def _columns_of(self, source: _Source, payload: bytes, *, at: datetime) -> dict[str, Any]:
+        """The columns that rows of both outcomes have."""
+        format_, width, height = source.header
         return {
             "key": source.info.key,
             "source_etag": source.info.etag,
@@ -389,16 +395,17 @@ def _store(data: bytes, reason: str) -> _Stored:
 
 
 _Header = tuple[str, int | None, int | None]
+"""Format, width, height."""
+
+UNKNOWN: _Header = ("unknown", None, None)
 
 
-def _header_of(source: _Source) -> _Header:
-    """(format, width, height); ``unknown`` for what no reader knows."""
-    if source.image is not None:
-        return source.image.format, source.image.pixels.shape[1], source.image.pixels.shape[0]
+def _header_of(data: bytes) -> _Header:
+    """What its header says; `UNKNOWN` for what no reader knows."""
     try:
-        header = probe(source.data)
+        header = probe(data)
     except Undecodable:
-        return "unknown", None, None
+        return UNKNOWN
     if max(header.width, header.height) > MAX_SIDE:
         return header.format, None, None
     return header.format, header.width, header.height

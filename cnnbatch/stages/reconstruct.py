@@ -256,6 +256,7 @@ def restore_file(row: ArchiveRow, pixels: Pixels | None, *, format: str) -> byte
         exif=row.exif,
         icc=row.icc,
         xmp=row.xmp,
+        segments=row.segments,
     )
     return encode(image, format=format)
 

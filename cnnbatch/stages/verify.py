@@ -281,7 +281,7 @@ class ShardVerifier:
         measured = psnr_db(original.pixels, pixels)
         if row.psnr_db is not None and not _same_psnr(measured, row.psnr_db, self.settings.psnr_tolerance_db):
             found.add("decode", "wrong-psnr", f"PSNR is {measured:.2f} dB, recorded {row.psnr_db:.2f} dB", row.key)
-        names = [name for name in ("exif", "icc", "xmp") if getattr(row, name) != getattr(original, name)]
+        names = [name for name in ("exif", "icc", "xmp", "segments") if getattr(row, name) != getattr(original, name)]
         if names or not _same_alpha(row.alpha, original.alpha, (pixels.shape[0], pixels.shape[1])):
             self._add_of_source(found, "wrong-metadata", f"{', '.join(names) or 'alpha'} is not the original's", row.key)
 

@@ -89,7 +89,7 @@ moments = st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1)).map(lambda mo
 def archive_rows(draw: st.DrawFn) -> ArchiveRow:
     """Any valid row."""
     make = draw(st.sampled_from([stored, coded]))
-    metadata = {name: draw(blobs) for name in ("exif", "icc", "xmp", "alpha")}
+    metadata = {name: draw(blobs) for name in ("exif", "icc", "xmp", "segments", "alpha")}
     row: ArchiveRow = make(draw(keys), draw(st.binary(max_size=200)), ingested_at=draw(moments), **metadata)
     if row.outcome == "cnn":
         return replace(

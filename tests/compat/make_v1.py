@@ -50,7 +50,7 @@ NIGHTS: tuple[tuple[dict[str, bytes], tuple[str, ...]], ...] = (
             CNB: as_file(picture(36, 54, seed=1)),
             "gray/ä.png": as_file(picture(30, 41, seed=2)[..., 0]),
             "alpha.png": as_file(with_alpha(picture(24, 24, seed=3))),
-            "exif.jpg": as_file(picture(40, 32, seed=4), "jpeg", quality=97, exif=EXIF_ROTATED),
+            "exif.jpg": as_file(picture(40, 32, seed=4), "jpeg", quality=97, exif=EXIF_ROTATED, comment=b"by hand"),
             "cmyk.jpg": cmyk_jpeg(),
             "notes.txt": b"no picture at all\n",
             ERASED: b"to be forgotten\n",

@@ -36,7 +36,7 @@ def read(archive: Path) -> dict[str, dict[str, Any]]:
                 one["pixels"] = picture.image()
             one |= {"symbols": symbols.count, "symbols_sha256": symbols.digest()}
             one |= {"size": [row.width, row.height], "quality": row.quality, "psnr_db": round(row.psnr_db or 0, 2)}
-            one |= {name: _sha256(getattr(row, name)) for name in ("exif", "icc", "xmp", "alpha")}
+            one |= {name: _sha256(getattr(row, name)) for name in ("exif", "icc", "xmp", "segments", "alpha")}
         else:
             one["file_sha256"] = _sha256(picture.file())
         found[row.key] = one

@@ -65,6 +65,7 @@ def test_the_archive_has_what_version_1_can_hold() -> None:
     assert "erased.txt" not in found
     assert any(one.get("alpha") for one in found.values())
     assert any(one.get("exif") for one in found.values())
+    assert any(one.get("segments") for one in found.values())
     assert read_format(open_store(str(V1 / "archive"))).version == 1
     assert len(open_archive(str(V1 / "archive"))) == len(found)
     assert list((V1 / "archive" / "_delta_log").glob("*.checkpoint.parquet"))

@@ -27,6 +27,7 @@ from cnnbatch.archive.single import FIELDS, dump_cnb, parse_cnb
 from cnnbatch.errors import CnnbatchError
 from cnnbatch.images import transcode_jpeg
 from cnnbatch.images.alpha import encode_alpha
+from cnnbatch.images.segments import AFTER, BEFORE, Segment, pack
 from cnnbatch.reading import CodecFiles, Picture
 from cnnbatch.storage import Store, open_store
 from tests.archive.rows import coded, sha256, shard_of, stored
@@ -194,6 +195,9 @@ def read_parquet(data: bytes) -> None:
         read_inventory(store, [LiveShard(path, len(data), 3, "a", "c")], threads=1)
 
 
+SEGMENTS = pack([Segment(BEFORE, b"any bytes"), Segment(AFTER, b"more")])
+
+
 def cnb_files() -> list[bytes]:
     codec, picture = tiny_codec(), waves(24, 31)
     [bitstream] = codec.compress([picture], 32)
@@ -201,7 +205,13 @@ def cnb_files() -> list[bytes]:
     transcode = transcode_jpeg(jpeg)
     assert transcode is not None
     whole = coded("c", bitstream, width=31, height=24, codec_id=codec.id, source_format="jpeg")
-    extras = {"exif": EXIF_ROTATED[6:], "icc": bytes(99), "xmp": b"<x/>", "alpha": encode_alpha(picture[..., 0])}
+    extras = {
+        "exif": EXIF_ROTATED[6:],
+        "icc": bytes(99),
+        "xmp": b"<x/>",
+        "segments": SEGMENTS,
+        "alpha": encode_alpha(picture[..., 0]),
+    }
     formats = ("png", "gif", "webp", "bmp", "tiff", "avif", "ppm")
     in_jxl = replace(stored("j", transcode, payload_coding="jpegxl-transcode"), source_sha256=sha256(jpeg))
     kept = [stored("k", as_file(picture, name)) for name in ("png", "gif")]

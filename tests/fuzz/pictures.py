@@ -8,6 +8,7 @@ from pathlib import Path
 from cnnbatch.errors import ImageError
 from cnnbatch.images import decode, encode, png, probe, transcode_jpeg
 from tests.fuzz.target import Target
+from tests.images.test_image_segments import CARRIED
 from tests.stages.pictures import EXIF_ROTATED, as_file, cmyk_jpeg, deep_png, waves, with_alpha
 
 HARD = Path(__file__).parents[2].parent / "shared" / "data" / "hard"
@@ -26,6 +27,7 @@ def files() -> list[bytes]:
     own += [as_file(waves(20, 20, gray=True), name) for name in ("png", "jpeg", "tiff")]
     own += [as_file(small, "tiff", compression=name) for name in ("tiff_lzw", "jpeg", "packbits")]
     own += [as_file(small, "webp", lossless=True, exif=EXIF_ROTATED, xmp=b"<x/>"), cmyk_jpeg(), deep_png()]
+    own += [data for data, _ in CARRIED.values()]
     hard = [path.read_bytes() for path in sorted(HARD.glob("*")) if path.stat().st_size <= MAX_FILE_BYTES]
     return [*own, *(data for data in hard if data)]
 

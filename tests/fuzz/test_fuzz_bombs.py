@@ -1,7 +1,9 @@
 """Bombs are recognised by their header and stored, never decoded; and the metadata beside the pixels is bounded."""
 
 import io
+import resource
 import struct
+import time
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -111,6 +113,69 @@ def test_a_bomb_is_stored_without_being_decoded(name: str, tmp_path: Path) -> No
     assert (row.outcome, row.payload_coding, row.payload) == ("store", "verbatim", data)
     assert row.reason == ("unknown-format" if name == "jxl" else "too-many-pixels")
     assert peak < 8 << 20
+
+
+def hidden_avif_frame() -> bytes:
+    """16 × 16 by its boxes, 36 megapixels by its frame."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (6000, 6000), (10, 20, 30)).save(buffer, "AVIF", speed=10, quality=10)
+    data = bytearray(buffer.getvalue())
+    at = data.index(b"ispe") + 8
+    data[at : at + 8] = struct.pack(">II", 16, 16)
+    return bytes(data)
+
+
+def hidden_webp_picture() -> bytes:
+    """A lossless picture behind a larger one, which is what decoders take."""
+    large, small = as_file(np.zeros((2000, 2000, 3), np.uint8), "webp"), as_file(PICTURE, "webp", lossless=True)
+    body = b"WEBP" + large[12:] + small[12:]
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(hidden_avif_frame(), "corrupt"), (hidden_webp_picture(), "too-many-pixels")],
+    ids=["avif", "webp"],
+)
+def test_limits_look_at_what_would_be_decoded(data: bytes, reason: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(Undecodable) as caught:
+        decode(data, max_pixels=1000)
+    assert caught.value.reason == reason
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20 << 10
+
+
+def slow_tiff(size: int) -> bytes:
+    """40 directories over the same bytes, each with a hundred values of nearly the whole file."""
+    short = size * 96 // 100 // 100 // 2
+    entries = [(256, 4, 1, 8), (257, 4, 1, 8), (700, 3, short, 16)]
+    entries += [(700, 3, short, 16)] * 99 + [(tag, 4, 1, 8) for tag in (34665, 34853, 40965)]
+    table = b"".join(struct.pack(">HHII", *entry) for entry in entries)
+    return (b"MM\0*" + struct.pack(">IH", 8, len(entries)) + table + bytes(4)).ljust(size, b"\0")
+
+
+def test_a_header_is_read_in_time_that_the_file_size_bounds() -> None:
+    started = time.process_time()
+    with pytest.raises(Undecodable):
+        decode(slow_tiff(4 << 20), max_pixels=1000)
+    assert time.process_time() - started < 1
+
+
+def test_a_tiff_that_claims_millions_of_strips_makes_no_numbers_of_them() -> None:
+    data = bytearray(as_file(PICTURE, "tiff"))
+    start = int.from_bytes(data[4:8], "little") + 2
+    tags = {int.from_bytes(data[at : at + 2], "little"): at for at in range(start, start + 12 * data[start - 2], 12)}
+    count = 4 << 20
+    for tag in (273, 279):
+        data[tags[tag] + 2 : tags[tag] + 12] = struct.pack("<HII", 4, count, len(data))
+        data += bytes(4 * count)
+    tracemalloc.start()
+    with pytest.raises(Undecodable) as caught:
+        decode(bytes(data), max_pixels=1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert caught.value.reason == "corrupt"
+    assert peak < 8 * len(data)
 
 
 @pytest.mark.parametrize("kind", ["iCCP", "iTXt"])

@@ -159,9 +159,11 @@ def test_a_geotiff_is_refused() -> None:
 def test_long_png_text_is_refused_and_a_text_bomb_costs_no_memory() -> None:
     zeros = zlib.compress(bytes(1 << 26), 9)
     text = png(1, 1, 0, 8, b"\0\1", (b"zTXt", b"Comment\0\0" + zeros))
+    longer = png(1, 1, 0, 8, b"\0\1", (b"zTXt", b"Comment\0\0" + bytes(1 << 16)))
     profile = png(1, 1, 0, 8, b"\0\1", (b"iCCP", b"icc\0\0" + zeros))
     tracemalloc.start()
-    assert [reason(text), reason(profile)] == ["metadata", "metadata"]
+    assert len(decode(text, max_pixels=LIMIT).segments or b"") > len(zeros)
+    assert [reason(longer), reason(profile)] == ["metadata", "metadata"]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 40 << 20

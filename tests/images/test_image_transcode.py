@@ -75,3 +75,13 @@ def test_a_transcode_that_claims_a_huge_picture_is_refused() -> None:
     stream = b"\xff\x0a" + struct.pack("<Q", bits)
     with pytest.raises(ImageError, match="pixels"):
         restore_jpeg(stream)
+
+
+def test_a_size_that_is_hidden_behind_a_small_first_part_is_read() -> None:
+    bits = 0 | 3 << 1 | (1 << 29) << 3 | 1 << 33
+    stream = b"\xff\x0a" + struct.pack("<Q", bits)
+    for cut in range(1, len(stream)):
+        parts = (struct.pack(">I", number) + part for number, part in enumerate((stream[:cut], stream[cut:] + bytes(20))))
+        boxed = b"".join(struct.pack(">I4s", 8 + len(part), b"jxlp") + part for part in parts)
+        with pytest.raises(ImageError, match="536870913x536870913"):
+            restore_jpeg(struct.pack(">I4s", 12, b"JXL ") + b"\r\n\x87\n" + boxed)

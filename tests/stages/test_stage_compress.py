@@ -6,9 +6,11 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from cnnbatch.images import DecodedImage, decode, probe, restore_jpeg
 from cnnbatch.metrics import psnr_db
 from cnnbatch.stages import compress
 from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
+from cnnbatch.stages.isolation import Keyed
 from cnnbatch.stages.records import CompressResult, CompressTask
 from cnnbatch.storage import open_store
 from tests.stages.pictures import (
@@ -75,6 +78,7 @@ def test_every_input_has_one_outcome_and_stored_ones_a_reason(tmp_path: Path, co
         "cmyk.jpg": cmyk_jpeg(),
         "deep.png": deep_png(),
         "moving.gif": as_file(waves(32, 32), "gif", save_all=True, append_images=[]),
+        "narrow.png": as_file(np.zeros((1, (1 << 20) + 1), np.uint8)),
         "bomb.png": bomb_png(1 << 17, 1 << 17),
         "bomb-beyond-int32.png": bomb_png(0xFFFFFFFF, 0xFFFFFFFF),
     }
@@ -90,6 +94,7 @@ def test_every_input_has_one_outcome_and_stored_ones_a_reason(tmp_path: Path, co
         "cmyk.jpg": "cmyk",
         "deep.png": "16-bit",
         "moving.gif": None,
+        "narrow.png": "too-large",
         "bomb.png": "too-many-pixels",
         "bomb-beyond-int32.png": "too-many-pixels",
     }
@@ -100,6 +105,39 @@ def test_every_input_has_one_outcome_and_stored_ones_a_reason(tmp_path: Path, co
             back = row.payload if row.payload_coding == "verbatim" else restore_jpeg(row.payload)
             assert back == files[key]
             assert (row.codec_id, row.quality, row.psnr_db) == (None, None, None)
+
+
+def test_nothing_is_read_of_a_file_but_under_the_watch(tmp_path: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = threading.local()
+    calls: list[str] = []
+
+    @contextmanager
+    def watch(one: Keyed) -> Iterator[None]:
+        watched.now = True
+        yield
+        watched.now = False
+
+    def under_the_watch(name: str, real: Any) -> Any:
+        def reads(*args: Any, **options: Any) -> Any:
+            assert getattr(watched, "now", False), f"{name} outside the watch"
+            calls.append(name)
+            return real(*args, **options)
+
+        return reads
+
+    for name in ("probe", "decode", "transcode_jpeg"):
+        monkeypatch.setattr(compress, name, under_the_watch(name, getattr(compress, name)))
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    files = {
+        "good.jpg": as_file(waves(96, 128), "jpeg"),
+        "cmyk.jpg": cmyk_jpeg(),
+        "worse.jpg": as_file(noise, "jpeg", quality=1),
+    }
+    bench = Bench(tmp_path, codec, files)
+    bench.compressor.watch = watch
+    rows = bench.rows()
+    assert [rows[key].reason for key in files] == [None, "cmyk", "not-smaller"]
+    assert set(calls) == {"probe", "decode", "transcode_jpeg"}
 
 
 def test_a_row_says_what_its_source_was_and_how_it_was_coded(tmp_path: Path, codec: Codec) -> None:
@@ -169,7 +207,7 @@ def test_metadata_counts_when_a_bitstream_is_called_smaller(tmp_path: Path, code
     profile = np.random.default_rng(0).bytes(50_000)
     small = as_file(waves(16, 16), "png", icc_profile=profile)
     row = Bench(tmp_path, codec, {"a.png": small}).rows()["a.png"]
-    size = len(row.payload) + sum(len(blob) for blob in (row.exif, row.icc, row.xmp, row.alpha) if blob)
+    size = len(row.payload) + sum(len(blob) for blob in (row.exif, row.icc, row.xmp, row.segments, row.alpha) if blob)
     assert size < len(small) if row.outcome == "cnn" else (row.reason, row.payload) == ("not-smaller", small)
 
 
