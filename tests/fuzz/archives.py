@@ -63,7 +63,7 @@ ODD_VALUES = (
     True,
 )
 FIELD = struct.Struct("<BI")
-PAYLOAD, PAYLOAD_SHA256, SOURCE_SHA256 = 23, 22, 5
+NUMBERS = {name: number for number, (name, _) in FIELDS.items()}
 
 
 @cache
@@ -232,10 +232,10 @@ def open_cnb(data: bytes) -> None:
 def with_right_sha256(data: bytes, rng: random.Random) -> bytes:
     """The fields as they are, each digest that of what it covers."""
     fields = dict(cnb_fields(data[9:-32]))
-    if PAYLOAD in fields:
-        fields[PAYLOAD_SHA256] = sha256(fields[PAYLOAD])
-        if fields.get(16) == b"verbatim":
-            fields[SOURCE_SHA256] = fields[PAYLOAD_SHA256]
+    if NUMBERS["payload"] in fields:
+        digest = fields[NUMBERS["payload_sha256"]] = sha256(fields[NUMBERS["payload"]])
+        if fields.get(NUMBERS["payload_coding"]) == b"verbatim":
+            fields[NUMBERS["source_sha256"]] = digest
     body = data[:9] + b"".join(FIELD.pack(number, len(value)) + value for number, value in sorted(fields.items()))
     return body + sha256(body)
 

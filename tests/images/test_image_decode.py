@@ -194,9 +194,9 @@ def huge(width: int, height: int) -> dict[str, bytes]:
 def test_a_huge_header_is_refused_at_once_and_allocates_nothing(format: str) -> None:
     data = huge(50_000, 50_000)[format]
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     assert reason(data, max_pixels=1 << 28) == "too-many-pixels"
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert seconds < 0.05
