@@ -1,8 +1,10 @@
 """Control files that nothing needs any more: codec files that no row names, and what killed runs left in their folders."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from cnnbatch.archive.layout import CODECS, codec_path
@@ -45,6 +47,11 @@ def clear_run_folder(store: Store, run_id: str) -> None:
     """Removes what a run kept beside its report: its plan, and the marks of begun shards."""
     for info in list(store.list(f"{RUNS}/{run_id}")):
         store.delete(info.key)
+    if store.url.startswith("/"):
+        folder = Path(store.url, RUNS, run_id)
+        for empty in (*sorted(folder.rglob("*/"), reverse=True), folder):
+            with suppress(OSError):
+                empty.rmdir()
 
 
 def run_leftovers(store: Store, *, grace: timedelta) -> Iterator[str]:

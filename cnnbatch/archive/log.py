@@ -34,9 +34,9 @@ from cnnbatch.archive.merge import Change, KeyCache, resolve
 from cnnbatch.archive.schema import SCHEMA
 from cnnbatch.archive.shards import ShardInfo
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, Inventory, Snapshot, panics_as_damage, read_inventory, take_snapshot
-from cnnbatch.errors import ArchiveError, UsageError
+from cnnbatch.errors import ArchiveError, StorageError, UsageError
 from cnnbatch.storage import StorageConfig, open_store
-from cnnbatch.storage.durable import sync_folder
+from cnnbatch.storage.durable import has_hard_links, sync_folder
 from cnnbatch.storage.trouble import storage_error
 
 FENCE = "cnnbatch.fence"
@@ -185,6 +185,7 @@ class ArchiveLog:
                 _write_commit(table, change, run_id, sequence)
             except (DeltaError, OSError) as error:  # a conflict, or no answer: the log tells which
                 failure = error
+                _require_hard_links(self.store.url)
                 time.sleep(backoff * random.uniform(0.5, 1.5))
                 backoff = min(2 * backoff, MAX_BACKOFF_SECONDS)
             else:
@@ -227,6 +228,7 @@ class ArchiveLog:
                 storage_options=self._options,
             )
         except (DeltaError, OSError):  # another creator was faster, or no answer
+            _require_hard_links(self.store.url)
             self.load_table()
         self._sync(0)
 
@@ -261,6 +263,12 @@ def _delta_config(url: str, config: StorageConfig | None) -> StorageConfig | Non
     if url.split("://")[0] not in {"s3", "gs", "az"}:
         raise UsageError(f"an archive is a local folder or an object store (s3, gs, az), not {url}")
     return config or StorageConfig.from_environment()
+
+
+def _require_hard_links(url: str) -> None:
+    """Says why Delta's writer could not commit on a local disk, where that is the reason."""
+    if url.startswith("/") and not has_hard_links(Path(url)):
+        raise StorageError(f"{url} is on a file system without hard links, which the log of an archive needs")
 
 
 def _is_in(table: DeltaTable, run_id: str, sequence: int) -> bool:

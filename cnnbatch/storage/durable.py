@@ -1,5 +1,7 @@
 """Local writes that are whole or absent, and on the disk when they return."""
 
+import ctypes
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +10,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cnnbatch.storage.keys import temporary_in
+
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
 
 Fill = Callable[[BinaryIO], object]
 """Writes a file's bytes."""
@@ -90,8 +96,34 @@ def create_file(path: Path, fill: Fill) -> bool:
 
 def _place_new(temporary: Path, path: Path) -> None:
     """Give the file its name. Raises FileExistsError where something has it."""
-    os.link(temporary, path)
-    temporary.unlink()
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        _rename_new(temporary, path)  # exFAT and many network drives have no hard links
+    else:
+        temporary.unlink()
+
+
+def _rename_new(temporary: Path, path: Path) -> None:
+    """Linux's renameat2 with RENAME_NOREPLACE, which Python does not have."""
+    rename = ctypes.CDLL(None, use_errno=True).renameat2
+    if rename(_AT_FDCWD, os.fsencode(temporary), _AT_FDCWD, os.fsencode(path), _RENAME_NOREPLACE):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(path))
+
+
+def has_hard_links(folder: Path) -> bool:
+    """Whether a file in ``folder`` may have a second name; also said of a folder in which nothing can be tried."""
+    try:
+        with _temporary_beside(folder / "probe", lambda file: None) as temporary:
+            other = temporary_in(folder)
+            os.link(temporary, other)
+            other.unlink()
+    except OSError as error:
+        return error.errno not in _NO_LINKS
+    return True
 
 
 def sync_folder(folder: Path) -> None:

@@ -154,4 +154,7 @@ class Store(Protocol):
         """Remove an object; no error where there is none."""
 
     def remove_unfinished(self, *, older_than: timedelta) -> int:
-        """Delete what interrupted local writes left behind, when it is older than any write takes; return how many."""
+        """Delete what interrupted local writes left behind, when it is older than any write takes; return how many.
+
+        Folders without anything in them go too, uncounted: other stores have none.
+        """

@@ -178,9 +178,12 @@ class LocalStore:
         limit = (datetime.now(UTC) - older_than).timestamp()
         with self._faults("sweep"):
             unfinished = (path for path in self._root.rglob(f"{TEMPORARY_PREFIX}*") if is_temporary(path.name))
-            found = [path for path in unfinished if path.lstat().st_mtime < limit]
+            found = [path for path in unfinished if _is_older(path, limit)]
             for path in found:
                 path.unlink(missing_ok=True)
+            for path in sorted((path for path in self._root.rglob("*/") if _is_older(path, limit)), reverse=True):
+                with suppress(OSError):  # something is in it
+                    path.rmdir()
         return len(found)
 
     def _write_many(self, items: Sequence[tuple[str, bytes]], write: _WriteFiles) -> Sequence[_Fault]:
@@ -332,6 +335,13 @@ _OWN_FAULTS = {
     errno.ELOOP: "link",
     errno.ENAMETOOLONG: "too-long",
 }
+
+
+def _is_older(path: Path, limit: float) -> bool:
+    try:
+        return path.lstat().st_mtime < limit
+    except FileNotFoundError:
+        return False
 
 
 def _not_written(where: str, error: OSError) -> StorageError:

@@ -14,6 +14,7 @@ import pytest
 
 from cnnbatch.errors import StorageError, Unreadable, UsageError
 from cnnbatch.storage import local, open_store
+from cnnbatch.storage.durable import has_hard_links
 from cnnbatch.storage.keys import TEMPORARY_PREFIX
 
 
@@ -230,3 +231,27 @@ def test_a_missing_source_and_an_impossible_destination_fail_the_check(tmp_path:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match="cannot be written"):
         open_store(str(tmp_path / "file/archive")).check_writable()
+
+
+def test_without_hard_links_a_file_is_created_once_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    assert has_hard_links(tmp_path)
+    monkeypatch.setattr(os, "link", link)
+    assert not has_hard_links(tmp_path)
+    store = open_store(str(tmp_path))
+    assert store.put_if_absent("a", b"1")
+    assert not store.put_if_absent("a", b"2")
+    assert store.read("a") == b"1"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_sweep_takes_empty_folders_that_are_old(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.put("kept/a", b"x")
+    (tmp_path / "runs/1/attempts").mkdir(parents=True)
+    assert store.remove_unfinished(older_than=timedelta(hours=1)) == 0
+    assert (tmp_path / "runs/1/attempts").is_dir()
+    assert store.remove_unfinished(older_than=timedelta(0)) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
