@@ -28,7 +28,7 @@ from cnnbatch.stages.difference import Difference, Recoding, archived_rows, comp
 from cnnbatch.stages.estimate import Estimate, estimate
 from cnnbatch.stages.guarded import GuardedCompressor
 from cnnbatch.stages.listing import Scan, without_erased
-from cnnbatch.stages.mirror import why_kept
+from cnnbatch.stages.mirror import still_there, why_kept
 from cnnbatch.stages.plan import Plan, plan_shards, shard_limits
 from cnnbatch.stages.records import CompressResult, CompressTask, Failure, Tally
 from cnnbatch.stages.spill import Scratch
@@ -266,11 +266,15 @@ class CompressJob:
         if not self.config.mirror_deletes or self.retried is not None or not difference.vanished:
             return
         if (reason := self.why_kept()) is not None:
-            gone = f"{difference.vanished:,} images are gone from {self.source.url}"
-            raise CnnbatchError(f"{gone} and stay in the archive: {reason}")
+            vanished = f"{difference.vanished:,} images are gone from {self.source.url}"
+            raise CnnbatchError(f"{vanished} and stay in the archive: {reason}")
         for keys in removals(difference.gone, committer.base.shards):
-            committer.remove(keys)
-            self.report.removed += len(keys)
+            there = still_there(self.source, keys)
+            if there:
+                logger.warning("%d images were not listed and are there: they stay, first %r", len(there), min(there))
+            gone = {key: shard for key, shard in keys.items() if key not in there}
+            committer.remove(gone)
+            self.report.removed += len(gone)
 
     def _check_complete(self, left_by_others: int) -> None:
         report = self.report

@@ -1,9 +1,14 @@
 """When images that SOURCE no longer lists may leave the archive: `--mirror-deletes` needs proof that they are gone."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 
+from cnnbatch.archive.parquet import map_parallel
+from cnnbatch.errors import UsageError
 from cnnbatch.stages.records import Failure
+from cnnbatch.storage import Store
 
+THREADS = 16
 DELETE_LIMIT = 0.1
 
 
@@ -21,3 +26,21 @@ def why_kept(*, vanished: int, rows: int, inputs: int, faults: Sequence[Failure]
     if vanished > max(1, limit * rows):
         return f"that is {vanished / rows:.1%} of {rows:,} images, and --delete-limit is {limit:g}: raise it if they are to go"
     return None
+
+
+def still_there(source: Store, keys: Collection[str]) -> set[str]:
+    """Those of ``keys`` that the source has all the same, asked for one by one: a listing may leave some out that is read while
+    files are moved, or from a store that is late with it.
+
+    Raises:
+        StorageError: the store does not say.
+    """
+    found = map_parallel(partial(_is_there, source), keys, threads=THREADS)
+    return {key for key, is_there in zip(keys, found, strict=True) if is_there}
+
+
+def _is_there(source: Store, key: str) -> bool:
+    try:
+        return source.head(key) is not None
+    except UsageError:  # no key of such a store
+        return False

@@ -73,6 +73,8 @@ class ObjectStore:
     def head(self, key: str) -> ObjectInfo | None:
         try:
             with self._faults("look at", key):
+                if self._is_s3 and _is_odd(self._prefix + key):
+                    return replace(self._s3.head(self._prefix + key), key=key)
                 meta = obstore.head(self._client, self._path(key))
         except FileNotFoundError:
             return None

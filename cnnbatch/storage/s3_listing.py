@@ -81,9 +81,17 @@ class S3Client:
         read = self._client.get_object
         return self._retried(lambda: bytes(read(Bucket=self._bucket, Key=key, **condition, **self._payer)["Body"].read()))
 
+    def head(self, key: str) -> ObjectInfo:
+        """Describe one object."""
+        answer = self._head(key)
+        return ObjectInfo(key, answer["ContentLength"], plain_etag(answer.get("ETag")), answer["LastModified"])
+
     def has_md5_etag(self, key: str) -> bool:
         """Tell whether the object's ETag can be an MD5: under SSE-KMS and SSE-C it only looks like one."""
-        return _may_be_md5(self._retried(lambda: self._client.head_object(Bucket=self._bucket, Key=key, **self._payer)))
+        return _may_be_md5(self._head(key))
+
+    def _head(self, key: str) -> dict[str, Any]:
+        return self._retried(lambda: self._client.head_object(Bucket=self._bucket, Key=key, **self._payer))
 
     def get_checked(self, key: str, etag: str | None) -> bytes | None:
         """Read one whole object as `get` does, and compare it with its MD5 or the checksum that the store keeps, where it has

@@ -16,6 +16,7 @@ from cnnbatch.archive import ArchiveLog, ArchiveRow, Lease, open_archive
 from cnnbatch.archive.restore import removed_rows
 from cnnbatch.errors import CodecFileError, StorageError, UsageError
 from cnnbatch.storage import StorageConfig, open_store
+from cnnbatch.storage.local import LocalStore
 from jobs import compress, engine
 from jobs.settings import CompressConfig, resolve
 from tests.archive.counting import CountingRelay
@@ -145,6 +146,19 @@ def test_a_folder_that_is_away_and_too_many_at_once_are_not_taken_for_deletions(
     assert rows_of(archive).keys() == FILES.keys() | {"new.png"}
     ended = jobs.compress(source, archive, "--mirror-deletes", "--delete-limit", "0.375", "--json")
     assert (ended.code, ended.report["removed"]) == (0, 3)
+
+
+def test_an_image_that_the_listing_left_out_and_that_is_there_stays(
+    jobs: Jobs, source: Path, archive: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs.compress(source, archive)
+    (source / "a/0.png").unlink()
+    listing = LocalStore.list
+    monkeypatch.setattr(LocalStore, "list", lambda self, prefix="": (i for i in listing(self, prefix) if i.key != "b/0.png"))
+    ended = jobs.compress(source, archive, "--mirror-deletes", "--delete-limit", "1", "--json")
+    assert (ended.code, ended.report["vanished"], ended.report["removed"]) == (0, 2, 1)
+    assert "1 images were not listed and are there: they stay, first 'b/0.png'" in caplog.text
+    assert rows_of(archive).keys() == FILES.keys() - {"a/0.png"}
 
 
 def test_removed_images_come_back_while_their_files_are_there(jobs: Jobs, source: Path, archive: Path) -> None:

@@ -175,6 +175,11 @@ def test_keys_that_obstore_refuses_are_listed_and_read(bucket: Bucket) -> None:
     store = open_store(bucket.url, bucket.config)
     bodies = {info.key: body for info, body in store.get_many(store.list(), max_bytes=1000, concurrency=4)}
     assert bodies == {key: key.encode() for key in ("line\nbreak", "bell\x07", "plain")}
+    for info in store.list():
+        head = store.head(info.key)
+        assert head is not None
+        assert (head.key, head.size, head.etag) == (info.key, info.size, info.etag)
+    assert store.head("no\nsuch") is None
 
 
 def test_an_empty_folder_marker_is_no_object(bucket: Bucket) -> None:
