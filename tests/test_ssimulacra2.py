@@ -1,22 +1,18 @@
 """SSIMULACRA2 against the reference program's values and against its definition, written down once more without any haste."""
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from PIL import Image
 from scipy.ndimage import convolve1d
 
 from cnnbatch.ssimulacra2 import pictures, score, ssimulacra2, weighted_sum
 from cnnbatch.ssimulacra2.definition import ABSORBANCE, BIAS, C2, WEIGHTS, taps
-from tests.stages.pictures import waves
+from tests.eyes import noisy, reference_pairs, tensor
+from tests.stages.pictures import Pixels, waves
 
-Pixels = npt.NDArray[np.uint8]
-EYES = Path(__file__).parents[2] / "shared" / "eyes"
 REFERENCE_TOLERANCE = 0.05
 """The reference program subtracts squares in float32, which costs it up to 0.04 where little differs."""
 
@@ -30,16 +26,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def tensor(image: Pixels) -> torch.Tensor:
-    return torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
-
-
 def in_torch(original: Pixels, picture: Pixels) -> float:
     return float(score(weighted_sum(tensor(original), tensor(picture)))[0])
-
-
-def noisy(image: Pixels, sigma: float, seed: int = 0) -> Pixels:
-    return np.clip(image + np.random.default_rng(seed).normal(0, sigma, image.shape), 0, 255).astype(np.uint8)
 
 
 def as_defined(original: Pixels, picture: Pixels) -> float:
@@ -92,11 +80,10 @@ def norms_of(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> list[flo
 
 @pytest.mark.shared
 def test_scores_are_those_of_the_reference_program() -> None:
-    entries = json.loads((EYES / "reference.json").read_text())
-    assert len(entries) == 12
-    for entry in entries:
-        pair = [np.asarray(Image.open(EYES / "pairs" / entry[name])) for name in ("original", "decoded")]
-        for measured in (ssimulacra2(*pair), in_torch(*pair)):
+    pairs = list(reference_pairs())
+    assert len(pairs) == 12
+    for original, decoded, entry in pairs:
+        for measured in (ssimulacra2(original, decoded), in_torch(original, decoded)):
             assert measured == pytest.approx(entry["ssimulacra2"], abs=REFERENCE_TOLERANCE), entry
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cnnbatch.planes import blurred, halved, linear
 from cnnbatch.ssimulacra2.definition import (
     ABSORBANCE,
     B_OFFSET,
@@ -29,7 +30,7 @@ _SAME_PICTURE: Final = 1e-28
 """Added to the mean of fourth powers, whose root has no gradient at zero."""
 
 BANDED: Final = 512
-"""Pixels a side up to which a blur is two matrix products: in training several times faster than a convolution."""
+"""Pixels a side up to which a blur is two matrix products."""
 
 
 def score(total: Tensor) -> Tensor:
@@ -47,33 +48,19 @@ def weighted_sum(original: Tensor, picture: Tensor, *, least_weight: float = 0.0
     """
     if min(original.shape[-2:]) < LEAST_SIDE:
         raise ValueError(f"a picture of {tuple(original.shape[-2:])} pixels: at least {LEAST_SIDE} a side")
-    x, y = _linear(original), _linear(picture)
+    x, y = linear(original), linear(picture)
     total = x.new_zeros(len(x))
     for scale in range(SCALES):
         if min(x.shape[-2:]) < LEAST_SIDE:
             break
         if scale:
-            x, y = _halved(x), _halved(y)
+            x, y = halved(x), halved(y)
         wanted = [c for c in range(3) if max(WEIGHTS[c][scale]) > least_weight]
         if wanted:
             weights = x.new_tensor([WEIGHTS[c][scale] for c in wanted])
             norms = _norms(_xyb(x)[:, wanted], _xyb(y)[:, wanted])
             total = total + (norms * weights).flatten(1).sum(1)
     return total
-
-
-def _linear(picture: Tensor) -> Tensor:
-    """sRGB 0…255 → linear light 0…1."""
-    v = picture.clamp(0, 255) / 255
-    return torch.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
-
-
-def _halved(x: Tensor) -> Tensor:
-    """Means of 2 × 2; the last row and column are repeated where their number is odd."""
-    h, w = x.shape[-2:]
-    if h % 2 or w % 2:
-        x = F.pad(x, (0, w % 2, 0, h % 2), mode="replicate")
-    return F.avg_pool2d(x, 2)
 
 
 def _xyb(rgb: Tensor) -> Tensor:
@@ -105,7 +92,7 @@ def _blurred(x: Tensor) -> Tensor:
     """Each plane blurred, zero beyond its border."""
     h, w = x.shape[-2:]
     if max(h, w) <= BANDED:
-        return _band(h, x.dtype, x.device) @ (x @ _band(w, x.dtype, x.device))
+        return blurred(x, *(_band(side, x.dtype, x.device) for side in (h, w)))
     kernel = x.new_tensor(taps())
     planes = x.reshape(-1, 1, h, w)
     planes = F.conv2d(planes, kernel[None, None, None, :], padding=(0, RADIUS))
