@@ -33,9 +33,8 @@ TARGET_RATIO = 1.001
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One core, one number of lanes; rates are (best, median) symbols per second."""
+    """One core; rates are (best, median) symbols per second."""
 
-    lanes: int
     encode_best: float
     encode_median: float
     decode_best: float
@@ -54,11 +53,23 @@ def main() -> None:
     print(json.dumps(report(figures), indent=2) if options.json else table(figures))
 
 
-def measure(*, symbols: int, rounds: int) -> list[Figures]:
-    """Both numbers of lanes on the same symbols."""
+def measure(*, symbols: int, rounds: int) -> Figures:
+    """Raises SystemExit if a symbol does not come back."""
     values, indexes = draw(symbols)
-    entropy_bits = information(values, indexes)
-    return [figures_of(values, indexes, lanes=lanes, rounds=rounds, entropy_bits=entropy_bits) for lanes in (4, 1)]
+    tables, entropy_bits = gaussian_tables(SCALES), information(values, indexes)
+    data = encode(values, indexes, tables)
+    if not np.array_equal(Decoder(data, tables).decode(indexes), values):
+        raise SystemExit("the symbols did not come back")
+    encoding = rates(lambda: encode(values, indexes, tables), len(values), rounds)
+    decoding = rates(lambda: Decoder(data, tables).decode(indexes), len(values), rounds)
+    return Figures(
+        encode_best=max(encoding),
+        encode_median=statistics.median(encoding),
+        decode_best=max(decoding),
+        decode_median=statistics.median(decoding),
+        bits_per_symbol=8 * len(data) / len(values),
+        size_over_entropy=8 * len(data) / entropy_bits,
+    )
 
 
 def draw(count: int) -> tuple[Symbols, Indexes]:
@@ -85,25 +96,6 @@ def mass(k: int, scale: float) -> float:
     return 0.5 * (math.erfc(near) - math.erfc(far))
 
 
-def figures_of(values: Symbols, indexes: Indexes, *, lanes: int, rounds: int, entropy_bits: float) -> Figures:
-    """Raises SystemExit if a symbol does not come back."""
-    tables = gaussian_tables(SCALES)
-    data = encode(values, indexes, tables, lanes=lanes)
-    if not np.array_equal(Decoder(data, tables, lanes=lanes).decode(indexes), values):
-        raise SystemExit("the symbols did not come back")
-    encoding = rates(lambda: encode(values, indexes, tables, lanes=lanes), len(values), rounds)
-    decoding = rates(lambda: Decoder(data, tables, lanes=lanes).decode(indexes), len(values), rounds)
-    return Figures(
-        lanes=lanes,
-        encode_best=max(encoding),
-        encode_median=statistics.median(encoding),
-        decode_best=max(decoding),
-        decode_median=statistics.median(decoding),
-        bits_per_symbol=8 * len(data) / len(values),
-        size_over_entropy=8 * len(data) / entropy_bits,
-    )
-
-
 def rates(work: Callable[[], object], count: int, rounds: int) -> list[float]:
     """Symbols per second of processor time of this thread: what other processes take does not count."""
     found = []
@@ -114,19 +106,18 @@ def rates(work: Callable[[], object], count: int, rounds: int) -> list[float]:
     return found
 
 
-def report(figures: list[Figures]) -> dict[str, object]:
+def report(figures: Figures) -> dict[str, object]:
     """Figures, targets, and what they ran on."""
     targets = {"symbols_per_s": TARGET_SYMBOLS_PER_S, "size_over_entropy": TARGET_RATIO}
-    return {"lanes": [asdict(one) for one in figures], "targets": targets, **hardware(), "load": os.getloadavg()[0]}
+    return {**asdict(figures), "targets": targets, **hardware(), "load": os.getloadavg()[0]}
 
 
-def table(figures: list[Figures]) -> str:
-    lines = ["lanes   encode M/s (median)   decode M/s (median)   bits/symbol   size ÷ entropy"]
+def table(figures: Figures) -> str:
+    lines = ["encode M/s (median)   decode M/s (median)   bits/symbol   size ÷ entropy"]
     lines += [
-        f"{one.lanes:5} {one.encode_best / 1e6:12.1f} ({one.encode_median / 1e6:6.1f}) "
-        f"{one.decode_best / 1e6:12.1f} ({one.decode_median / 1e6:6.1f}) "
-        f"{one.bits_per_symbol:13.4f} {one.size_over_entropy:16.5f}"
-        for one in figures
+        f"{figures.encode_best / 1e6:10.1f} ({figures.encode_median / 1e6:6.1f}) "
+        f"{figures.decode_best / 1e6:12.1f} ({figures.decode_median / 1e6:6.1f}) "
+        f"{figures.bits_per_symbol:13.4f} {figures.size_over_entropy:16.5f}"
     ]
     target = f"target: ≥ {TARGET_SYMBOLS_PER_S / 1e6:.0f} M symbols/s a core, size ÷ entropy ≤ {TARGET_RATIO}"
     machine = f"{', '.join(hardware().values())}, load {os.getloadavg()[0]:.1f}; processor time of one thread"

@@ -180,7 +180,7 @@ def substituted(transform: nn.Module, run: Run) -> Iterator[None]:
 
     def pixels(y_hat: Tensor, quality: Tensor, own: Tensor | None = None) -> Tensor:
         picture = forward(y_hat, quality)
-        if isinstance(transform, Synthesis) and transform.settings.post_filter:
+        if isinstance(transform, Synthesis):
             picture = filtered(picture, transform.filter_weights(quality), transform.settings.step(quality))
         return picture.add_(0.5).clamp_(0, 255).to(torch.uint8)
 

@@ -1,17 +1,15 @@
-"""Interleaved rANS entropy coder over static integer tables, compiled by numba.
+"""rANS entropy coder over static integer tables, compiled by numba.
 
-Asymmetric numeral systems (Duda 2013, arXiv 1311.2540) in the range variant with 64-bit states and 32-bit words, one lane or
-several in turn, whose latencies a CPU could overlap (Giesen 2014, arXiv 1402.3392; here four decode no faster). Symbol ``i``
-uses lane ``i mod lanes``. The encoder runs backwards, so the decoder reads forwards and may stop in the middle to compute the
-indexes of the symbols that follow.
+Asymmetric numeral systems (Duda 2013, arXiv 1311.2540) in the range variant with a 64-bit state and 32-bit words. The encoder
+runs backwards, so the decoder reads forwards and may stop in the middle to compute the indexes of the symbols that follow.
 
-Invariants: a state x stays in [2³¹, 2⁶³); a decoder that has read everything ends with every state at 2³¹ and no word
-left, which `Decoder.finish` checks. Every read is bounds-checked: damaged input raises BitstreamError, never more.
+Invariants: the state x stays in [2³¹, 2⁶³); a decoder that has read everything ends with the state 2³¹ and no word left, which
+`Decoder.finish` checks. Every read is bounds-checked: damaged input raises BitstreamError, never more.
 
 >>> tables = gaussian_tables(np.array([0.5, 2.0]))
 >>> indexes = np.array([0, 1, 1, 0], np.uint8)
->>> data = encode(np.array([0, -3, 900, 1], np.int16), indexes, tables, lanes=1)
->>> decoder = Decoder(data, tables, lanes=1)
+>>> data = encode(np.array([0, -3, 900, 1], np.int16), indexes, tables)
+>>> decoder = Decoder(data, tables)
 >>> decoder.decode(indexes[:2]).tolist(), decoder.decode(indexes[2:]).tolist()
 ([0, -3], [900, 1])
 >>> decoder.finish()
@@ -131,65 +129,60 @@ def integer_frequencies(mass: npt.NDArray[np.float64]) -> npt.NDArray[np.uint32]
     return frequencies.astype(np.uint32)
 
 
-def encode(symbols: Symbols, indexes: Indexes, tables: Tables, *, lanes: int) -> bytes:
+def encode(symbols: Symbols, indexes: Indexes, tables: Tables) -> bytes:
     """Symbols [n] with their table indexes [n] → bytes; |symbol| ≤ `SYMBOL_LIMIT`."""
-    words = np.empty(2 * len(symbols) + 2 * lanes, np.uint32)
-    first = _encode(symbols, indexes, tables.frequencies, tables.cumulative, tables.start, tables.radius, words, lanes)
+    words = np.empty(2 * len(symbols) + 2, np.uint32)
+    first = _encode(symbols, indexes, tables.frequencies, tables.cumulative, tables.start, tables.radius, words)
     return words[first:].astype("<u4", copy=False).tobytes()
 
 
 class Decoder:
     """Reads one stream front to back; `decode` may be called several times."""
 
-    def __init__(self, data: bytes | memoryview, tables: Tables, *, lanes: int) -> None:
-        if len(data) % 4 or len(data) < 8 * lanes:
-            raise BitstreamError(f"entropy-coded stream of {len(data)} bytes, expected a multiple of 4, at least {8 * lanes}")
+    def __init__(self, data: bytes | memoryview, tables: Tables) -> None:
+        if len(data) % 4 or len(data) < 8:
+            raise BitstreamError(f"entropy-coded stream of {len(data)} bytes, expected a multiple of 4, at least 8")
         self._words = np.frombuffer(data, "<u4").astype(np.uint32)  # a copy: aligned, so numba compiles one version
         self._tables = tables
-        self._states = self._words[: 2 * lanes].astype("<u4").view("<u8").astype(np.uint64)
-        self._position = 2 * lanes
-        self._count = 0
+        self._state = self._words[:2].astype("<u4").view("<u8").astype(np.uint64)  # an array: compiled loops change it
+        self._position = 2
 
     def decode(self, indexes: Indexes, machine: StateMachine | None = None) -> Symbols:
         """The next ``len(indexes)`` symbols; raises BitstreamError at the end of the data."""
         t, symbols = self._tables, np.empty(len(indexes), np.int16)
         offsets, moves, first = (None, None, 0) if machine is None else (machine.offsets, machine.moves, machine.first)
         self._position = _decode(
-            symbols, indexes, t.frequencies, t.cumulative, t.start, t.radius, t.buckets, self._words, self._states,
-            self._position, self._count, offsets, moves, first,
+            symbols, indexes, t.frequencies, t.cumulative, t.start, t.radius, t.buckets, self._words, self._state,
+            self._position, offsets, moves, first,
         )  # fmt: skip
         if self._position < 0:
             raise BitstreamError("entropy-coded stream ends too early")
-        self._count += len(indexes)
         return symbols
 
     def decode_by(self, loop: Callable[..., int], values: Symbols, *args: Any) -> None:
         """Fills ``values`` by a compiled loop that finds each index from the symbols before it, with `next_symbol`.
 
-        ``loop(values, *args, stream, position, count)`` decodes as many symbols as there are values and returns the position
+        ``loop(values, *args, stream, position)`` decodes as many symbols as there are values and returns the position
         after them, −1 at the end of the data, or −2 where a value cannot be; then BitstreamError is raised.
         """
         t = self._tables
-        stream = (t.frequencies, t.cumulative, t.start, t.radius, t.buckets, self._words, self._states)
-        self._position = loop(values, *args, stream, self._position, self._count)
+        stream = (t.frequencies, t.cumulative, t.start, t.radius, t.buckets, self._words, self._state)
+        self._position = loop(values, *args, stream, self._position)
         if self._position < 0:
             fault = "ends too early" if self._position == -1 else "holds a value that cannot be"
             raise BitstreamError(f"entropy-coded stream {fault}")
-        self._count += values.size
 
     def finish(self) -> None:
         """Raises BitstreamError unless the stream ended exactly here."""
-        if self._position != len(self._words) or (self._states != _LOWER).any():
+        if self._position != len(self._words) or self._state[0] != _LOWER:
             raise BitstreamError("entropy-coded stream does not end where its symbols end")
 
 
 @numba.njit(nogil=True, cache=True)
-def _encode(symbols, indexes, frequencies, cumulative, start, radius, words, lanes):  # type: ignore[no-untyped-def]
-    states = np.full(lanes, _LOWER, np.uint64)
+def _encode(symbols, indexes, frequencies, cumulative, start, radius, words):  # type: ignore[no-untyped-def]
+    x = _LOWER
     position = len(words)
     for i in range(len(symbols) - 1, -1, -1):
-        lane = i % lanes
-        x = states[lane]
         table = indexes[i]
         symbol = np.int32(symbols[i])
         r = radius[table]
@@ -207,24 +200,19 @@ def _encode(symbols, indexes, frequencies, cumulative, start, radius, words, lan
             words[position] = np.uint32(x & _MASK32)
             x >>= _S32
         quotient = x // frequency
-        states[lane] = (quotient << _S16) + (x - quotient * frequency) + np.uint64(cumulative[entry])
-    for lane in range(lanes - 1, -1, -1):
-        position -= 2
-        words[position] = np.uint32(states[lane] & _MASK32)
-        words[position + 1] = np.uint32(states[lane] >> _S32)
+        x = (quotient << _S16) + (x - quotient * frequency) + np.uint64(cumulative[entry])
+    position -= 2
+    words[position] = np.uint32(x & _MASK32)
+    words[position + 1] = np.uint32(x >> _S32)
     return position
 
 
 @numba.njit(nogil=True, cache=True)
 def _decode(  # type: ignore[no-untyped-def]
-    symbols, indexes, frequencies, cumulative, start, radius, buckets, words, states, position, count, offsets, moves, first
+    symbols, indexes, frequencies, cumulative, start, radius, buckets, words, rans_state, position, offsets, moves, first
 ):
-    lanes = len(states)
-    num_words = len(words)
-    state = 0
+    num_words, x, state = len(words), rans_state[0], 0
     for i in range(len(symbols)):
-        lane = (count + i) % lanes
-        x = states[lane]
         table = np.int64(indexes[i])
         if moves is not None and table >= first:
             table += offsets[state]
@@ -249,20 +237,20 @@ def _decode(  # type: ignore[no-untyped-def]
                     return -1
                 x = (x << _S32) | np.uint64(words[position])
                 position += 1
-        states[lane] = x
         symbols[i] = symbol
         if moves is not None and indexes[i] >= first:
             state = moves[state, symbol & 1]
+    rans_state[0] = x
     return position
 
 
 @numba.njit(nogil=True, cache=True)
-def next_symbol(index, stream, position, count):  # type: ignore[no-untyped-def]
-    """The ``count``-th symbol of a `Decoder.decode_by` stream, and the position after it; −1: the data ended."""
-    frequencies, cumulative, start, radius, buckets, words, states = stream
+def next_symbol(index, stream, position):  # type: ignore[no-untyped-def]
+    """The next symbol of a `Decoder.decode_by` stream, and the position after it; −1: the data ended."""
+    frequencies, cumulative, start, radius, buckets, words, rans_state = stream
     symbol, table = np.zeros(1, np.int16), np.full(1, index, np.uint8)
     position = _decode(
-        symbol, table, frequencies, cumulative, start, radius, buckets, words, states, position, count, None, None, 0
+        symbol, table, frequencies, cumulative, start, radius, buckets, words, rans_state, position, None, None, 0
     )
     return np.int64(symbol[0]), position
 

@@ -84,10 +84,8 @@ def _train_process(rank: int, config: TrainConfig, rendezvous: str | None) -> No
     notes = config.training.model_dump(mode="json")
 
     def export(model: Hyperprior, progress: Progress) -> None:
-        if model.settings.eight_bits:
-            fit_steps(model, trainer.train_pictures)
-        if model.settings.post_filter:
-            fit_post_filter(model, trainer.train_pictures)
+        fit_steps(model, trainer.train_pictures)
+        fit_post_filter(model, trainer.train_pictures)
         data = dump_codec(model, training={**progress, "config": notes})
         _export(config, with_fitted_tables(data, trainer.train_pictures))
 
@@ -154,12 +152,7 @@ def _grown(config: TrainConfig) -> Hyperprior | None:
     if config.start is None:
         return None
     model = _network(config, read_codec(config.start), config.start, Hyperprior)
-    wanted = config.model
-    fitted = {"hyper_context": config.training.hyper_context, "integer_means": config.training.integer_means_steps > 0}
-    for name, later in fitted.items():
-        if later:  # by the trainer, to the grown network
-            wanted = wanted.model_copy(update={name: getattr(model.settings, name)})
-    return grown(model, wanted).train()
+    return grown(model, config.model).train()
 
 
 def _export(config: TrainConfig, data: bytes) -> None:

@@ -160,7 +160,7 @@ def _encode(z, symbols, indexes, static, weights, shifts, inverse):  # type: ign
 
 
 @numba.njit(nogil=True, cache=True)
-def _decode(z, static, weights, shifts, inverse, stream, position, done):  # type: ignore[no-untyped-def]
+def _decode(z, static, weights, shifts, inverse, stream, position):  # type: ignore[no-untyped-def]
     """A `Decoder.decode_by` loop."""
     rows, columns, channels = z.shape
     activity = np.zeros((rows, columns, channels + 1), np.int64)
@@ -169,7 +169,7 @@ def _decode(z, static, weights, shifts, inverse, stream, position, done):  # typ
             around, count = _around(activity, i, j, channels)
             for c in range(channels):
                 index = _index(activity, i, j, c, around, count, static[c], shifts, len(inverse))
-                symbol, position = next_symbol(index, stream, position, done)
+                symbol, position = next_symbol(index, stream, position)
                 if position < 0:
                     return position
                 value = symbol + _predicted(z, i, j, c, weights)
@@ -177,7 +177,6 @@ def _decode(z, static, weights, shifts, inverse, stream, position, done):  # typ
                     return -2
                 z[i, j, c] = value
                 _note(activity, i, j, c, symbol, inverse[static[c]])
-                done += 1
     return position
 
 

@@ -1,9 +1,9 @@
-"""Decoupled hyperprior: transforms at 1/8 and 1/16, scales from an exact integer net, means from one, too, or in float.
+"""Decoupled hyperprior: transforms at 1/8 and 1/16, scales and means from exact nets of integers.
 
     x ─ g_a ─ y ──────────── r = round(y − μ) ──── ŷ = r + μ ─ g_s ─ x̂
               │                ▲ entropy coder: zero-mean Gaussian of scale index i
               h_a ─ ẑ ─┬─ scale net (integers) ─ i
-                       └─ mean net ───────────── μ      ẑ itself is coded in an exact context, `HyperContext`
+                       └─ mean net (integers) ── μ      ẑ itself is coded in an exact context, `HyperContext`
 
 (Ballé et al. 2018, arXiv 1802.01436; mean and scale: Minnen et al. 2018, arXiv 1809.02736; decoupled like JPEG AI.)
 The few channels that carry the picture's low frequencies go on from block to block, more than ẑ tells: their μ gains a linear
@@ -28,18 +28,16 @@ from cnnbatch.codec.hyper_context import HyperContext
 from cnnbatch.codec.hyperprior_settings import GREY, HyperpriorSettings
 from cnnbatch.codec.integer_net import Z_MAX, IntegerDepthwise, IntegerLinear, IntegerNet, round_half_up, soft_clamp
 from cnnbatch.codec.layers import (
-    ACTIVATIONS,
     Block,
     FullPrecisionLinear,
     QualityCurve,
     asinh_and_magnitude,
-    blocks,
-    depth_to_space,
+    hardswish,
     keep_variance,
     neighbours,
     space_to_depth,
 )
-from cnnbatch.codec.likelihood import gaussian_bits, noisy, on_the_trellis, on_their_own
+from cnnbatch.codec.likelihood import gaussian_bits, noisy, on_the_trellis
 from cnnbatch.codec.transforms import Analysis, Synthesis
 
 MEAN_BLOCKS = 2
@@ -47,10 +45,6 @@ MEAN_BLOCKS = 2
 
 NUM_NEIGHBOURS = 4
 """Decoded latent positions that a mean is predicted from."""
-
-DISTORTION_WEIGHT = 1.7
-"""Of an error as the quantiser counts it, relative to what it does through the linear bypass. Between 1.4 and 2.0 the loss is
-within 0.1 % of its least at every quality, with integers on their own; see also `dependent_weights`."""
 
 COARSER = (1.65, 1.05)
 """Quantisation step that training starts with at quality 0 and 63, in units of the high-rate optimum Δ(q): where most
@@ -72,47 +66,20 @@ class HyperAnalysis(nn.Module):
         width = s.hyper_width
         self.enter = nn.Linear(2 * s.latent_channels, width)
         self.gain = QualityCurve(width)
-        self.block_16 = Block(width, s.activation)
+        self.block_16 = Block(width)
         self.down_32 = nn.Linear(4 * width, width)
-        self.block_32 = Block(width, s.activation)
+        self.block_32 = Block(width)
         self.down_64 = FullPrecisionLinear(4 * width, s.hyper_channels)
-        self.activation = ACTIVATIONS[s.activation]
 
     def forward(self, y: Tensor, quality: Tensor) -> Tensor:
         """``y`` [N, h, w, M] with h, w multiples of 4 → z [N, h/4, w/4, Cz]."""
         x = self.enter(asinh_and_magnitude(y)) * torch.exp(self.gain(quality))
-        x = self.down_32(space_to_depth(self.activation(self.block_16(x), not x.requires_grad), 2))
+        x = self.down_32(space_to_depth(hardswish(self.block_16(x)), 2))
         return cast(Tensor, self.down_64(space_to_depth(self.block_32(x), 2)))
 
 
-class MeanNet(nn.Module):
-    """ẑ → means of the latents, in float."""
-
-    def __init__(self, s: HyperpriorSettings) -> None:
-        super().__init__()
-        width = s.hyper_width
-        self.enter = nn.Linear(s.hyper_channels, 4 * width)
-        self.block_32 = Block(width, s.activation)
-        self.grow = nn.Linear(width, 4 * width)
-        self.blocks_16 = blocks(width, MEAN_BLOCKS, s.activation)
-        self.leave = FullPrecisionLinear(width, s.latent_channels)
-        self.gain = QualityCurve(s.latent_channels)
-        self.activation = ACTIVATIONS[s.activation]
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
-
-    def forward(self, z_hat: Tensor, quality: Tensor) -> Tensor:
-        """``z_hat`` [N, h, w, Cz] → [N, 4h, 4w, M]."""
-        x = self.enter(z_hat)
-        x = depth_to_space(self.activation(x, not x.requires_grad), 2)
-        x = self.grow(self.block_32(x))
-        x = depth_to_space(self.activation(x, not x.requires_grad), 2)
-        means, gain = self.leave(self.blocks_16(x)), torch.exp(self.gain(quality))
-        return cast(Tensor, means * gain if means.requires_grad else means.mul_(gain))
-
-
-class IntegerMeanNet(IntegerNet):
-    """ẑ → means of the latents, of integers but for their gain: a third of the time, and no rounding that differs."""
+class MeanNet(IntegerNet):
+    """ẑ → means of the latents, of integers but for their gain."""
 
     def __init__(self, s: HyperpriorSettings) -> None:
         super().__init__(
@@ -149,22 +116,20 @@ class Hyperprior(nn.Module):
         self.g_a = Analysis(settings)
         self.g_s = Synthesis(settings)
         self.h_a = HyperAnalysis(settings)
-        self.mean_net = IntegerMeanNet(settings) if settings.integer_means else MeanNet(settings)
+        self.mean_net = MeanNet(settings)
         self.scale_net = IntegerNet(
             hyper_channels=settings.hyper_channels,
             width=settings.hyper_width,
             latent_channels=settings.latent_channels,
         )
         self.scale_offset = QualityCurve(settings.latent_channels)
-        if settings.context_channels:
-            self.context = QualityCurve(settings.context_channels * NUM_NEIGHBOURS * settings.context_channels)
+        self.context = QualityCurve(settings.context_channels * NUM_NEIGHBOURS * settings.context_channels)
         self.z_scale = QualityCurve(settings.hyper_channels)
-        if settings.hyper_context:
-            self.hyper_context = HyperContext(settings.hyper_channels, settings.scale_range, settings.num_scales)
+        self.hyper_context = HyperContext(settings.hyper_channels, settings.scale_range, settings.num_scales)
 
     def integer_nets(self) -> list[IntegerNet]:
-        """Whose layers are of integers: the scale net, and perhaps the mean net."""
-        return [net for net in (self.scale_net, self.mean_net) if isinstance(net, IntegerNet)]
+        """The nets whose layers are of integers."""
+        return [self.scale_net, self.mean_net]
 
     def bits_per_square(self, quality: Tensor) -> Tensor:
         """[N, M]: bits that a squared unit of error in one latent of each channel is worth, by the synthesis' bypass alone.
@@ -178,37 +143,29 @@ class Hyperprior(nn.Module):
 
     def quantiser_weights(self, quality: Tensor) -> Tensor:
         """[N, M]: bits that the quantiser counts for a squared unit of error."""
-        bits = self.bits_per_square(quality)
-        if self.settings.dependent_spacing:
-            return dependent_weights(quality, self.settings.latent_channels) * bits
-        return DISTORTION_WEIGHT * bits
+        return distortion_weights(quality, self.settings.latent_channels) * self.bits_per_square(quality)
 
     def hyper_synthesis(self, z_hat: Tensor, quality: Tensor) -> HyperLatents:
         """``z_hat`` integers → scale positions (real, to be rounded half up and clamped) and means."""
         positions = self.scale_net(z_hat) + round_half_up(self.scale_offset(quality))
         return HyperLatents(positions, self.mean_net(z_hat, quality))
 
-    def forward(self, x: Tensor, quality: Tensor, *, noise: bool, rdo: bool = False) -> tuple[Tensor, Tensor]:
-        """``x`` [N, H, W, 3] → (x̂, bits [N]); ``noise``: additive uniform noise for the rate, else that of the symbols.
+    def forward(self, x: Tensor, quality: Tensor, *, noise: bool) -> tuple[Tensor, Tensor]:
+        """``x`` [N, H, W, 3] → (x̂, bits [N]); ``noise``: additive uniform noise in the gradients of the rate.
 
-        The reconstruction always sees symbols, with straight-through gradients: the nearest integers or, with ``rdo`` and
-        wherever quantisation is dependent, those that an encoder chooses, to whose rate the scales are then fitted, too.
+        The reconstruction sees the symbols that an encoder chooses, with straight-through gradients, and scales are fitted to
+        their rate.
         """
         s = self.settings
         y = self.g_a(x - GREY, quality)
         z = self.h_a(y, quality)
         z_hat = round_half_up(z.clamp(-Z_MAX, Z_MAX))
         hyper = self.hyper_synthesis(z_hat, quality)
-        means = hyper.means
-        if s.context_channels:
-            means = self.with_context(means, y, quality, noise=noise)
+        means = self.with_context(hyper.means, y, quality, noise=noise)
         residual = y - means
         positions = soft_clamp(round_half_up(hyper.scale_positions), 0, s.num_scales - 1, share=1)
         scales = s.scale_at(positions)
-        if s.dependent_spacing:
-            r_hat, bits = on_the_trellis(residual, positions, scales, self.quantiser_weights(quality), s, noise=noise)
-        else:
-            r_hat, bits = on_their_own(residual, scales, self.quantiser_weights(quality) if rdo else None, noise=noise)
+        r_hat, bits = on_the_trellis(residual, positions, scales, self.quantiser_weights(quality), s, noise=noise)
         bits = bits + self._hyper_bits(z, z_hat, quality, noise=noise)
         return self.g_s(r_hat + means, quality), bits
 
@@ -217,11 +174,9 @@ class Hyperprior(nn.Module):
         s = self.settings
         values = noisy(z) if noise else z_hat
         positions = round_half_up(self.z_scale(quality)).clamp(0, s.num_scales - 1)
-        if s.hyper_context:
-            predicted, positions = self.hyper_context(z_hat, positions)
-            values = values - predicted
+        predicted, positions = self.hyper_context(z_hat, positions)
         scales = s.scale_at(positions.clamp(0, s.num_scales - 1))
-        return gaussian_bits(values, scales)
+        return gaussian_bits(values - predicted, scales)
 
     def context_weights(self, quality: Tensor) -> Tensor:
         """[N, K, 4·K]: what each of the K predicted channels takes of its `known_neighbours`."""
@@ -257,8 +212,8 @@ class Hyperprior(nn.Module):
         self.z_scale.anchors.fill_(self.settings.indexes_per_nat * math.log(1.0 / self.settings.scale_range[0]))
 
 
-def dependent_weights(quality: Tensor, channels: int) -> Tensor:
-    """[N, M]: `DISTORTION_WEIGHT` where quantisation is dependent.
+def distortion_weights(quality: Tensor, channels: int) -> Tensor:
+    """[N, M]: weight of an error as the quantiser counts it, relative to what it does through the linear bypass.
 
     Of least loss by trial: 1.0 at q = 4, 0.8 from 20 on. And of an error in a channel of high frequency (the last ones) the
     learned path takes away three parts in four, in one of low frequency one; weighing them apart gains some 0.1 %.

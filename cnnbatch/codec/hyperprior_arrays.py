@@ -47,17 +47,14 @@ class HyperpriorArchitecture(Architecture[HyperpriorSettings, Hyperprior]):
             expected[f"{name}.shift"] = ("|i1", (outputs,))
             expected[f"{name}.bias"] = ("<i4", (outputs,))
         steps = bitstream.MAX_QUALITY_STEPS + 1
-        if s.hyper_context:
-            expected |= {
-                "hyper_context.weight_table": ("|i1", (s.hyper_channels, 4)),
-                "hyper_context.shift_table": ("|i1", (len(EDGES) + 1,)),
-                "hyper_context.inverse_table": ("<u2", (s.num_scales,)),
-            }
         return expected | {
+            "hyper_context.weight_table": ("|i1", (s.hyper_channels, 4)),
+            "hyper_context.shift_table": ("|i1", (len(EDGES) + 1,)),
+            "hyper_context.inverse_table": ("<u2", (s.num_scales,)),
             "scale_offset.table": ("<i2", (steps, s.latent_channels)),
             "z_scale.table": ("|u1", (steps, s.hyper_channels)),
             "tables.frequencies": ("<u2", (None,)),
-            "tables.radius": ("<i4", (s.num_scales * (3 if s.dependent_spacing else 1),)),
+            "tables.radius": ("<i4", (3 * s.num_scales,)),
             "known_answer.z_hat": ("|i1", (1, *KNOWN_ANSWER_SIZE, s.hyper_channels)),
             "known_answer.positions": ("<f4", (1, *(4 * n for n in KNOWN_ANSWER_SIZE), s.latent_channels)),
         }
@@ -121,20 +118,17 @@ def _integer_arrays(model: Hyperprior) -> dict[str, Array]:
     quality = torch.arange(bitstream.MAX_QUALITY_STEPS + 1) / bitstream.QUALITY_STEPS
     offsets = torch.floor(model.scale_offset(quality)[:, 0, 0] + 0.5)
     z_indexes = torch.floor(model.z_scale(quality)[:, 0, 0] + 0.5).clamp(0, s.num_scales - 1)
-    tables = gaussian_tables(s.scales().numpy())
-    if s.dependent_spacing:
-        tables = joined(tables, trellis_tables(s.scales(), s.dependent_spacing))
+    tables = joined(gaussian_tables(s.scales().numpy()), trellis_tables(s.scales()))
+    hyper = model.hyper_context.tables()
     arrays: dict[str, Array] = {
         "scale_offset.table": offsets.numpy().astype(np.int16),
         "z_scale.table": z_indexes.numpy().astype(np.uint8),
         "tables.frequencies": tables.frequencies.astype(np.uint16),
         "tables.radius": tables.radius,
+        "hyper_context.weight_table": hyper.weights.astype(np.int8),
+        "hyper_context.shift_table": hyper.shifts.astype(np.int8),
+        "hyper_context.inverse_table": hyper.inverse.astype(np.uint16),
     }
-    if s.hyper_context:
-        found = model.hyper_context.tables()
-        arrays["hyper_context.weight_table"] = found.weights.astype(np.int8)
-        arrays["hyper_context.shift_table"] = found.shifts.astype(np.int8)
-        arrays["hyper_context.inverse_table"] = found.inverse.astype(np.uint16)
     for name, layer in _integer_layers(model):
         weight, shift, bias = layer.integers()
         arrays[f"{name}.weight"] = weight.numpy().astype(np.int8)

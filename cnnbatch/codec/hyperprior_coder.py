@@ -69,8 +69,7 @@ class HyperpriorCoder:
         self.model.g_s.keep_matrices()
         for net in self.model.integer_nets():
             net.pack()
-        if file.settings.eight_bits:
-            self.model.g_s.use_eight_bits()
+        self.model.g_s.use_eight_bits()
         coding = threads if device.type == "cpu" else os.cpu_count()
         self.pool = ThreadPoolExecutor(coding, thread_name_prefix="rans")
         parallel = threads > 1 and device.type == "cpu"
@@ -96,13 +95,13 @@ class HyperpriorCoder:
     def compress(self, images: Sequence[Pixels], qualities: Sequence[float], *, effort: int) -> list[bytes]:
         """See `Coder.compress`; gradients hold on to much memory, hence smaller tiles with more than one.
 
-        The first ``effort`` is a post-filter of each image's own, where the codec has one, by windows of it; all others are
-        passes of `refine`, and the filter is then by all of it.
+        The first ``effort`` is a post-filter of each image's own, by windows of it; all others are passes of `refine`, and the
+        filter is then by all of it.
         """
         headers = [self._header(image, q) for image, q in zip(images, qualities, strict=True)]
         found: list[dict[tuple[int, int], bytes]] = [{} for _ in images]
-        search = FilterSearch(self.model, self.latents, headers) if effort and self.file.settings.post_filter else None
-        passes = effort - (search is not None)
+        search = FilterSearch(self.model, self.latents, headers) if effort else None
+        passes = max(0, effort - 1)
         tile_jobs = self._tile_jobs(headers, UNIT_SIDE if passes else self.limits.tile_side)
 
         def alike(job: _TileJob) -> Hashable:
@@ -303,8 +302,6 @@ class HyperpriorCoder:
                 raise BitstreamError(
                     f"bitstream of codec {parsed.header.codec_prefix.hex()}…, but this is codec {self._prefix.hex()}…"
                 )
-            if parsed.header.own_filter and not self.file.settings.post_filter:
-                raise BitstreamError("bitstream with a filter of its own, but its codec has none")
             self._own_weights([parsed.header])
         return parsed
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from cnnbatch.codec.eight_bits import MOST_INPUTS
-from cnnbatch.codec.layers import Activation, Positive, ScaleRange, high_rate_step, lmbda_at, log_spaced
+from cnnbatch.codec.layers import Positive, ScaleRange, high_rate_step, lmbda_at, log_spaced
 
 BLOCK = 16
 """Pixels a latent position covers in each direction."""
@@ -21,8 +21,6 @@ GREY = 128
 
 PIXEL_UNIT = 64.0
 """Grey levels that the learned analysis path sees as 1."""
-LEAST_SPACING = 0.1
-"""Of the levels of dependent quantisation."""
 BlockCount = Annotated[int, Field(ge=0, le=64)]
 
 
@@ -31,61 +29,28 @@ class HyperpriorSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    width_8: int = Field(96, ge=8, le=1024)
-    width_16: int = Field(192, ge=8, le=1024)
-    analysis_blocks: tuple[BlockCount, BlockCount] = (4, 4)
+    width_8: int = Field(96, ge=8, le=MOST_INPUTS // 2)
+    width_16: int = Field(192, ge=8, le=MOST_INPUTS // 2)
     synthesis_blocks: tuple[BlockCount, BlockCount] = (4, 4)
-    latent_channels: int = Field(320, ge=8, le=768)
+    """At 1/8 and at 1/16 of the resolution."""
+    latent_channels: int = Field(320, ge=8, le=MOST_INPUTS)
     hyper_channels: int = Field(96, ge=8, le=512)
     hyper_width: int = Field(96, ge=8, le=512)
-    activation: Activation = "gelu"
-    sees_picture: bool = False
-    """Whether the learned synthesis path sees the picture that the bypass makes, and so the edges of its blocks."""
-    context_channels: int = Field(0, ge=0, le=64)
+    context_channels: int = Field(8, ge=1, le=64)
     """Latent channels, the first, whose means are also predicted from decoded neighbours, see `known_neighbours`; at most
     ``latent_channels``."""
-    hyper_context: bool = False
-    """Whether hyper-latents are predicted from each other, and their scales from how busy it is around, see `HyperContext`."""
-    lapped: bool = False
-    """Whether a lapped transform takes the place of plain blocks: filters across the borders of blocks, see `BorderFilter`."""
-    lmbda_range: tuple[Positive, Positive] = (0.0009, 1.0)
+    lmbda_range: tuple[Positive, Positive] = (0.0009, 0.6)
     num_scales: int = Field(64, ge=2, le=64)
     scale_range: ScaleRange = (0.11, 128.0)
     coded_from: int = Field(1, ge=0, le=63)
     """Symbols of smaller scale indexes are taken as zero and not coded."""
-    dependent_spacing: float = Field(0.0, ge=0, le=2)
-    """Distance of levels, in quantisation steps, of dependent quantisation, see `cnnbatch.codec.trellis`, at least
-    `LEAST_SPACING`; 0: integers, each on its own."""
-    dependent_from: int = Field(0, ge=0, le=63)
-    """Symbols of smaller scale indexes are integers on their own all the same."""
-    dependent_states: Literal[8, 64, 256, 1024] = 8
+    dependent_states: Literal[64, 256, 1024] = 256
     """Of the machine of dependent quantisation: the more, the fewer bytes, and the longer an encoder searches."""
-    eight_bits: bool = False
-    """Whether decoders compute the blocks of the synthesis in eight bits, see `cnnbatch.codec.eight_bits`."""
-    integer_means: bool = False
-    """Whether the mean net computes with integers, see `cnnbatch.codec.integer_net`."""
-    post_filter: bool = False
-    """Whether decoders filter what the synthesis makes, see `cnnbatch.codec.postfilter`."""
-    lanes: Literal[1, 4] = 4
-    """Of the entropy coder in large units. Each beyond the first takes six bytes of a unit and makes decoding no faster."""
 
     @model_validator(mode="after")
     def _context_in_latents(self) -> "HyperpriorSettings":
         if self.context_channels > self.latent_channels:
             raise ValueError(f"context_channels {self.context_channels} of {self.latent_channels} latent_channels")
-        return self
-
-    @model_validator(mode="after")
-    def _levels_apart(self) -> "HyperpriorSettings":
-        if 0 < self.dependent_spacing < LEAST_SPACING:
-            raise ValueError(f"dependent_spacing {self.dependent_spacing}: 0, or at least {LEAST_SPACING}")
-        return self
-
-    @model_validator(mode="after")
-    def _eight_bits_fit(self) -> "HyperpriorSettings":
-        most = max(2 * self.width_8, 2 * self.width_16, self.latent_channels)
-        if self.eight_bits and (self.activation != "hardswish" or most > MOST_INPUTS):
-            raise ValueError(f"eight_bits is for hardswish, widths up to {MOST_INPUTS // 2} and {MOST_INPUTS} latent channels")
         return self
 
     def lmbda(self, quality: Tensor) -> Tensor:

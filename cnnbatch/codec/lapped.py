@@ -29,21 +29,11 @@ def lapped_blocks(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16) if rounded else torch.from_numpy(exact)
 
 
-def lapped_pixels(linear: Tensor, learned: Tensor, weight: Tensor, steps: Tensor, grey: int) -> Tensor:
-    """Patches of 8×8 pixels ``linear`` [N, h, w, 4·192] and ``learned`` [N, 2h, 2w, 192] → pixels, uint8 [N, 16h, 16w, 3].
-
-    Their sum is filtered by ``weight`` [16, 16], times ``steps`` [N], plus ``grey``, rounded half up and clamped.
-    """
-    n, h, w, _ = linear.shape
-    pixels = np.empty((n, h * BLOCK, w * BLOCK, COLOURS), np.uint8)
-    parts = (part.contiguous().numpy() for part in (linear, learned))
-    none = np.empty((0, 0, 0, 0), np.float32)
-    _paint(*parts, weight.detach().numpy(), steps.float().numpy(), np.float32(grey + 0.5), pixels, none)
-    return torch.from_numpy(pixels)
-
-
 def filtered_pixels(linear: Tensor, learned: Tensor, weight: Tensor, steps: Tensor, grey: int, weights: Tensor) -> Tensor:
-    """The same through the post-filter: ``weights`` [N, 3, FEATURES], limits in ``steps``."""
+    """`lapped_planes` through the post-filter, rounded half up and clamped → uint8 [N, 16h, 16w, 3].
+
+    ``weights`` [N, 3, FEATURES]; limits are in ``steps``.
+    """
     planes = lapped_planes(linear, learned, weight, steps, grey).numpy()
     n, _, height, width = planes.shape
     pixels = np.empty((n, height - 2 * REACH, width - 2 * REACH, COLOURS), np.uint8)
@@ -54,13 +44,16 @@ def filtered_pixels(linear: Tensor, learned: Tensor, weight: Tensor, steps: Tens
 
 
 def lapped_planes(linear: Tensor, learned: Tensor, weight: Tensor, steps: Tensor, grey: int) -> Tensor:
-    """What the post-filter reads: float32 [N, 3, 16h + 2·REACH, 16w + 2·REACH], the last pixels repeated beyond the edge."""
+    """Patches of 8×8 pixels ``linear`` [N, h, w, 4·192] and ``learned`` [N, 2h, 2w, 192] → what the post-filter reads.
+
+    Their sum is filtered by ``weight`` [16, 16], times ``steps`` [N], plus ``grey``: float32 [N, 3, 16h + 2·REACH,
+    16w + 2·REACH], the last pixels repeated beyond the edge.
+    """
     n, h, w, _ = linear.shape
     height, width = h * BLOCK, w * BLOCK
     planes = np.empty((n, COLOURS, height + 2 * REACH, width + 2 * REACH), np.float32)
     parts = (part.contiguous().numpy() for part in (linear, learned))
-    unused = np.empty((n, height, width, 0), np.uint8)
-    _paint(*parts, weight.detach().numpy(), steps.float().numpy(), np.float32(grey), unused, planes)
+    _paint(*parts, weight.detach().numpy(), steps.float().numpy(), np.float32(grey), planes)
     for picture in planes:
         repeat_edges(picture)
     return torch.from_numpy(planes)
@@ -74,10 +67,9 @@ def _side(start, size, matrix, identity):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _paint(linear, learned, weight, steps, grey, pixels, planes):  # type: ignore[no-untyped-def]
-    """Squares as in `_filter`, to the middle of ``planes`` [N, 3, H + 2·REACH, W + 2·REACH] or, if that is empty, to
-    ``pixels``, for which ``grey`` has the half that rounds."""
-    n, height, width, _ = pixels.shape
+def _paint(linear, learned, weight, steps, grey, planes):  # type: ignore[no-untyped-def]
+    """Squares as in `_filter`, to the middle of ``planes`` [N, 3, H + 2·REACH, W + 2·REACH]."""
+    n, height, width = planes.shape[0], planes.shape[2] - 2 * REACH, planes.shape[3] - 2 * REACH
     square = np.zeros((COLOURS, BLOCK, BLOCK), np.float32)
     between, done = np.empty_like(square), np.empty_like(square)
     turned, identity = np.ascontiguousarray(weight.T), np.eye(BLOCK, dtype=np.float32)
@@ -88,10 +80,7 @@ def _paint(linear, learned, weight, steps, grey, pixels, planes):  # type: ignor
                 right, columns = _side(left, width, turned, identity)
                 _gather(linear[image], learned[image], top, left, rows, columns, square)
                 _multiply(down, right, square, between, done)
-                if planes.size:
-                    _lay(done, steps[image], grey, top, left, rows, columns, planes[image])
-                else:
-                    _put(done, steps[image], grey, top, left, rows, columns, pixels[image])
+                _lay(done, steps[image], grey, top, left, rows, columns, planes[image])
 
 
 @numba.njit(nogil=True, cache=True)
@@ -108,15 +97,6 @@ def _gather(linear, learned, top, left, rows, columns, square):  # type: ignore[
                 for c in range(COLOURS):
                     k = j * COLOURS + c
                     square[c, i, start + j] = block[other + k] + patch[here + k]
-
-
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
-def _put(done, step, grey, top, left, rows, columns, pixels):  # type: ignore[no-untyped-def]
-    low, high = np.float32(0), np.float32(255)
-    for i in range(*rows):
-        for j in range(*columns):
-            for c in range(COLOURS):
-                pixels[top + i, left + j, c] = np.uint8(min(max(done[c, i, j] * step + grey, low), high))
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})

@@ -1,8 +1,8 @@
 """Entropy coding of one unit's latents: y ↔ bytes.
 
 A unit is self-contained: its hyper-latents and both hyper nets see nothing of its neighbours, so a decoder can read any
-unit alone. One stream holds the unit's ẑ and then its symbols r in raster order, channels innermost; symbols whose scale
-index is below the settings' ``coded_from`` are zero and not in the stream.
+unit alone. One stream holds the unit's ẑ and then its symbols r (`cnnbatch.codec.order`); symbols whose scale index is below
+the settings' ``coded_from`` are zero and not in the stream.
 
 Shapes: N units of one shape, a × b latent positions, M channels.
 """
@@ -24,12 +24,9 @@ from cnnbatch.codec.hyperprior import Hyperprior
 from cnnbatch.codec.hyperprior_settings import HYPER_BLOCK, HyperpriorSettings
 from cnnbatch.codec.integer_net import Z_MAX, indexes_of
 from cnnbatch.codec.order import Coded
-from cnnbatch.codec.quantisation import Choice, Quantiser, Values, magnitude_bits, restore
+from cnnbatch.codec.quantisation import Choice, Values, magnitude_bits, restore
 from cnnbatch.codec.trellis import TrellisQuantiser, chosen_values, dequantise, state_machine, stream_symbols, table_prices
-from cnnbatch.rans import Decoder, Indexes, StateMachine, Symbols, Tables, encode
-
-LANES_FROM = 1 << 17
-"""Units with fewer latents have one lane, whatever the codec file says."""
+from cnnbatch.rans import Decoder, Indexes, Symbols, Tables, encode
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -62,13 +59,9 @@ class LatentCoder:
         self.settings, self.model, self.tables, self.pool = settings, model, Tables.from_arrays(arrays), pool
         self.offsets = torch.from_numpy(arrays["scale_offset.table"].astype(np.float32))
         self.z_indexes = arrays["z_scale.table"]
-        self.hyper = HyperTables.from_arrays(arrays) if settings.hyper_context else None
-        self.quantiser: Quantiser | TrellisQuantiser
-        if settings.dependent_spacing:
-            self.machine: StateMachine | None = state_machine(settings)
-            self.quantiser = TrellisQuantiser(table_prices(self.tables, settings.num_scales), settings)
-        else:
-            self.machine, self.quantiser = None, Quantiser(self.tables)
+        self.hyper = HyperTables.from_arrays(arrays)
+        self.machine = state_machine(settings)
+        self.quantiser = TrellisQuantiser(table_prices(self.tables, settings.num_scales), settings)
 
     def side(self, y: Tensor, quality: Tensor, *, bf16: bool) -> "Side":
         """``y`` [N, a, b, M], ``quality`` [N] in quarter steps exactly → what codes it.
@@ -95,8 +88,6 @@ class LatentCoder:
 
     def _quantise_unit(self, unit: tuple[Values, Values, Indexes, Values, Values, Coded]) -> Choice:
         latents, means, indexes, weights, context, coded = unit
-        if isinstance(self.quantiser, Quantiser):
-            return self.quantiser(latents - means, indexes, weights, context)
         return self.quantiser(latents, indexes, weights, context, means=means, in_stream=coded)
 
     def bits(self, choice: Choice, side: "Side") -> npt.NDArray[np.float64]:
@@ -116,11 +107,10 @@ class LatentCoder:
     def decode(self, streams: Sequence[bytes | memoryview], shape: tuple[int, int], quality: Tensor) -> Tensor:
         """Streams of N units of a × b = ``shape`` → ŷ [N, a, b, M]; raises BitstreamError."""
         a, b = shape
-        lanes = self._lanes(a * b)
-        decoders = [Decoder(s, self.tables, lanes=lanes) for s in streams]
+        decoders = [Decoder(s, self.tables) for s in streams]
         rows, columns = -(-a // HYPER_BLOCK), -(-b // HYPER_BLOCK)
         static = [self._z_indexes(q) for q in quality.tolist()]
-        z = self._each(lambda unit: self._decode_z(*unit, (rows, columns)), zip(decoders, static, strict=True))
+        z = self._each(lambda unit: self.hyper.decode(unit[0], (rows, columns), unit[1]), zip(decoders, static, strict=True))
         z_hat = torch.from_numpy(np.stack(z)).float().to(quality.device)
         indexes, means = self._hyper(z_hat, quality, a, b)
         r = self._each(self._decode_unit, zip(decoders, indexes.cpu().numpy(), strict=True))
@@ -128,8 +118,6 @@ class LatentCoder:
         return self._with_means(_stacked(r), _stacked(found), means)
 
     def _context(self, quality: Tensor) -> npt.NDArray[np.float32]:
-        if not self.settings.context_channels:
-            return np.zeros((len(quality), 0, 0), np.float32)
         weights: npt.NDArray[np.float32] = self.model.context_weights(quality).contiguous().cpu().numpy()
         return weights
 
@@ -155,17 +143,12 @@ class LatentCoder:
 
     def in_stream(self, z: Symbols, r: Symbols, tables: Indexes, coded: Coded, quality: float) -> tuple[Symbols, Indexes]:
         """What the stream of one unit holds: symbols and their tables, in order."""
-        static = self._z_indexes(quality)
-        if self.hyper is not None:
-            z_symbols, z_indexes = self.hyper.encode(z, static)
-        else:
-            z_symbols, z_indexes = z.ravel(), np.tile(static, z.shape[0] * z.shape[1])
+        z_symbols, z_indexes = self.hyper.encode(z, self._z_indexes(quality))
         symbols, indexes = _with_coded(z_symbols, z_indexes, r.reshape(-1), tables.reshape(-1), coded.places)
         return symbols, indexes
 
     def _encode_unit(self, unit: tuple[Symbols, Symbols, Indexes, Coded, float]) -> bytes:
-        r = unit[1]
-        return encode(*self.in_stream(*unit), self.tables, lanes=self._lanes(r.shape[0] * r.shape[1]))
+        return encode(*self.in_stream(*unit), self.tables)
 
     def _decode_unit(self, unit: tuple[Decoder, Indexes]) -> npt.NDArray[np.float32]:
         """Dequantised symbols [a, b, M], without means and predictions."""
@@ -175,24 +158,16 @@ class LatentCoder:
         symbols = decoder.decode(coded, self.machine)
         decoder.finish()
         values = np.zeros(indexes.shape, np.float32)
-        values.reshape(-1)[places] = symbols if self.machine is None else dequantise(symbols, coded, self.settings)
+        values.reshape(-1)[places] = dequantise(symbols, coded, self.settings)
         return values
 
     def _stream_symbols(self, indexes: Indexes) -> Coded:
         return stream_symbols(self.settings, indexes, self.settings.context_channels)
 
-    def _decode_z(self, decoder: Decoder, static: Indexes, shape: tuple[int, int]) -> Symbols:
-        if self.hyper is not None:
-            return self.hyper.decode(decoder, shape, static)
-        return decoder.decode(np.tile(static, shape[0] * shape[1])).reshape(*shape, -1)
-
     def _z_indexes(self, quality: float) -> Indexes:
         """Scale index of each hyper-latent channel."""
         indexes: Indexes = self.z_indexes[round(quality * 4)]
         return indexes
-
-    def _lanes(self, positions: int) -> int:
-        return self.settings.lanes if positions * self.settings.latent_channels >= LANES_FROM else 1
 
     def _each(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         work = list(items)

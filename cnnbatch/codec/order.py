@@ -1,6 +1,6 @@
 """In which order the symbols of a unit are in its stream.
 
-Where a decoder's state goes on from symbol to symbol, an encoder cannot tell which path is the cheapest before its end, but
+As a decoder's state goes on from symbol to symbol, an encoder cannot tell which path is the cheapest before its end, but
 channels with a context need what was found at their neighbours. So their symbols come first, in wavefronts: rows go on
 together, each two places behind the one above, so that whatever a prediction reads lies in an earlier front, and a path
 ends only with a front. All other symbols, which nothing predicts, follow in raster order.
@@ -50,16 +50,8 @@ def coded(indexes: npt.NDArray[np.uint8], first: int, order: Order) -> Coded:
 
 
 @lru_cache(KEPT_ORDERS)
-def raster(a: int, b: int, channels: int, known: int) -> Order:
-    """Position by position, each a front of its own where any channel has a context."""
-    first = np.arange(a * b, dtype=np.int32) * channels
-    ends = np.arange(1, a * b + 1, dtype=np.int32)
-    return Order(np.stack([first, first + channels], 1), ends if known else ends[-1:])
-
-
-@lru_cache(KEPT_ORDERS)
-def predicted_first(a: int, b: int, channels: int, known: int) -> Order:
-    """The first ``known`` channels in wavefronts, then the others in one front."""
+def stream_order(a: int, b: int, channels: int, known: int) -> Order:
+    """Of a unit: the first ``known`` channels, which have a context, in wavefronts, then the others in one front."""
     first = np.arange(a * b, dtype=np.int32) * channels
     row, column = np.divmod(np.arange(a * b), b)
     front = column + LAG * row

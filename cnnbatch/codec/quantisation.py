@@ -1,4 +1,4 @@
-"""Which integer a latent becomes: rate–distortion-optimised quantisation, the encoder's choice alone.
+"""Which integer a latent on its own becomes: rate–distortion-optimised quantisation, the encoder's choice alone.
 
 The nearest integer costs the least distortion, the one below it fewer bits (Sullivan and Wiegand, IEEE Signal Processing
 Magazine 15(6), 1998, on rate–distortion optimisation). For magnitude a between k and k + 1 the upper one is taken where
@@ -36,28 +36,6 @@ class Choice(NamedTuple):
     """[a, b, M]: of each symbol that is in the stream, elsewhere without a meaning."""
 
 
-class Quantiser:
-    """Each latent to an integer of its own, with the tables of one codec file."""
-
-    def __init__(self, tables: Tables) -> None:
-        self._dearer = dearer(magnitude_bits(tables, LEVELS))
-
-    def __call__(self, values: Values, indexes: Indexes, weights: Values, context: Values) -> Choice:
-        """One unit: ``values`` [a, b, M], latents less their means, in quantisation steps, and their scale ``indexes``.
-
-        ``weights`` [M]: bits of a squared unit of error; ``context`` [K, 4·K], see `Hyperprior.context_weights`.
-        """
-        symbols = np.empty(values.shape, np.int16)
-        half_inverse = np.float32(0.5) / weights
-        channels = values.shape[-1]
-        _quantise(
-            *(part.reshape(-1, channels) for part in (values, indexes, symbols)), half_inverse, self._dearer, len(context)
-        )
-        found = np.zeros((*values.shape[:2], len(context)), np.float32)
-        _quantise_in_context(values, indexes, symbols, found, half_inverse, self._dearer, context)
-        return Choice(symbols, found, indexes)
-
-
 def restore(values: Values | Symbols, context: Values) -> Values:
     """Dequantised symbols [a, b, M] → the values of the first K channels [a, b, K] float32, each with its prediction added."""
     found = np.zeros((*values.shape[:2], len(context)), np.float32)
@@ -89,27 +67,6 @@ def choose(value, dearer, half_inverse):  # type: ignore[no-untyped-def]
     threshold = np.float32(0.5) + dearer[min(low, LEVELS - 1)] * half_inverse
     low += (magnitude - np.float32(low) > threshold) & (low < SYMBOL_LIMIT)
     return low * (1 - 2 * (value < 0))
-
-
-@numba.njit(nogil=True, cache=True)
-def _quantise(values, indexes, symbols, half_inverse, dearer, first):  # type: ignore[no-untyped-def]
-    """Channels from ``first`` on, which have no context."""
-    for row in range(values.shape[0]):
-        for channel in range(first, values.shape[1]):
-            symbols[row, channel] = choose(values[row, channel], dearer[indexes[row, channel]], half_inverse[channel])
-
-
-@numba.njit(nogil=True, cache=True)
-def _quantise_in_context(values, indexes, symbols, found, half_inverse, dearer, context):  # type: ignore[no-untyped-def]
-    turned, expected = np.ascontiguousarray(context.T), np.empty(len(context), np.float32)
-    for i in range(values.shape[0]):
-        for j in range(values.shape[1]):
-            predict(found, i, j, turned, expected)
-            for channel in range(len(context)):
-                left = values[i, j, channel] - expected[channel]
-                symbol = choose(left, dearer[indexes[i, j, channel]], half_inverse[channel])
-                symbols[i, j, channel] = symbol
-                found[i, j, channel] = expected[channel] + np.float32(symbol)
 
 
 @numba.njit(nogil=True, cache=True)

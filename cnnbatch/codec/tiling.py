@@ -69,11 +69,11 @@ def padded_pixels(rows: int, columns: int) -> int:
 
 
 def halo(settings: HyperpriorSettings) -> int:
-    """Latent positions a pixel or a latent depends on beyond its own, for the deeper of both transforms."""
-    filters = int(settings.lapped) + int(settings.post_filter)  # half a block, as far as a convolution at 1/8; two pixels
-    picture = -(-(settings.synthesis_blocks[0] + settings.sees_picture + filters) // 2)
-    both = (settings.analysis_blocks, settings.synthesis_blocks)
-    return max(picture, *(b16 + -(-(b8 + filters) // 2) for b8, b16 in both))
+    """Latent positions that a pixel depends on beyond its own; a latent depends on fewer."""
+    blocks_8, blocks_16 = settings.synthesis_blocks
+    filters = 2  # across borders half a block, as far as a convolution at 1/8; behind the synthesis two pixels
+    seen = 1  # around a patch of the picture
+    return max(-(-(blocks_8 + seen + filters) // 2), blocks_16 + -(-(blocks_8 + filters) // 2))
 
 
 def latent_shape(height: int, width: int) -> tuple[int, int]:

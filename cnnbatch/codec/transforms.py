@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from cnnbatch.codec.eight_bits import EightBitLayers
 from cnnbatch.codec.hyperprior_settings import BLOCK, GREY, PIXEL_UNIT, HyperpriorSettings
-from cnnbatch.codec.lapped import filtered_pixels, lapped_blocks, lapped_pixels, lapped_planes
+from cnnbatch.codec.lapped import filtered_pixels, lapped_blocks, lapped_planes
 from cnnbatch.codec.layers import (
     Block,
     BorderFilter,
@@ -37,42 +37,35 @@ class Analysis(nn.Module):
     def __init__(self, s: HyperpriorSettings) -> None:
         super().__init__()
         self.settings = s
-        if s.lapped:
-            self.border = BorderFilter(inverse=False)
+        self.border = BorderFilter(inverse=False)
         self.bypass = nn.Linear(3 * BLOCK**2, s.latent_channels, bias=False)
         self.enter = nn.Linear(3 * 8**2, s.width_8)
         self.gain = QualityCurve(s.width_8)
-        self.blocks_8 = blocks(s.width_8, s.analysis_blocks[0], s.activation)
         self.down = nn.Linear(4 * s.width_8, s.width_16)
-        self.blocks_16 = blocks(s.width_16, s.analysis_blocks[1], s.activation)
         self.leave = nn.Linear(s.width_16, s.latent_channels)
         self.latent_gain = QualityCurve(s.latent_channels)
         self._kept: dict[float, tuple[Tensor, Tensor]] | None = None
 
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
         """``x`` [N, H, W, 3] integers −128…127 of any dtype, pixels less `GREY`; ``quality`` [N] → y [N, H/16, W/16, M]."""
-        if not self.training and not any(self.settings.analysis_blocks):
+        if not self.training:
             return self._at_once(x, quality)
         step = self.settings.step(quality)[:, None, None, None]
-        if self.settings.lapped:
-            x = self.border(x.float())
-        x = x.to(_working_dtype(x))  # exact without the filter: eight bits
+        x = self.border(x.float()).to(_working_dtype(x))
         patches = space_to_depth(x, 8)
         features = F.linear(patches, self.enter.weight / PIXEL_UNIT, self.enter.bias)
         features = features * torch.exp(self.gain(quality)).to(features.dtype)
-        features = self.down(space_to_depth(self.blocks_8(features), 2))
-        learned = self.leave(self.blocks_16(features))
+        learned = self.leave(self.down(space_to_depth(features, 2)))
         y = torch.add(self.bypass(space_to_depth(x, BLOCK)).float(), learned, alpha=PIXEL_UNIT)
         return y * (torch.exp(self.latent_gain(quality)) / step)
 
     def _at_once(self, x: Tensor, quality: Tensor) -> Tensor:
-        """`forward` where there are no blocks: one matrix product for each image."""
+        """`forward` without gradients: one matrix product for each image."""
         dtype = _working_dtype(x)
-        if self.settings.lapped and x.device.type == "cpu" and x.dtype == torch.int8:
+        if x.device.type == "cpu" and x.dtype == torch.int8:
             inputs = lapped_blocks(x, self.border.weight, dtype)
         else:
-            filtered = self.border(x.float()) if self.settings.lapped else x
-            inputs = space_to_depth(filtered.to(dtype), BLOCK)
+            inputs = space_to_depth(self.border(x.float()).to(dtype), BLOCK)
         if bool((quality == quality[0]).all()):
             return F.linear(inputs, *self._matrix_at(quality[0]))
         pictures = zip(inputs, quality, strict=True)
@@ -96,7 +89,7 @@ class Analysis(nn.Module):
         return found
 
     def _one_matrix(self, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """All of g_a behind the border filter, where it has no blocks: a matrix [N, M, 768] and a bias [N, M]."""
+        """All of g_a behind the border filter: a matrix [N, M, 768] and a bias [N, M]."""
         s = self.settings
         with torch.autocast(quality.device.type, enabled=False):
             behind = self.leave.weight @ self.down.weight
@@ -118,31 +111,25 @@ class Synthesis(nn.Module):
         self.bypass = FullPrecisionLinear(s.latent_channels, 3 * BLOCK**2, bias=False)
         self.enter = nn.Linear(s.latent_channels, s.width_16)
         self.gain = QualityCurve(s.width_16)
-        self.blocks_16 = blocks(s.width_16, s.synthesis_blocks[1], s.activation)
+        self.blocks_16 = blocks(s.width_16, s.synthesis_blocks[1])
         self.up = nn.Linear(s.width_16, 4 * s.width_8)
-        self.blocks_8 = blocks(s.width_8, s.synthesis_blocks[0], s.activation)
-        if s.sees_picture:
-            self.see = nn.Linear(3 * 8**2, s.width_8)
-            self.see_gain = QualityCurve(s.width_8)
+        self.blocks_8 = blocks(s.width_8, s.synthesis_blocks[0])
+        self.see = nn.Linear(3 * 8**2, s.width_8)
+        self.see_gain = QualityCurve(s.width_8)
         self.leave = nn.Linear(s.width_8, 3 * 8**2)
-        if s.lapped:
-            self.border = BorderFilter(inverse=True)
+        self.border = BorderFilter(inverse=True)
+        self.post_filter = QualityCurve(COLOURS * FEATURES)
+        self.steps = QualityCurve(sum(2 if isinstance(layer, Block) else 1 for layer in self.rounded_layers()))
         self._eight_bits: EightBitLayers | None = None
         self._kept: _KeptMatrices | None = None
-        if s.post_filter:
-            self.post_filter = QualityCurve(COLOURS * FEATURES)
-        if s.eight_bits:
-            self.steps = QualityCurve(sum(2 if isinstance(layer, Block) else 1 for layer in self.rounded_layers()))
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
     def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
-        """``y_hat`` [N, h, w, M], ``quality`` [N] → [N, 16h, 16w, 3], around 0…255, not clamped and before any post-filter."""
+        """``y_hat`` [N, h, w, M], ``quality`` [N] → [N, 16h, 16w, 3], around 0…255, not clamped and before the post-filter."""
         linear, learned = self.parts(y_hat, quality)
         picture = depth_to_space(depth_to_space(linear, 2) + learned, 8)
-        if self.settings.lapped:
-            picture = self.border(picture)
-        return picture * self.settings.step(quality)[:, None, None, None] + GREY
+        return cast(Tensor, self.border(picture)) * self.settings.step(quality)[:, None, None, None] + GREY
 
     def parts(self, y_hat: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
         """Before the border filter, in units of Δ(q): patches of 8×8 pixels, of the bypass [N, h, w, 4·192], four for each
@@ -153,14 +140,12 @@ class Synthesis(nn.Module):
         scaled = y_hat * torch.exp(self.latent_gain(quality))
         if self._kept is None or scaled.device.type != "cpu" or torch.is_grad_enabled():
             linear = _patches(self.bypass(scaled))
-            if self.settings.sees_picture:
-                seen = self.see(_without_local_mean(linear)) * torch.exp(self.see_gain(quality))[:, :, :, None]
-                features = features + seen.flatten(3)
+            seen = self.see(_without_local_mean(linear)) * torch.exp(self.see_gain(quality))[:, :, :, None]
+            features = features + seen.flatten(3)
             linear = linear.flatten(3)
         else:
             linear = F.linear(scaled, self._kept.bypass)
-            if self.settings.sees_picture:
-                self._kept.add_seen(features, linear, scaled, torch.exp(self.see_gain(quality)).flatten(1))
+            self._kept.add_seen(features, linear, scaled, torch.exp(self.see_gain(quality)).flatten(1))
         return linear, self.leave(run.blocks(self.blocks_8, depth_to_space(features, 2)))
 
     @torch.inference_mode()
@@ -170,20 +155,15 @@ class Synthesis(nn.Module):
         ``own`` [N, 3, FEATURES]: what the pictures add to the weights of the post-filter.
         """
         step = self.settings.step(quality)
-        on_cpu = y_hat.device.type == "cpu" and self.settings.lapped
-        if not self.settings.post_filter:
-            if on_cpu:
-                return lapped_pixels(*self.parts(y_hat, quality), self.border.weight, step, GREY)
-            return _rounded(cast(Tensor, self(y_hat, quality)))
         weights = self.filter_weights(quality)
         weights = weights if own is None else weights + own
-        if on_cpu:
+        if y_hat.device.type == "cpu":
             return filtered_pixels(*self.parts(y_hat, quality), self.border.weight, step, GREY, weights)
         return _rounded(filtered(self(y_hat, quality), weights, step))
 
     def planes(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         """What the post-filter reads: float32 [N, 3, 16h + 2·REACH, 16w + 2·REACH], last pixels repeated beyond the edge."""
-        if y_hat.device.type == "cpu" and self.settings.lapped:
+        if y_hat.device.type == "cpu":
             return lapped_planes(*self.parts(y_hat, quality), self.border.weight, self.settings.step(quality), GREY)
         return surrounded(self(y_hat, quality))
 
@@ -201,7 +181,7 @@ class Synthesis(nn.Module):
         self._eight_bits = EightBitLayers(self.rounded_layers(), self.steps)
 
     def rounded_layers(self) -> list[nn.Linear | Block]:
-        """What a decoder computes in eight bits, in order; the setting ``eight_bits`` gives a layer one step, a block two.
+        """What a decoder computes in eight bits, in order; a layer has one step, a block two.
 
         Not what reads or writes pixels: `see` and `leave` would cost as much as all others together.
         """
@@ -274,10 +254,9 @@ class _KeptMatrices:
         patches = _patches(weight.T[None, None])[0, 0]  # [M, 4, 64, 3]
         self.bypass = patches.flatten(1).T.contiguous()
         self.colours = patches.mean(2).flatten(1).T.contiguous()
-        if synthesis.settings.sees_picture:
-            self.see = synthesis.see.weight.detach()
-            of_a_colour = self.see.reshape(-1, 8 * 8, 3).sum(1)
-            self.see_local = torch.cat([-of_a_colour, synthesis.see.bias.detach()[:, None]], 1)
+        self.see = synthesis.see.weight.detach()
+        of_a_colour = self.see.reshape(-1, 8 * 8, 3).sum(1)
+        self.see_local = torch.cat([-of_a_colour, synthesis.see.bias.detach()[:, None]], 1)
 
     def add_seen(self, features: Tensor, linear: Tensor, scaled: Tensor, gain: Tensor) -> None:
         """Adds to ``features`` [N, h, w, 4·C] what `Synthesis.see` makes of the patches ``linear`` less their local means,

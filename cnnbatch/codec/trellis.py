@@ -4,12 +4,12 @@ Levels are the multiples of a spacing. One quantiser has the even ones, the othe
 states, moved on by the parity of each symbol, says which of the two comes next. So the levels of a whole sequence lie denser
 in space than those of one latent on its own, at the same rate, and the more states the denser. The encoder looks for the
 cheapest path (`cnnbatch.codec.viterbi`), the decoder follows it with one table look-up a symbol, however many states there
-are. Latents of small scales, nearly all of them zero, have nothing to gain and would only move the state: below the setting
-``dependent_from`` each is an integer on its own.
+are. Latents of small scales, nearly all of them zero, have nothing to gain and would only move the state: below the scale index
+`FIRST_DEPENDENT` each is an integer on its own.
 
 (Trellis-coded quantisation: Marcellin and Fischer, IEEE Trans. Communications 38(1), 1990; with entropy coding: Fischer and
-Wang, IEEE Trans. Information Theory 38(1), 1992; in VVC, with four states: Schwarz et al., DCC 2019; with eight, cf.
-JVET-Q0243. Machines of up to 256 states: Ungerboeck, IEEE Trans. Information Theory 28(1), 1982, table I.)
+Wang, IEEE Trans. Information Theory 38(1), 1992; in VVC, with four states: Schwarz et al., DCC 2019. Machines of up to 256
+states: Ungerboeck, IEEE Trans. Information Theory 28(1), 1982, table I.)
 
 A symbol k stands for the level 2k in the first quantiser and for 2k less its sign in the second. What each costs is in
 tables of their own: with T scale indexes, index i has table T + i in the first and 2T + i in the second; tables 0 … T − 1
@@ -27,17 +27,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cnnbatch.codec.order import Coded, Order, coded, predicted_first, raster
+from cnnbatch.codec.order import Coded, coded, stream_order
 from cnnbatch.codec.quantisation import LEVELS, Choice, Values, dearer, magnitude_bits
-from cnnbatch.codec.viterbi import level, meant, search
+from cnnbatch.codec.viterbi import FIRST_DEPENDENT, SPACING, level, meant, search
 from cnnbatch.rans import TAIL_SIGMAS, Indexes, StateMachine, Symbols, Tables, integer_frequencies
 
-MASKS: Final = {8: (7, 2), 64: (44, 19), 256: (189, 127), 1024: (972, 319)}
-"""Of the machine with so many states, see `Machine`: which bits of a state count for its flip and for its quantiser. Those of
-64 and more states cost least, over all qualities, of some thousand that were tried on dev crops."""
-
-FEWEST_STATES: Final = 8
-"""A machine with so few has its symbols in raster order, as before there were others."""
+MASKS: Final = {64: (44, 19), 256: (189, 127), 1024: (972, 319)}
+"""Of the machine with so many states, see `Machine`: which bits of a state count for its flip and for its quantiser. They cost
+least, over all qualities, of some thousand that were tried on dev crops."""
 
 LEAST_MASS: Final = 1e-9
 """What a symbol has at least, so that its bits are finite."""
@@ -73,20 +70,16 @@ class TrellisSettings(Protocol):
     @property
     def num_scales(self) -> int: ...
     @property
-    def dependent_spacing(self) -> float: ...
-    @property
-    def dependent_from(self) -> int: ...
-    @property
     def dependent_states(self) -> int: ...
     @property
     def coded_from(self) -> int: ...
     def scales(self) -> Tensor: ...
 
 
-def gaussian_prices(scales: Tensor, spacing: float) -> Values:
+def gaussian_prices(scales: Tensor) -> Values:
     """[3, T, LEVELS + 1]: bits of each magnitude in each quantiser, for zero-mean Gaussians of these ``scales`` [T]."""
     magnitudes, quantisers = torch.arange(LEVELS + 1), torch.arange(3)[:, None, None]
-    mass = symbol_mass(magnitudes, quantisers, scales[:, None], spacing)
+    mass = symbol_mass(magnitudes, quantisers, scales[:, None])
     prices: Values = -torch.log2(mass.clamp(min=LEAST_MASS)).float().numpy()
     return prices
 
@@ -96,24 +89,24 @@ def table_prices(tables: Tables, num_scales: int) -> Values:
     return magnitude_bits(tables, LEVELS).reshape(3, num_scales, LEVELS + 1).astype(np.float32)
 
 
-def trellis_tables(scales: Tensor, spacing: float) -> Tables:
+def trellis_tables(scales: Tensor) -> Tables:
     """Of Gaussians: those of the first quantiser, then those of the second."""
-    radii = np.maximum(1, np.ceil(TAIL_SIGMAS * scales.numpy() / (2 * spacing))).astype(np.int32)
+    radii = np.maximum(1, np.ceil(TAIL_SIGMAS * scales.numpy() / (2 * SPACING))).astype(np.int32)
     frequencies = []
     for quantiser in (1, 2):
         for scale, radius in zip(scales, radii, strict=True):
-            mass = symbol_mass(torch.arange(-radius, radius + 1), torch.tensor(quantiser), scale, spacing).numpy()
+            mass = symbol_mass(torch.arange(-radius, radius + 1), torch.tensor(quantiser), scale).numpy()
             frequencies.append(integer_frequencies(np.append(mass, max(0.0, 1 - mass.sum()))))
     return Tables.from_frequencies(np.concatenate(frequencies), np.tile(radii, 2))
 
 
-def symbol_mass(symbols: Tensor, quantisers: Tensor, scales: Tensor, spacing: float) -> Tensor:
+def symbol_mass(symbols: Tensor, quantisers: Tensor, scales: Tensor) -> Tensor:
     """Of a zero-mean Gaussian, between the middles to the next lower and the next higher level of the same quantiser."""
     magnitude, second = symbols.abs().to(scales.dtype), (quantisers == 2).to(scales.dtype)
     upper = 2 * magnitude + 1 - torch.where(magnitude > 0, second, second / 2)
     lower = 2 * magnitude - 1 - torch.where(magnitude > 1, second, second / 2)
     lower = torch.where(magnitude > 0, lower, -upper)
-    unit = torch.where(quantisers > 0, spacing, 0.5) / scales
+    unit = torch.where(quantisers > 0, SPACING, 0.5) / scales
     mass: Tensor = torch.special.ndtr(-lower * unit) - torch.special.ndtr(-upper * unit)
     return mass
 
@@ -124,8 +117,7 @@ class TrellisQuantiser:
     def __init__(self, prices: Values, settings: TrellisSettings) -> None:
         """``prices``: see `gaussian_prices`."""
         self._settings = settings
-        spacing, first = np.float32(settings.dependent_spacing), max(settings.dependent_from, settings.coded_from)
-        self._parameters = tuple(machine(settings.dependent_states)), prices, dearer(prices[0]), spacing, first
+        self._parameters = tuple(machine(settings.dependent_states)), prices, dearer(prices[0])
 
     def __call__(
         self,
@@ -137,14 +129,17 @@ class TrellisQuantiser:
         means: Values | None = None,
         in_stream: Coded | None = None,
     ) -> Choice:
-        """As `Quantiser` does, but ``means``, if there are any, are still in the ``values``; ``in_stream``: see
-        `stream_symbols`, where it is known already."""
+        """One unit: ``values`` [a, b, M], latents in quantisation steps, and their scale ``indexes``.
+
+        ``weights`` [M]: bits of a squared unit of error; ``context`` [K, 4·K], see `Hyperprior.context_weights`; ``means``:
+        what is still in the ``values``, if anything; ``in_stream``: see `stream_symbols`, where it is known already.
+        """
         choice = Choice(
             np.zeros(values.shape, np.int16),
             np.zeros((*values.shape[:2], len(context)), np.float32),
             np.zeros(values.shape, np.uint8),
         )
-        order = stream_order(self._settings, values.shape, len(context))
+        order = stream_order(*values.shape, len(context))
         if in_stream is None:
             in_stream = stream_symbols(self._settings, indexes, len(context))
         if means is None:
@@ -155,21 +150,14 @@ class TrellisQuantiser:
 
 def stream_symbols(settings: TrellisSettings, indexes: Indexes, known: int) -> Coded:
     """Which symbols of a unit are in its stream, from its scale ``indexes`` [a, b, M]; ``known``: see `stream_order`."""
-    return coded(indexes, settings.coded_from, stream_order(settings, indexes.shape, known))
-
-
-def stream_order(settings: TrellisSettings, shape: tuple[int, ...], known: int) -> Order:
-    """The order of the symbols of a unit of ``shape`` [a, b, M], whose first ``known`` channels have a context."""
-    a, b, channels = shape
-    many = settings.dependent_spacing > 0 and settings.dependent_states > FEWEST_STATES
-    order = predicted_first if many else raster
-    return order(a, b, channels, known)
+    a, b, channels = indexes.shape
+    return coded(indexes, settings.coded_from, stream_order(a, b, channels, known))
 
 
 def state_machine(settings: TrellisSettings) -> StateMachine:
     """Which table each symbol of a unit has."""
     second, moves = _moves(settings.dependent_states)
-    return StateMachine(settings.num_scales * (1 + second), moves, settings.dependent_from)
+    return StateMachine(settings.num_scales * (1 + second), moves, FIRST_DEPENDENT)
 
 
 @lru_cache
@@ -183,8 +171,7 @@ def _moves(states: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
 def dequantise(symbols: Symbols, indexes: Indexes, settings: TrellisSettings) -> Values:
     """What the symbols of one unit stand for; symbols and their scale indexes in the order of the stream [n]."""
     values = np.empty(len(symbols), np.float32)
-    spacing = np.float32(settings.dependent_spacing)
-    _follow(symbols, indexes, spacing, settings.dependent_from, *_moves(settings.dependent_states), values)
+    _follow(symbols, indexes, *_moves(settings.dependent_states), values)
     return values
 
 
@@ -192,23 +179,23 @@ def chosen_values(choice: Choice, settings: TrellisSettings) -> Values:
     """What the symbols of a `Choice` stand for, of one unit or several; those that are in no stream are zero."""
     values = np.empty(choice.symbols.shape, np.float32)
     flat = (part.reshape(-1) for part in (choice.symbols, choice.tables, values))
-    _stand_for(*flat, settings.num_scales, np.float32(settings.dependent_spacing))
+    _stand_for(*flat, settings.num_scales)
     return values
 
 
 @numba.njit(nogil=True, cache=True)
-def _stand_for(symbols, tables, values, num_scales, spacing):  # type: ignore[no-untyped-def]
+def _stand_for(symbols, tables, values, num_scales):  # type: ignore[no-untyped-def]
     for i in range(len(symbols)):
-        values[i] = meant(symbols[i], tables[i], num_scales, spacing)
+        values[i] = meant(symbols[i], tables[i], num_scales)
 
 
 @numba.njit(nogil=True, cache=True)
-def _follow(symbols, indexes, spacing, first, second, moves, values):  # type: ignore[no-untyped-def]
+def _follow(symbols, indexes, second, moves, values):  # type: ignore[no-untyped-def]
     state = 0
     for i in range(len(symbols)):
         symbol = np.int64(symbols[i])
-        if indexes[i] < first:
+        if indexes[i] < FIRST_DEPENDENT:
             values[i] = symbol
         else:
-            values[i] = spacing * level(symbol, second[state])
+            values[i] = np.float32(SPACING) * level(symbol, second[state])
             state = moves[state, symbol & 1]

@@ -15,6 +15,12 @@ import numpy as np
 from cnnbatch.codec.quantisation import LEVELS, choose, predict
 from cnnbatch.rans import SYMBOL_LIMIT
 
+SPACING: Final = 0.86
+"""Distance of levels, in quantisation steps."""
+
+FIRST_DEPENDENT: Final = 7
+"""Scale index from which symbols are dependent."""
+
 WINDOW: Final = 8192
 """Steps that are decided at once."""
 
@@ -30,13 +36,12 @@ _SETTLED: Final = 64
 
 @numba.njit(nogil=True, cache=True)
 def search(  # type: ignore[no-untyped-def]
-    values, means, indexes, weights, context, order, coded, machine, prices, dearer, spacing, first, symbols, found, tables
+    values, means, indexes, weights, context, order, coded, machine, prices, dearer, symbols, found, tables
 ):
     """Fills ``symbols`` and the other fields of a `Choice`, all zero before, of ``values`` less their ``means``.
 
     ``order``, ``coded``, ``machine``: fields of an `Order`, a `Coded` and a `Machine`, as plain tuples: numba's cache names the
-    classes that compiled functions saw, and fails where another version lacks one. ``first``: smallest scale index of dependent
-    symbols.
+    classes that compiled functions saw, and fails where another version lacks one.
     """
     (runs, fronts), (coded_places, ends) = order, coded
     columns, channels = values.shape[1:]
@@ -44,7 +49,7 @@ def search(  # type: ignore[no-untyped-def]
     flat_values, flat_means, flat_indexes = values.reshape(-1), means.reshape(-1), indexes.reshape(-1)
     results = symbols.reshape(-1), tables.reshape(-1)
     half_inverse = np.float32(0.5) / weights
-    units = spacing * spacing * weights
+    units = np.float32(SPACING) * np.float32(SPACING) * weights
     expected = np.zeros(channels, np.float32)
     most = len(coded_places) + 1
     steps = np.empty(most, np.int32), np.empty(most, np.float32), np.empty(most, np.float32)
@@ -62,7 +67,7 @@ def search(  # type: ignore[no-untyped-def]
                 predict(found, i, j, turned, expected[:known])
             before = count
             places, listed = coded_places[listed : ends[run]], ends[run]
-            count, singles = _split(flat_indexes, first, places, steps[0], count, single)
+            count, singles = _split(flat_indexes, places, steps[0], count, single)
             for place in single[:singles]:
                 channel, table = place - base, flat_indexes[place]
                 value = flat_values[place] - flat_means[place] - expected[channel]
@@ -74,8 +79,8 @@ def search(  # type: ignore[no-untyped-def]
                 steps[2][step] = units[place - base]
             for channel in range(known if first_of_position else 0):
                 found[i, j, channel], expected[channel] = expected[channel], 0
-        state = _find_path(state, count, steps, flat_indexes, machine, prices, spacing, kept, costs, results)
-        _add(runs[begin:end], channels, results, prices.shape[1], spacing, found)
+        state = _find_path(state, count, steps, flat_indexes, machine, prices, kept, costs, results)
+        _add(runs[begin:end], channels, results, prices.shape[1], found)
         begin = end
 
 
@@ -87,22 +92,22 @@ def _position(run, columns, channels):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _add(runs, channels, results, num_scales, spacing, found):  # type: ignore[no-untyped-def]
+def _add(runs, channels, results, num_scales, found):  # type: ignore[no-untyped-def]
     """To what was expected of the channels with a context, what their symbols stand for."""
     for run in runs:
         base, i, j = _position(run, found.shape[1], channels)
         if run[0] == base:
             for channel in range(found.shape[2]):
-                found[i, j, channel] += meant(results[0][base + channel], results[1][base + channel], num_scales, spacing)
+                found[i, j, channel] += meant(results[0][base + channel], results[1][base + channel], num_scales)
 
 
 @numba.njit(nogil=True, cache=True)
-def _split(indexes, first, places, dependent, count, single):  # type: ignore[no-untyped-def]
+def _split(indexes, places, dependent, count, single):  # type: ignore[no-untyped-def]
     """Adds those of ``places`` with dependent symbols to ``dependent``, after the ``count`` there, and writes the others to
     ``single``, without a branch that no processor would predict; returns how many there are of each."""
     singles = 0
     for place in places:
-        depends = indexes[place] >= first
+        depends = indexes[place] >= FIRST_DEPENDENT
         dependent[count] = single[singles] = place
         count += depends
         singles += not depends
@@ -110,14 +115,14 @@ def _split(indexes, first, places, dependent, count, single):  # type: ignore[no
 
 
 @numba.njit(nogil=True, cache=True)
-def _find_path(state, count, steps, indexes, machine, prices, spacing, kept, costs, results):  # type: ignore[no-untyped-def]
+def _find_path(state, count, steps, indexes, machine, prices, kept, costs, results):  # type: ignore[no-untyped-def]
     """The symbols of ``count`` steps from ``state`` on; returns the state after them."""
     begin = 0
     while begin < count:
         costs[0] = _NEVER
         costs[0, state] = 0
         end = min(count, begin + WINDOW + LOOKAHEAD)
-        _advance(begin, end, steps, indexes, machine, prices, spacing, kept, costs)
+        _advance(begin, end, steps, indexes, machine, prices, kept, costs)
         certain = count if end == count else end - LOOKAHEAD
         state = _trace(begin, certain, end, steps, indexes, machine, kept, costs, results, prices.shape[1])
         begin = certain
@@ -125,11 +130,11 @@ def _find_path(state, count, steps, indexes, machine, prices, spacing, kept, cos
 
 
 @numba.njit(nogil=True, cache=True)
-def _advance(begin, end, steps, indexes, machine, prices, spacing, kept, costs):  # type: ignore[no-untyped-def]
+def _advance(begin, end, steps, indexes, machine, prices, kept, costs):  # type: ignore[no-untyped-def]
     """Steps ``begin`` … ``end`` − 1: ways and choices of each, and the costs of all states after them for those before them."""
     places, targets, weights = steps
     ways, choices = kept
-    half, per_level = np.float32(0.5), np.float32(1) / spacing
+    half, per_level = np.float32(0.5), np.float32(1) / np.float32(SPACING)
     now, then = costs[0], costs[1]
     for step in range(begin, end):
         table, value, weight = indexes[places[step]], targets[step], weights[step]
@@ -211,8 +216,8 @@ def level(symbol, second):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def meant(symbol, table, num_scales, spacing):  # type: ignore[no-untyped-def]
+def meant(symbol, table, num_scales):  # type: ignore[no-untyped-def]
     """What a symbol of ``table`` stands for, in quantisation steps, float32."""
     if table < num_scales:
         return np.float32(symbol)
-    return spacing * np.float32(level(np.int64(symbol), np.int64(table >= 2 * num_scales)))
+    return np.float32(SPACING) * np.float32(level(np.int64(symbol), np.int64(table >= 2 * num_scales)))

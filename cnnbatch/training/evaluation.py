@@ -43,7 +43,7 @@ def rate_distortion(
 def _measure(model: Hyperprior, picture: Pixels, quality: torch.Tensor) -> tuple[float, float, float]:
     h, w = (n // 64 * 64 for n in picture.shape[:2])
     x = torch.from_numpy(picture[:h, :w].copy())[None].float()
-    x_hat, bits = model(x, quality, noise=False, rdo=True)
+    x_hat, bits = model(x, quality, noise=False)
     mse = float((x_hat.clamp(0, 255).round() - x).square().mean())
     bpp = float(bits) / (h * w)
     return bpp, 10 * float(np.log10(255**2 / max(mse, 1e-9))), float(model.settings.lmbda(quality)) * mse + bpp

@@ -16,22 +16,11 @@ from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
 from cnnbatch.codec.layers import Block, keep_variance
 from cnnbatch.errors import UsageError
 
-SIZES = ("width_8", "width_16", "analysis_blocks", "synthesis_blocks")
+SIZES = ("width_8", "width_16", "synthesis_blocks")
 """Settings that may grow."""
 
-FEWER = ("analysis_blocks",)
-"""Settings that may also shrink: the last blocks are left out, with what they computed. Training teaches them next to nothing,
-see docs/decisions.md."""
-
-FREE = ("lanes", "dependent_spacing", "dependent_from", "dependent_states", "eight_bits", "post_filter")
+FREE = ("dependent_states",)
 """Settings that change nothing of the network's weights; all others must be those of the smaller model."""
-
-FITTED = {
-    "context_channels": "training.context_channels",
-    "hyper_context": "training.hyper_context",
-    "integer_means": "training.integer_means_steps",
-}
-"""Settings of the training run that give a trained network what it does not have."""
 
 SPLIT = {"g_a.down.weight": (1, 4), "g_s.up.weight": (4, 1), "g_s.up.bias": (4,)}
 """Axes that hold the channels of several positions one after the other, and of how many: beside a change of resolution."""
@@ -56,7 +45,7 @@ def grown(model: Hyperprior, settings: HyperpriorSettings) -> Hyperprior:
 def _last_block(name: str, model: Hyperprior) -> str:
     """The parameter of ``model`` that parameter ``name`` begins with: its own, or in a new block that of the last old one, with
     whose features a block works at once; not its last layer, which must be zero."""
-    found = re.fullmatch(r"(g_[as]\.blocks_\d+)\.(\d+)\.((?:depthwise|expand|project)\..*)", name)
+    found = re.fullmatch(r"(g_s\.blocks_\d+)\.(\d+)\.((?:depthwise|expand|project)\..*)", name)
     if found is None:
         return name
     blocks, number, part = found.groups()
@@ -68,9 +57,8 @@ def _check(small: HyperpriorSettings, large: HyperpriorSettings) -> None:
     for name, old in small.model_dump(exclude=set(FREE)).items():
         new = getattr(large, name)
         pairs = list(zip(old, new, strict=True)) if isinstance(old, tuple) else [(old, new)]
-        if name not in FEWER and not all(b >= a if name in SIZES else b == a for a, b in pairs):
-            hint = f" but by {FITTED[name]}" if name in FITTED else ""
-            raise UsageError(f"model.{name} is {old} in the codec file to start from and cannot become {new}{hint}")
+        if not all(b >= a if name in SIZES else b == a for a, b in pairs):
+            raise UsageError(f"model.{name} is {old} in the codec file to start from and cannot become {new}")
 
 
 def _identity_blocks(model: nn.Module) -> None:

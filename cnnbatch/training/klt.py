@@ -15,10 +15,10 @@ SUBSAMPLE = 4
 
 
 @torch.no_grad()
-def block_klt(pictures: Sequence[Pixels], components: int, *, border: BorderFilter | None = None) -> tuple[Tensor, Tensor]:
+def block_klt(pictures: Sequence[Pixels], components: int, *, border: BorderFilter) -> tuple[Tensor, Tensor]:
     """(basis [components, 768] with orthonormal rows, standard deviations [components] in grey levels), float32.
 
-    With ``border`` it is the KLT of what that filter leaves of the pictures.
+    It is the KLT of what ``border`` leaves of the pictures.
     """
     moment = np.zeros((3 * BLOCK**2,) * 2)
     count = 0
@@ -32,10 +32,9 @@ def block_klt(pictures: Sequence[Pixels], components: int, *, border: BorderFilt
     return torch.from_numpy(vectors[:, order].T.copy()).float(), torch.from_numpy(deviations).float()
 
 
-def _blocks(picture: Pixels, border: BorderFilter | None) -> np.ndarray:
+def _blocks(picture: Pixels, border: BorderFilter) -> np.ndarray:
     h, w = (n // BLOCK for n in picture.shape[:2])
     values = torch.from_numpy(picture[: h * BLOCK, : w * BLOCK].astype(np.float32)) - GREY
-    if border is not None:
-        values = border(values[None])[0]
-    grid = values.numpy().reshape(h, BLOCK, w, BLOCK, 3).transpose(0, 2, 1, 3, 4)
+    filtered = border(values[None])[0].numpy()
+    grid = filtered.reshape(h, BLOCK, w, BLOCK, 3).transpose(0, 2, 1, 3, 4)
     return grid[::SUBSAMPLE, ::SUBSAMPLE].reshape(-1, 3 * BLOCK**2).astype(np.float64)

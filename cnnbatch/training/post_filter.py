@@ -39,7 +39,7 @@ def _least_squares(
     shares = []
     step = float(model.settings.step(quality))
     for original in originals:
-        picture, bits = model(original, quality[None], noise=False, rdo=True)
+        picture, bits = model(original, quality[None], noise=False)
         [planes] = surrounded(picture)
         shares.append(statistics(planes, original[0], step).times(1 / float(bits[0])))
     sums = functools.reduce(Statistics.plus, shares)

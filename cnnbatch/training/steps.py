@@ -42,7 +42,7 @@ def _inputs(model: Hyperprior, layers: Sequence[nn.Linear], x: Tensor, quality: 
     inputs: list[Tensor] = []
     hooks = [layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0])) for layer in layers]
     try:
-        model(x, quality.expand(len(x)), noise=False, rdo=True)
+        model(x, quality.expand(len(x)), noise=False)
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,7 +1,8 @@
 """The training loop of the hyperprior: warm-up, constant learning rate, cool-down; resumable at every checkpoint.
 
-loss = Σ over images of λ^-½ · (λ·MSE + bpp), quality drawn per image, noise for the rate and straight-through rounding for
-the reconstruction. Several processes of one thread with averaged gradients use small CPUs better than OpenMP threads.
+loss = Σ over images of λ^-½ · (λ·MSE + bpp), quality drawn per image, symbols as an encoder chooses them, with straight-through
+gradients and those of noise for the rate. Several processes of one thread with averaged gradients use small CPUs better than
+OpenMP threads.
 """
 
 import logging
@@ -20,11 +21,8 @@ from cnnbatch.codec.hyperprior import Hyperprior
 from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
 from cnnbatch.codec.process import dedicate_process
 from cnnbatch.training.checkpoint import Progress, load_checkpoint, read_settings, save_checkpoint
-from cnnbatch.training.context import with_context
 from cnnbatch.training.data import Pixels, crops
 from cnnbatch.training.evaluation import rate_distortion
-from cnnbatch.training.hyper_context import with_hyper_context
-from cnnbatch.training.integer_means import with_integer_means
 from cnnbatch.training.klt import block_klt
 
 logger = logging.getLogger(__name__)
@@ -77,12 +75,6 @@ class TrainingConfig(BaseModel):
     """None: measured at the start."""
     checkpoint_minutes: float = 3.0
     report_minutes: float = 6.0
-    context_channels: int = Field(0, ge=0, le=64)
-    """Given, fitted, to a codec file without a context that training goes on from; a new one starts with its settings'."""
-    hyper_context: bool = False
-    """The same of the hyper-latents' context."""
-    integer_means_steps: int = Field(0, ge=0)
-    """Of teaching a mean net of integers to a codec file without one that training goes on from; some 10,000."""
 
 
 class Trainer:
@@ -106,12 +98,6 @@ class Trainer:
         torch.manual_seed(config.seed)  # all processes begin with the same weights
         if checkpoint.exists():
             settings, start = HyperpriorSettings.model_validate(read_settings(checkpoint)), None
-        if start is not None and config.context_channels and not start.settings.context_channels:
-            start = with_context(start, self.train_pictures, config.context_channels)
-        if start is not None and config.hyper_context and not start.settings.hyper_context:
-            start = with_hyper_context(start, self.train_pictures)
-        if start is not None and config.integer_means_steps and not start.settings.integer_means:
-            start = with_integer_means(start, self.train_pictures, config.integer_means_steps)
         self.model = Hyperprior(settings) if start is None else start
         self.optimiser = _optimiser(self.model, config.learning_rate)
         self.progress: Progress = {"step": 0, "seconds": 0.0, "pixels": 0}
@@ -131,9 +117,8 @@ class Trainer:
         logger.info("resumed %s at step %d", path, self.progress["step"])
 
     def _initialise(self) -> None:
-        settings = self.model.settings
-        border = self.model.g_a.border if settings.lapped else None
-        self.model.initialise_from_klt(*block_klt(self.train_pictures, settings.latent_channels, border=border))
+        klt = block_klt(self.train_pictures, self.model.settings.latent_channels, border=self.model.g_a.border)
+        self.model.initialise_from_klt(*klt)
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
 
     def run(self, on_report: Callable[[Hyperprior, Progress], None] | None = None) -> None:
@@ -175,7 +160,7 @@ class Trainer:
         if cooling > 0 and not self.before_cooldown.exists() and not self.rank:
             self.save(self.before_cooldown)
         x, quality = self._batch(self.config.cooldown_crop if cooling > 0 else self.config.crop)
-        loss = self._loss(x, quality, rdo=cooling > 0)
+        loss = self._loss(x, quality)
         torch.autograd.backward(loss)
         self._average_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM)
@@ -206,9 +191,9 @@ class Trainer:
         quality = (torch.arange(count) + torch.rand(count)) * (63 / count)
         return x, quality
 
-    def _loss(self, x: Tensor, quality: Tensor, *, rdo: bool) -> Tensor:
+    def _loss(self, x: Tensor, quality: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            x_hat, bits = self.model(x, quality, noise=True, rdo=rdo)
+            x_hat, bits = self.model(x, quality, noise=True)
         lmbda = self.model.settings.lmbda(quality)
         mse = (x_hat - x).square().flatten(1).mean(1)
         bpp = bits / (x.shape[1] * x.shape[2])

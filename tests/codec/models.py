@@ -1,5 +1,6 @@
 """Small models with random weights and pictures made from seeds: what the tests of the codec run on."""
 
+import math
 from functools import cache
 
 import numpy as np
@@ -16,47 +17,41 @@ from cnnbatch.training.klt import block_klt
 
 Pixels = npt.NDArray[np.uint8]
 
+STEP = 0.05
+"""Of all layers in eight bits, coarse enough that nothing is cut off; `fit_steps` finds better ones."""
+
 TINY = HyperpriorSettings(
     width_8=8,
     width_16=16,
-    analysis_blocks=(3, 1),
     synthesis_blocks=(1, 2),
     latent_channels=16,
     hyper_channels=8,
     hyper_width=8,
-    activation="hardswish",
-    sees_picture=True,
-    lapped=True,
     context_channels=3,
-    hyper_context=True,
     scale_range=(0.11, 32.0),
+    dependent_states=64,
 )
-
-
-DEPENDENT = TINY.model_copy(update={"dependent_spacing": 0.7, "dependent_from": 6, "lanes": 1})
-"""The same with dependent quantisation."""
 
 
 def tiny_model(seed: int = 0, settings: HyperpriorSettings = TINY) -> Hyperprior:
     """A KLT coder whose learned layers, zero in a new model, are random: every path counts, and neighbours do."""
     torch.manual_seed(seed)
     model = Hyperprior(settings)
-    model.initialise_from_klt(*klt(settings.latent_channels, settings.lapped))
+    model.initialise_from_klt(*klt(settings.latent_channels))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(("project.weight", "leave.weight", "gain.anchors", "context.anchors")):
                 parameter.copy_(0.05 * torch.randn(parameter.shape))
-        if settings.hyper_context:
-            model.hyper_context.weight.copy_(0.3 * torch.randn(model.hyper_context.weight.shape))
-        for block in (*model.g_a.blocks_8, *model.g_a.blocks_16, *model.g_s.blocks_8, *model.g_s.blocks_16):
+        model.hyper_context.weight.copy_(0.3 * torch.randn(model.hyper_context.weight.shape))
+        for block in (*model.g_s.blocks_8, *model.g_s.blocks_16):
             block.project.weight.copy_(0.1 * torch.randn(block.project.weight.shape))
+        model.g_s.steps.anchors.fill_(math.log(STEP))
     return model.eval()
 
 
 @cache
-def klt(components: int, lapped: bool) -> tuple[Tensor, Tensor]:
-    border = BorderFilter(inverse=False) if lapped else None
-    return block_klt([picture(128, 192, seed=n) for n in range(3)], components, border=border)
+def klt(components: int) -> tuple[Tensor, Tensor]:
+    return block_klt([picture(128, 192, seed=n) for n in range(3)], components, border=BorderFilter(inverse=False))
 
 
 @cache

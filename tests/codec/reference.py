@@ -15,16 +15,13 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class RansReader:
     """'Entropy-coded stream': one symbol a call."""
 
-    def __init__(self, data: bytes, lanes: int) -> None:
+    def __init__(self, data: bytes) -> None:
         self.words = list(struct.unpack(f"<{len(data) // 4}I", data))
-        self.states = [self.words.pop(0) | self.words.pop(0) << 32 for _ in range(lanes)]
+        self.state = self.words.pop(0) | self.words.pop(0) << 32
         self.words.reverse()
-        self.count = 0
 
     def read(self, frequencies: Sequence[int]) -> int:
-        lane = self.count % len(self.states)
-        self.count += 1
-        x = self.states[lane]
+        x = self.state
         slot = x % 65536
         edges = list(accumulate(frequencies, initial=0))
         entry = next(e for e, (low, high) in enumerate(pairwise(edges)) if low <= slot < high)
@@ -34,14 +31,14 @@ class RansReader:
         if entry == len(frequencies) - 1:
             symbol = x % 65536 - 32768
             x = self._refill(x // 65536)
-        self.states[lane] = x
+        self.state = x
         return symbol
 
     def _refill(self, x: int) -> int:
         return x << 32 | self.words.pop() if x < 2**31 else x
 
     def at_end(self) -> bool:
-        return not self.words and all(x == 2**31 for x in self.states)
+        return not self.words and self.state == 2**31
 
 
 @dataclass
@@ -96,28 +93,21 @@ def decode_unit(
 ) -> Array:
     """'Unit': r [a, b, M]."""
     a, b = shape
-    channels, hyper = settings["latent_channels"], settings["hyper_channels"]
-    tables = split_tables(arrays)
-    reader = RansReader(unit, settings.get("lanes", 4) if a * b * channels >= 131072 else 1)
-    rows, columns = -(-a // 4), -(-b // 4)
-    static = [int(i) for i in arrays["z_scale.table"][step]]
-    if settings["hyper_context"]:
-        z = hyper_latents(arrays, reader, tables, (rows, columns), static)
-    else:
-        z = np.array([reader.read(tables[i]) for _ in range(rows * columns) for i in static]).reshape(rows, columns, hyper)
+    tables, reader = split_tables(arrays), RansReader(unit)
+    z = hyper_latents(arrays, reader, tables, (-(-a // 4), -(-b // 4)), [int(i) for i in arrays["z_scale.table"][step]])
     indexes = scale_indexes(arrays, z, settings["num_scales"], step)[:a, :b]
-    spacing, states, state = settings.get("dependent_spacing", 0), settings.get("dependent_states", 8), 0
-    flips, quantisers = {8: (7, 2), 64: (44, 19), 256: (189, 127), 1024: (972, 319)}[states]
+    states, state = settings["dependent_states"], 0
+    flips, quantisers = {64: (44, 19), 256: (189, 127), 1024: (972, 319)}[states]
     r = np.zeros(indexes.shape)
-    for place in in_order(indexes.shape, settings["context_channels"] if states > 8 and spacing else 0):
+    for place in in_order(indexes.shape, settings["context_channels"]):
         index = int(indexes[place])
         if index < settings["coded_from"]:
             continue
-        if spacing and index >= settings["dependent_from"]:
+        if index >= 7:
             second = ones(state & quantisers) % 2
             k = reader.read(tables[index + settings["num_scales"] * (1 + second)])
             sign = (k > 0) - (k < 0)
-            r[place] = spacing * (2 * k - sign * second)
+            r[place] = 0.86 * (2 * k - sign * second)
             state = (2 * state + (k + ones(state & flips)) % 2) % states
         else:
             r[place] = reader.read(tables[index])
@@ -164,10 +154,7 @@ EDGES = [int(256 * 2 ** (k / 4) + 0.5) for k in range(-14, 7)]
 
 def with_context(arrays: Mapping[str, Array], settings: Mapping[str, Any], r: Array, step: int) -> Array:
     """'Pixels': v of the symbols r [a, b, M], the prediction of the first K channels added."""
-    k = settings["context_channels"]
-    v = r.astype(np.float64)
-    if not k:
-        return v
+    k, v = settings["context_channels"], r.astype(np.float64)
     anchor, share = divmod(step / 4 / 9, 1)
     low, high = (arrays["context.anchors"][min(int(anchor) + i, 7)].reshape(k, 4 * k).astype(np.float64) for i in (0, 1))
     matrix = low + share * (high - low)
@@ -192,7 +179,7 @@ def scale_indexes(arrays: Mapping[str, Array], z: Array, num_scales: int, step: 
 
 
 def means(arrays: Mapping[str, Array], z: Array, step: int) -> Array:
-    """'Pixels': μ with `integer_means`."""
+    """'Pixels': μ."""
     total, k = sums(arrays, "mean_net", ["block_16.0", "block_16.1"], z)
     anchor, share = divmod(step / 4 / 9, 1)
     low, high = (arrays["mean_net.gain.anchors"][min(int(anchor) + i, 7)].astype(np.float64) for i in (0, 1))

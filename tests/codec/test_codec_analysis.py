@@ -1,4 +1,4 @@
-"""An analysis without blocks: one matrix product for each picture, the same that training sees layer by layer."""
+"""The analysis: one matrix product for each picture, the same that training sees layer by layer."""
 
 from unittest import mock
 
@@ -7,25 +7,19 @@ import pytest
 import torch
 
 from cnnbatch.codec import Codec, Limits
-from cnnbatch.codec.file import dump_codec
 from cnnbatch.codec.hyperprior_coder import FLOATS_FROM
-from cnnbatch.codec.hyperprior_settings import GREY, HyperpriorSettings
+from cnnbatch.codec.hyperprior_settings import GREY
 from cnnbatch.codec.lapped import lapped_blocks
 from cnnbatch.codec.layers import BorderFilter, space_to_depth
 from cnnbatch.codec.transforms import KEPT_MATRICES
 from cnnbatch.metrics import psnr_db
-from tests.codec.models import DEPENDENT, TINY, picture, tiny_model
+from tests.codec.models import picture, tiny_codec_file, tiny_model
 
 QUALITY = torch.tensor([0.0, 20.25, 63.0])
 
 
-def linear(settings: HyperpriorSettings) -> HyperpriorSettings:
-    return settings.model_copy(update={"analysis_blocks": (0, 0)})
-
-
-@pytest.mark.parametrize("lapped", [False, True])
-def test_one_matrix_is_all_the_layers(lapped: bool) -> None:
-    model = tiny_model(settings=linear(TINY).model_copy(update={"lapped": lapped}))
+def test_one_matrix_is_all_the_layers() -> None:
+    model = tiny_model()
     with torch.no_grad():
         for bias in (model.g_a.enter.bias, model.g_a.down.bias, model.g_a.leave.bias):
             bias.copy_(0.1 * torch.randn(bias.shape))
@@ -38,8 +32,8 @@ def test_one_matrix_is_all_the_layers(lapped: bool) -> None:
     assert float((layers - without).abs().max()) > 0.1
 
 
-def test_a_codec_without_blocks_codes_pictures_alone_together_and_in_tiles() -> None:
-    data = dump_codec(tiny_model(settings=linear(DEPENDENT)), training={})
+def test_pictures_are_coded_alone_together_and_in_tiles() -> None:
+    data = tiny_codec_file()
     codec, tiled = Codec(data, device="cpu"), Codec(data, device="cpu", limits=Limits(tile_side=1024))
     images = [picture(1100, 1040), picture(90, 140, seed=1)]
     together = codec.compress(images, [50, 20])
@@ -54,7 +48,7 @@ def test_a_codec_without_blocks_codes_pictures_alone_together_and_in_tiles() -> 
 
 def test_from_some_quality_on_pictures_are_analysed_in_floats() -> None:
     with mock.patch("cnnbatch.codec.hyperprior_coder.cpu_has_bf16", return_value=True):
-        codec = Codec(dump_codec(tiny_model(settings=linear(DEPENDENT)), training={}), device="cpu")
+        codec = Codec(tiny_codec_file(), device="cpu")
     kinds: dict[float, torch.dtype] = {}
     codec.coder.model.g_a.register_forward_hook(lambda _, args, y: kinds.update((float(q), y.dtype) for q in args[1]))
     image, qualities = picture(64, 96), [63, FLOATS_FROM - 0.25, FLOATS_FROM, 4]
@@ -80,7 +74,7 @@ def test_the_compiled_filter_is_the_layers(shape: tuple[int, int, int], dtype: t
 
 
 def test_matrices_are_kept_and_still_those_of_their_quality() -> None:
-    model = tiny_model(settings=linear(TINY))
+    model = tiny_model()
     x = torch.from_numpy(picture(64, 128)).float()[None] - GREY
     qualities = [torch.tensor([q]) for q in (0.0, 20.25, 63.0)] + [torch.tensor([q / 4]) for q in range(2 * KEPT_MATRICES)]
     with torch.no_grad():

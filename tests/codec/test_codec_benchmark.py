@@ -10,9 +10,9 @@ from benchmarks.entropy_coder import SCALES, TARGET_RATIO, draw, information, ma
 
 def test_size_over_entropy_is_just_above_one() -> None:
     """Two-sided: below one by more than the last words' rounding would mean that the entropy is wrong."""
-    for figures in measure(symbols=300_000, rounds=1):
-        assert 1 <= figures.size_over_entropy <= TARGET_RATIO
-        assert min(figures.encode_best, figures.decode_best) > 1e6
+    figures = measure(symbols=300_000, rounds=1)
+    assert 1 <= figures.size_over_entropy <= TARGET_RATIO
+    assert min(figures.encode_best, figures.decode_best) > 1e6
 
 
 def test_the_information_of_symbols_is_that_of_their_distribution() -> None:
@@ -29,6 +29,6 @@ def test_no_symbol_that_the_codec_leaves_out_is_counted() -> None:
 
 def test_the_report_is_json_and_the_table_names_the_hardware() -> None:
     figures = measure(symbols=2000, rounds=2)
-    assert [one["lanes"] for one in json.loads(json.dumps(report(figures)))["lanes"]] == [4, 1]  # type: ignore[index]
-    assert len(table(figures).splitlines()) == 5
+    assert json.loads(json.dumps(report(figures)))["size_over_entropy"] == figures.size_over_entropy
+    assert len(table(figures).splitlines()) == 4
     assert "cores" in table(figures).splitlines()[-1]

@@ -13,18 +13,19 @@ from cnnbatch.codec import Codec, Limits
 from cnnbatch.codec.eight_bits import HIDDEN_ZERO, LEVEL_MAX, MOST_INPUTS, ZERO, EightBitBlock, EightBitLinear, cpu_has_int8
 from cnnbatch.codec.file import dump_codec, parse_codec
 from cnnbatch.codec.hyperprior import Hyperprior
+from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
 from cnnbatch.codec.layers import Block, keep_variance
 from cnnbatch.metrics import psnr_db
 from cnnbatch.training.steps import fit_steps
-from tests.codec.models import DEPENDENT, picture, tiny_model
+from tests.codec.models import TINY, picture, tiny_model
 
-EIGHT_BITS = DEPENDENT.model_copy(update={"eight_bits": True, "synthesis_blocks": (2, 2)})
+SETTINGS = TINY.model_copy(update={"synthesis_blocks": (2, 2)})
 PICTURES = [picture(128, 192, seed=n) for n in range(6)]
 
 
 @cache
 def model() -> Hyperprior:
-    made = tiny_model(settings=EIGHT_BITS)
+    made = tiny_model(settings=SETTINGS)
     fit_steps(made, PICTURES)
     return made
 
@@ -45,7 +46,7 @@ def arithmetic(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def block(channels: int = 24) -> Block:
     torch.manual_seed(0)
-    made = Block(channels, "hardswish")
+    made = Block(channels)
     keep_variance(made)
     torch.nn.init.normal_(made.project.weight, std=0.2)
     torch.nn.init.normal_(made.project.bias)
@@ -104,19 +105,14 @@ def test_extremes_are_cut_off_and_a_layer_without_weights_gives_its_bias(arithme
 def test_a_picture_is_nearly_that_of_the_floats(quality: int, arithmetic: str) -> None:
     data = dump_codec(model(), training={})
     exact, rounded = codec(), Codec(data, device="cpu")
-    floats = Codec(dump_codec(unrounded(), training={}), device="cpu")
+    floats = Codec(data, device="cpu")
+    floats.coder.model.g_s._eight_bits = None
     for image in PICTURES[:2]:
         [bitstream] = exact.compress([image], quality)
         a, b = exact.reconstruct([bitstream])[0], rounded.reconstruct([bitstream])[0]
         assert np.mean(np.abs(a.astype(int) - b) > 1) < 1e-3, arithmetic
         [bitstream] = floats.compress([image], quality)
         assert psnr_db(image, b) == pytest.approx(psnr_db(image, floats.reconstruct([bitstream])[0]), abs=0.2)
-
-
-def unrounded() -> Hyperprior:
-    made = Hyperprior(EIGHT_BITS.model_copy(update={"eight_bits": False}))
-    made.load_state_dict({name: value for name, value in model().state_dict().items() if name != "g_s.steps.anchors"})
-    return made.eval()
 
 
 def test_tiles_and_batches_change_nothing() -> None:
@@ -132,13 +128,14 @@ def test_training_goes_on_in_floats() -> None:
     x = torch.from_numpy(np.stack(PICTURES[:2])).float()
     x_hat, bits = trained(x, torch.tensor([5.0, 50.0]), noise=True)
     torch.autograd.backward((x_hat - x).square().mean() + bits.mean())
-    assert all(p.grad is not None for name, p in trained.g_s.named_parameters() if name != "steps.anchors")
+    fitted = ("steps.anchors", "post_filter.anchors")
+    assert all((p.grad is None) == (name in fitted) for name, p in trained.g_s.named_parameters())
 
 
 def test_steps_grow_with_what_the_layers_read() -> None:
     anchors = model().g_s.steps.anchors.detach()
     assert bool(anchors.isfinite().all())
-    louder = tiny_model(settings=EIGHT_BITS)
+    louder = tiny_model(settings=SETTINGS)
     with torch.no_grad():
         louder.g_s.gain.anchors += 2.0  # features e² times as large
     fit_steps(louder, PICTURES)
@@ -161,7 +158,7 @@ def test_a_cpu_without_vnni_multiplies_floats() -> None:
         assert not cpu_has_int8.__wrapped__()
 
 
-@pytest.mark.parametrize("changes", [{"activation": "gelu"}, {"width_16": MOST_INPUTS // 2 + 1}])
-def test_eight_bits_need_a_hard_swish_and_sums_that_fit(changes: dict[str, object]) -> None:
-    with pytest.raises(ValidationError, match="eight_bits"):
-        type(EIGHT_BITS).model_validate(EIGHT_BITS.model_dump() | changes)
+@pytest.mark.parametrize("changes", [{"width_16": MOST_INPUTS // 2 + 1}, {"latent_channels": MOST_INPUTS + 1}])
+def test_sums_in_eight_bits_must_fit(changes: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="less than or equal to"):
+        HyperpriorSettings.model_validate(SETTINGS.model_dump() | changes)

@@ -181,7 +181,7 @@ def test_a_change_without_a_new_checksum_is_refused() -> None:
     "changes",
     [
         {"width_8": 10**9},
-        {"analysis_blocks": [10**9, 1]},
+        {"synthesis_blocks": [10**9, 1]},
         {"synthesis_blocks": [1, -1]},
         {"lmbda_range": [0, 1]},
         {"lmbda_range": [1e300, 1]},

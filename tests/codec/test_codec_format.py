@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cnnbatch import bitstream, rans
-from cnnbatch.codec import file, hyperprior_settings, integer_net, latents, layers, trellis
+from cnnbatch.codec import file, hyperprior_settings, integer_net, layers, trellis, viterbi
 from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
 from tests.codec.models import TINY, tiny_codec_file
 
@@ -22,9 +22,10 @@ CONSTANTS = {
     "largest quality, quarter steps": bitstream.MAX_QUALITY_STEPS,
     "block (pixels a latent position covers, each direction)": hyperprior_settings.BLOCK,
     "hyper block (latent positions a hyper-latent covers, each direction)": hyperprior_settings.HYPER_BLOCK,
-    "latents of a unit from which it may have four lanes": latents.LANES_FROM,
     "largest magnitude of a symbol": rans.SYMBOL_LIMIT,
     "largest magnitude of a hyper-latent": integer_net.Z_MAX,
+    "dependent quantisation: distance of levels, quantisation steps": viterbi.SPACING,
+    "dependent quantisation: smallest scale index": viterbi.FIRST_DEPENDENT,
     **{f"dependent quantisation: F, Q of {n} states": f"{f}, {q}" for n, (f, q) in trellis.MASKS.items()},
     "bits of a frequency": rans.PRECISION,
     "lowest state of the entropy coder": rans._LOWER,
@@ -37,7 +38,6 @@ CONSTANTS = {
     "anchors of a quality curve": layers.NUM_ANCHORS,
     "grey levels the learned analysis path sees as 1": f"{hyperprior_settings.PIXEL_UNIT:g}",
 }
-OF_INTEGERS = TINY.model_copy(update={"integer_means": True})
 
 
 @cache
@@ -89,36 +89,26 @@ def test_the_metadata_is_that_of_a_codec_file() -> None:
         assert rows[name] == [f"`{metadata[name]}`"]
 
 
-@cache
-def integer_means_alone() -> set[str]:
-    """What only files with integer means have, or have in another type."""
-    floats = file.expected_arrays(TINY)
-    return {name for name, kind in file.expected_arrays(OF_INTEGERS).items() if floats.get(name) != kind}
-
-
-ARRAYS = [
-    (of_integers, name) for of_integers in (False, True) for name in file.expected_arrays((TINY, OF_INTEGERS)[of_integers])
-]
-
-
-@pytest.mark.parametrize(("of_integers", "name"), sorted(ARRAYS))
-def test_every_array_has_its_row(of_integers: bool, name: str) -> None:
-    dtype, shape = file.expected_arrays((TINY, OF_INTEGERS)[of_integers])[name]
-    kind, documented = row_of(name, shape, of_integers=of_integers and name in integer_means_alone())
+@pytest.mark.parametrize("name", sorted(file.expected_arrays(TINY)))
+def test_every_array_has_its_row(name: str) -> None:
+    dtype, shape = file.expected_arrays(TINY)[name]
+    kind, documented = row_of(name, shape)
     assert kind == np.dtype(dtype).name
     sizes = {setting: getattr(TINY, setting) for setting in ("num_scales", "latent_channels", "hyper_channels")}
+    sizes |= {"3 · num_scales": 3 * TINY.num_scales, "4 · context_channels²": 4 * TINY.context_channels**2}
+    sizes |= {"2 + 2 · (all blocks of the synthesis)": 2 + 2 * sum(TINY.synthesis_blocks)}
     if documented[0].isdigit() or documented in sizes:
         parts = [part.strip() for part in documented.split(",")]
         assert "channels" in parts or [int(sizes.get(part, part)) for part in parts] == list(shape)
 
 
-def row_of(name: str, shape: tuple[int | None, ...], *, of_integers: bool) -> list[str]:
+def row_of(name: str, shape: tuple[int | None, ...]) -> list[str]:
     rows = tables()["array"]
     if name in rows:
         return rows[name]
-    if name.startswith("scale_net.") or of_integers:
+    if name.startswith(("scale_net.", "mean_net.")) and not name.endswith(".anchors"):
         part = name.rpartition(".")[2]
-        return rows[f"scale_net.*.{part}, with `integer_means` mean_net.*.{part}"]
+        return rows[f"scale_net.*.{part}, mean_net.*.{part}"]
     matrix = len(shape) >= 2 and not name.endswith(".anchors")
     return rows[next(title for title in rows if title.startswith("weights of" if matrix else "all others"))]
 

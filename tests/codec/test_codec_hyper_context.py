@@ -37,7 +37,7 @@ def test_what_is_encoded_is_decoded(shape: tuple[int, int, int]) -> None:
     z, static = hyper_latents(shape)
     tables = context(shape[2]).tables()
     symbols, indexes = tables.encode(z, static)
-    decoder = Decoder(encode(symbols, indexes, TABLES, lanes=1), TABLES, lanes=1)
+    decoder = Decoder(encode(symbols, indexes, TABLES), TABLES)
     assert np.array_equal(tables.decode(decoder, shape[:2], static), z)
     decoder.finish()
 
@@ -48,8 +48,8 @@ def test_other_symbols_may_lie_before_and_behind() -> None:
     symbols, indexes = tables.encode(z, static)
     other, other_index = np.array([3, -1, 0], np.int16), np.array([20, 9, 4], np.uint8)
     parts = [(other, other_index), (symbols, indexes), (other, other_index)]
-    data = encode(np.concatenate([s for s, _ in parts]), np.concatenate([i for _, i in parts]), TABLES, lanes=4)
-    decoder = Decoder(data, TABLES, lanes=4)
+    data = encode(np.concatenate([s for s, _ in parts]), np.concatenate([i for _, i in parts]), TABLES)
+    decoder = Decoder(data, TABLES)
     assert np.array_equal(decoder.decode(other_index), other)
     assert np.array_equal(tables.decode(decoder, (3, 4), static), z)
     assert np.array_equal(decoder.decode(other_index), other)
@@ -99,19 +99,19 @@ def test_correlated_hyper_latents_cost_less() -> None:
 
 
 def size(symbols: Symbols, indexes: Indexes) -> int:
-    return len(encode(symbols, indexes, TABLES, lanes=1))
+    return len(encode(symbols, indexes, TABLES))
 
 
 def test_damage_is_told() -> None:
     z, static = hyper_latents((6, 6, 8))
     tables = context(8).tables()
-    data = encode(*tables.encode(z, static), TABLES, lanes=1)
+    data = encode(*tables.encode(z, static), TABLES)
     with pytest.raises(BitstreamError, match="ends too early"):
-        tables.decode(Decoder(data[:40], TABLES, lanes=1), (6, 6), static)
+        tables.decode(Decoder(data[:40], TABLES), (6, 6), static)
     beyond: npt.NDArray[np.int16] = np.full((1, 2, 8), Z_MAX + 1, np.int16)
-    data = encode(*tables.encode(beyond, static), TABLES, lanes=1)
+    data = encode(*tables.encode(beyond, static), TABLES)
     with pytest.raises(BitstreamError, match="a value that cannot be"):
-        tables.decode(Decoder(data, TABLES, lanes=1), (1, 2), static)
+        tables.decode(Decoder(data, TABLES), (1, 2), static)
 
 
 def test_the_edges_are_those_of_the_specification() -> None:

@@ -9,32 +9,30 @@ import torch
 from cnnbatch.codec import Codec
 from cnnbatch.codec.eight_bits import cpu_has_int8, product_of_integers
 from cnnbatch.codec.file import CodecFile, dump_codec, parse_codec, seal, unseal
-from cnnbatch.codec.hyperprior import IntegerMeanNet
+from cnnbatch.codec.hyperprior import MeanNet
 from cnnbatch.errors import CodecFileError
-from tests.codec.models import DEPENDENT, picture, tiny_model
+from tests.codec.models import TINY, tiny_codec_file
 from tests.codec.reference import means
 
-SETTINGS = DEPENDENT.model_copy(update={"integer_means": True, "analysis_blocks": (0, 0)})
-DATA = dump_codec(tiny_model(settings=SETTINGS), training={})
+DATA = tiny_codec_file()
 
 
 def file() -> CodecFile:
     return parse_codec(DATA)
 
 
-def net() -> IntegerMeanNet:
-    found = file().model().mean_net
-    assert isinstance(found, IntegerMeanNet)
+def net() -> MeanNet:
+    found: MeanNet = file().model().mean_net
     return found
 
 
 def random_z(*shape: int, seed: int = 0) -> torch.Tensor:
-    z = np.random.default_rng(seed).integers(-127, 128, (*shape, SETTINGS.hyper_channels))
+    z = np.random.default_rng(seed).integers(-127, 128, (*shape, TINY.hyper_channels))
     return torch.from_numpy(z.astype(np.float32))
 
 
 @torch.inference_mode()
-def run(one: IntegerMeanNet, z: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
+def run(one: MeanNet, z: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
     return one(z, quality)
 
 
@@ -58,18 +56,9 @@ def test_products_of_integers_give_the_same_bits() -> None:
     assert torch.equal(found, run(net(), z, quality))
 
 
-def test_a_codec_with_them_codes_pictures() -> None:
-    codec = Codec(DATA, device="cpu")
-    assert codec.file.arrays["mean_net.leave.weight"].dtype == np.int8
-    images = [picture(70, 90), picture(33, 200)[..., 0]]
-    for image, found in zip(images, codec.reconstruct(codec.compress(images, 60)), strict=True):
-        assert found.shape == image.shape
-        assert np.abs(found.astype(float) - image).mean() < 6
-
-
 def test_training_goes_on_from_the_integers() -> None:
     model = file().trainable_model()
-    assert dump_codec(model.eval(), training={}) == DATA
+    assert dump_codec(model.eval(), training={"seed": 0}) == DATA
     model.train().mean_net(random_z(1, 3, 4), torch.tensor([30.0])).square().sum().backward()
     for name, parameter in model.mean_net.named_parameters():
         assert parameter.grad is not None, name

@@ -31,9 +31,8 @@ from cnnbatch.codec.postfilter import (
 from cnnbatch.errors import BitstreamError
 from cnnbatch.metrics import psnr_db
 from cnnbatch.training.post_filter import fit_post_filter
-from tests.codec.models import DEPENDENT, picture, tiny_codec, tiny_model
+from tests.codec.models import picture, tiny_codec, tiny_model
 
-FILTERED = DEPENDENT.model_copy(update={"post_filter": True, "analysis_blocks": (0, 0)})
 PICTURES = [picture(128, 192, seed=n) for n in range(4)]
 PROPERTY = settings(deadline=None, max_examples=50)
 
@@ -42,7 +41,7 @@ Floats = npt.NDArray[np.floating]
 
 @cache
 def model() -> Hyperprior:
-    made = tiny_model(settings=FILTERED)
+    made = tiny_model()
     fit_post_filter(made, [picture(300, 300, seed=n) for n in range(4)])
     return made
 
@@ -135,9 +134,8 @@ def test_damaged_numbers_are_refused(data: bytes) -> None:
 
 @pytest.mark.parametrize("quality", [5, 32, 60])
 def test_a_fitted_filter_makes_pictures_better(quality: int) -> None:
-    plain = tiny_model(settings=FILTERED.model_copy(update={"post_filter": False}))
-    plain.load_state_dict({k: v for k, v in model().state_dict().items() if k != "g_s.post_filter.anchors"})
-    without = Codec(dump_codec(plain, training={}), device="cpu")
+    without = tiny_codec()
+    assert not without.file.arrays["g_s.post_filter.anchors"].any()
     better = []
     for image in PICTURES:
         [a], [b] = (one.compress([image], quality) for one in (without, codec()))
@@ -165,14 +163,6 @@ def test_pictures_with_and_without_their_own_go_together() -> None:
     together = codec().reconstruct(bitstreams)
     for bitstream, found in zip(bitstreams, together, strict=True):
         assert int(np.abs(found.astype(int) - codec().reconstruct([bitstream])[0]).max()) <= 1
-
-
-def test_a_codec_without_a_filter_refuses_a_bitstream_with_one() -> None:
-    [data] = tiny_codec().compress([PICTURES[0]], 20)
-    parsed = unpack(data)
-    header = replace(parsed.header, own_filter=packed(np.zeros(COLOURS * FEATURES, np.int64)))
-    with pytest.raises(BitstreamError, match="its codec has none"):
-        tiny_codec().reconstruct([pack(header, [bytes(unit) for unit in parsed.units])])
 
 
 def test_a_filter_of_too_few_numbers_is_refused() -> None:

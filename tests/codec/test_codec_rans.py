@@ -16,7 +16,6 @@ from tests.codec.reference import RansReader
 SCALES = np.exp(np.linspace(np.log(0.11), np.log(128), 64))
 TABLES = gaussian_tables(SCALES)
 PROPERTY = settings(deadline=None)  # the first call compiles
-LANES = pytest.mark.parametrize("lanes", [1, 4])
 
 symbols_and_indexes = st.lists(
     st.tuples(
@@ -56,61 +55,56 @@ def ideal_bits(symbols: np.ndarray, indexes: np.ndarray, tables: Tables) -> floa
     return float((PRECISION - np.log2(tables.frequencies[entry])).sum() + 16 * escaped.sum())
 
 
-def round_trip(symbols: np.ndarray, indexes: np.ndarray, tables: Tables, lanes: int) -> tuple[bytes, np.ndarray]:
-    data = encode(symbols, indexes, tables, lanes=lanes)
-    decoder = Decoder(data, tables, lanes=lanes)
+def round_trip(symbols: np.ndarray, indexes: np.ndarray, tables: Tables) -> tuple[bytes, np.ndarray]:
+    data = encode(symbols, indexes, tables)
+    decoder = Decoder(data, tables)
     found = decoder.decode(indexes)
     decoder.finish()
     return data, found
 
 
-@LANES
 @PROPERTY
 @given(symbols_and_indexes)
-def test_any_symbols_come_back(lanes: int, coded: tuple[np.ndarray, np.ndarray]) -> None:
+def test_any_symbols_come_back(coded: tuple[np.ndarray, np.ndarray]) -> None:
     symbols, indexes = coded
-    assert round_trip(symbols, indexes, TABLES, lanes)[1].tolist() == symbols.tolist()
+    assert round_trip(symbols, indexes, TABLES)[1].tolist() == symbols.tolist()
 
 
-@LANES
 @PROPERTY
 @given(tables=any_tables(), seed=st.integers(0, 2**32), count=st.integers(0, 300))
-def test_any_tables_give_the_symbols_back_at_their_entropy(lanes: int, tables: Tables, seed: int, count: int) -> None:
+def test_any_tables_give_the_symbols_back_at_their_entropy(tables: Tables, seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     indexes = rng.integers(0, len(tables.radius), count).astype(np.uint8)
     symbols = rng.integers(-45, 46, count).astype(np.int16)
-    data, found = round_trip(symbols, indexes, tables, lanes)
+    data, found = round_trip(symbols, indexes, tables)
     assert found.tolist() == symbols.tolist()
     assert len(data) <= 1.001 * ideal_bits(symbols, indexes, tables) / 8 + 40
 
 
-@LANES
-def test_size_is_within_a_thousandth_of_the_entropy(lanes: int) -> None:
+def test_size_is_within_a_thousandth_of_the_entropy() -> None:
     symbols, indexes = gaussian_symbols(200_000)
-    data, found = round_trip(symbols, indexes, TABLES, lanes)
+    data, found = round_trip(symbols, indexes, TABLES)
     assert (found == symbols).all()
     ideal = ideal_bits(symbols, indexes, TABLES) / 8
     assert 0.9999 * ideal <= len(data) <= 1.001 * ideal + 40
 
 
-@LANES
 @PROPERTY
 @given(symbols_and_indexes, st.lists(st.integers(0, 60), max_size=8))
-def test_decoding_in_pieces_gives_the_same(lanes: int, coded: tuple[np.ndarray, np.ndarray], pieces: list[int]) -> None:
+def test_decoding_in_pieces_gives_the_same(coded: tuple[np.ndarray, np.ndarray], pieces: list[int]) -> None:
     symbols, indexes = coded
-    decoder = Decoder(encode(symbols, indexes, TABLES, lanes=lanes), TABLES, lanes=lanes)
+    decoder = Decoder(encode(symbols, indexes, TABLES), TABLES)
     ends = [*np.cumsum([0, *pieces]).clip(max=len(symbols)).tolist(), len(symbols)]
     found = [decoder.decode(indexes[a:b]) for a, b in pairwise(ends)]
     decoder.finish()
     assert np.concatenate(found).tolist() == symbols.tolist()
 
 
-@LANES
 @PROPERTY
 @given(symbols_and_indexes)
-def test_the_procedure_of_the_specification_decodes_it(lanes: int, coded: tuple[np.ndarray, np.ndarray]) -> None:
+def test_the_procedure_of_the_specification_decodes_it(coded: tuple[np.ndarray, np.ndarray]) -> None:
     symbols, indexes = coded
-    reader = RansReader(encode(symbols, indexes, TABLES, lanes=lanes), lanes)
+    reader = RansReader(encode(symbols, indexes, TABLES))
     tables = [
         TABLES.frequencies[start : start + 2 * radius + 2].tolist()
         for start, radius in zip(TABLES.start, TABLES.radius, strict=True)
@@ -119,39 +113,32 @@ def test_the_procedure_of_the_specification_decodes_it(lanes: int, coded: tuple[
     assert reader.at_end()
 
 
-@LANES
 @PROPERTY
 @given(symbols_and_indexes, st.integers(1, 2000), st.binary(min_size=0, max_size=7))
-def test_a_truncated_or_lengthened_stream_is_found(
-    lanes: int, coded: tuple[np.ndarray, np.ndarray], cut: int, tail: bytes
-) -> None:
+def test_a_truncated_or_lengthened_stream_is_found(coded: tuple[np.ndarray, np.ndarray], cut: int, tail: bytes) -> None:
     symbols, indexes = coded
-    data = encode(symbols, indexes, TABLES, lanes=lanes)
+    data = encode(symbols, indexes, TABLES)
     for damaged in (data[: -min(cut, len(data))], data + b"x" + tail):
         with pytest.raises(BitstreamError):
-            read_all(damaged, indexes, lanes)
+            read_all(damaged, indexes)
 
 
-@LANES
 @PROPERTY
 @given(symbols_and_indexes, st.integers(0, 10**6), st.integers(1, 2**32 - 1))
-def test_a_changed_word_never_does_more_than_raise(
-    lanes: int, coded: tuple[np.ndarray, np.ndarray], place: int, flip: int
-) -> None:
+def test_a_changed_word_never_does_more_than_raise(coded: tuple[np.ndarray, np.ndarray], place: int, flip: int) -> None:
     symbols, indexes = coded
     with contextlib.suppress(BitstreamError):
-        read_all(flipped(encode(symbols, indexes, TABLES, lanes=lanes), place, flip), indexes, lanes)
+        read_all(flipped(encode(symbols, indexes, TABLES), place, flip), indexes)
 
 
-@LANES
-def test_nearly_every_flipped_bit_is_found_at_the_end(lanes: int) -> None:
+def test_nearly_every_flipped_bit_is_found_at_the_end() -> None:
     """The raw bits of an escape, or a jump to a symbol of equal frequency, leave the state as it was: the CRC finds those."""
     symbols, indexes = gaussian_symbols(2000)
-    data = encode(symbols, indexes, TABLES, lanes=lanes)
+    data = encode(symbols, indexes, TABLES)
     found = 0
     for bit in range(0, 8 * len(data), 7):
         try:
-            read_all(flipped(data, bit // 32, 1 << bit % 32), indexes, lanes)
+            read_all(flipped(data, bit // 32, 1 << bit % 32), indexes)
         except BitstreamError:
             found += 1
     assert found >= 0.99 * len(range(0, 8 * len(data), 7))
@@ -163,25 +150,24 @@ def flipped(data: bytes, place: int, flip: int) -> bytes:
     return words.tobytes()
 
 
-@LANES
 @PROPERTY
 @given(st.binary(max_size=400), st.integers(0, 500))
-def test_random_bytes_never_do_more_than_raise(lanes: int, data: bytes, count: int) -> None:
+def test_random_bytes_never_do_more_than_raise(data: bytes, count: int) -> None:
     indexes = (np.arange(count) % len(SCALES)).astype(np.uint8)
     with contextlib.suppress(BitstreamError):
-        read_all(data, indexes, lanes)
+        read_all(data, indexes)
 
 
-def read_all(data: bytes, indexes: np.ndarray, lanes: int) -> None:
-    decoder = Decoder(data, TABLES, lanes=lanes)
+def read_all(data: bytes, indexes: np.ndarray) -> None:
+    decoder = Decoder(data, TABLES)
     decoder.decode(indexes)
     decoder.finish()
 
 
 def test_a_stream_anywhere_in_memory_decodes() -> None:
     symbols, indexes = gaussian_symbols(1000)
-    data = b"x" + encode(symbols, indexes, TABLES, lanes=4)
-    assert (Decoder(memoryview(data)[1:], TABLES, lanes=4).decode(indexes) == symbols).all()
+    data = b"x" + encode(symbols, indexes, TABLES)
+    assert (Decoder(memoryview(data)[1:], TABLES).decode(indexes) == symbols).all()
 
 
 def test_gaussian_tables_lose_less_than_a_thousandth_on_gaussians() -> None:
@@ -228,9 +214,7 @@ def test_golden_words() -> None:
     symbols = np.array([0, -3, 900, 1, -32767, 32767, 2, 0, 0], np.int16)
     indexes = np.array([0, 1, 1, 0, 0, 1, 1, 1, 0], np.uint8)
     tables = gaussian_tables(np.array([0.5, 2.0]))
-    assert encode(symbols, indexes, tables, lanes=1).hex() == GOLDEN_ONE_LANE
-    assert encode(symbols, indexes, tables, lanes=4).hex() == GOLDEN_FOUR_LANES
+    assert encode(symbols, indexes, tables).hex() == GOLDEN
 
 
-GOLDEN_ONE_LANE = "a9649d88001100008483a1fa0100ffffffff2cc7"
-GOLDEN_FOUR_LANES = "6858a412010000006f1642a007000000ffff5d22040000004ee41016100000008483a0da0100a73cffff0000"
+GOLDEN = "a9649d88001100008483a1fa0100ffffffff2cc7"

@@ -1,15 +1,18 @@
 """Tiles: every position once, units in order, and a halo that is wide enough and not a position wider."""
 
 import itertools
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnbatch.bitstream import UNIT_SIDE, Header
+from cnnbatch.codec.hyperprior import Hyperprior
 from cnnbatch.codec.hyperprior_settings import BLOCK
+from cnnbatch.codec.postfilter import COLOURS, FEATURES, filtered
 from cnnbatch.codec.tiling import UNIT, Span, Tile, halo, latent_shape, tiles, window_pixels
 from tests.codec.models import TINY, picture, tiny_model
 
@@ -66,25 +69,35 @@ def test_a_window_repeats_the_last_pixel(height: int, width: int, gray: bool) ->
     assert (window == (expected[..., None] if gray else expected)).all()
 
 
-@pytest.mark.parametrize(("lapped", "blocks_8"), [(True, 3), (False, 4)])
-@pytest.mark.parametrize("transform", ["analysis", "synthesis"])
-def test_the_halo_is_just_wide_enough(transform: str, lapped: bool, blocks_8: int) -> None:
-    """A model whose both transforms need the whole halo sees nothing beyond it, and something up to it."""
-    blocks = {"analysis_blocks": (blocks_8, 1), "synthesis_blocks": (blocks_8, 1)}
-    settings = TINY.model_copy(update={"lapped": lapped, **blocks})
-    assert halo(settings) == 3
-    model, quality = tiny_model(settings=settings), torch.tensor([40.0])
-    assert difference(model, quality, transform, distance=3) > 1e-5
-    assert difference(model, quality, transform, distance=4) == 0
+def test_the_halo_is_just_wide_enough() -> None:
+    """A synthesis that needs the whole halo sees nothing beyond it, and something up to it."""
+    settings = TINY.model_copy(update={"synthesis_blocks": (4, 1)})
+    assert halo(settings) == 4
+    latents = torch.randn(1, 16, 16, 16, generator=torch.manual_seed(0)) * 20
+    assert difference(shown(tiny_model(settings=settings)), latents, distance=4) > 1e-5
+    assert difference(shown(tiny_model(settings=settings)), latents, distance=5) == 0
+
+
+def test_the_analysis_needs_one_position_of_the_halo() -> None:
+    pixels = torch.randn(1, 16 * BLOCK, 16 * BLOCK, 3, generator=torch.manual_seed(0)) * 20
+    analysis = partial(tiny_model().g_a, quality=QUALITY)
+    assert difference(analysis, pixels, distance=1) > 1e-5
+    assert difference(analysis, pixels, distance=2) == 0
+
+
+QUALITY = torch.tensor([40.0])
+
+
+def shown(model: Hyperprior) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The picture of latents, filtered."""
+    weights = torch.full((1, COLOURS, FEATURES), 0.1)
+    return lambda y_hat: filtered(model.g_s(y_hat, QUALITY), weights, model.settings.step(QUALITY))
 
 
 @torch.inference_mode()
-def difference(model: torch.nn.Module, quality: torch.Tensor, transform: str, distance: int) -> float:
-    """How much the first latent position changes with the position ``distance`` beside it."""
-    size, function = {"analysis": ((16 * BLOCK, 16 * BLOCK, 3), model.g_a), "synthesis": ((16, 16, 16), model.g_s)}[transform]
-    x = torch.randn(1, *size, generator=torch.manual_seed(0)) * 20
+def difference(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, *, distance: int) -> float:
+    """How much what the first of 16 positions gives changes with the position ``distance`` beside it."""
     changed = x.clone()
-    scale = size[0] // 16
-    changed[:, :, distance * scale :] += 100
-    unit = BLOCK // scale
-    return float((function(x, quality) - function(changed, quality))[:, :, :unit].abs().max())
+    changed[:, :, distance * x.shape[2] // 16 :] += 100
+    before, after = function(x), function(changed)
+    return float((before - after)[:, :, : before.shape[2] // 16].abs().max())

@@ -33,13 +33,14 @@ FOLDER = Path(__file__).parent / "v1"
 SETTINGS = HyperpriorSettings(
     width_8=8,
     width_16=8,
-    analysis_blocks=(1, 1),
     synthesis_blocks=(1, 1),
     latent_channels=8,
     hyper_channels=8,
     hyper_width=8,
-    num_scales=12,
+    context_channels=1,
+    num_scales=10,
     scale_range=(0.11, 16.0),
+    dependent_states=64,
 )
 CNB = "colour.png"
 ERASED = "erased.txt"

@@ -17,7 +17,7 @@ from cnnbatch.errors import BitstreamError, CodecFileError
 from tests.fuzz.target import Target
 from tests.stages.pictures import waves
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "integer_means"
+GOLDEN = Path(__file__).parents[1] / "golden"
 MAX_CODED_PIXELS = 1 << 15
 SHAPES = ((1, 1), (1, 1), (16, 16), (70, 20), (1030, 3))
 ODD_SETTINGS = (0, -1, 1, 2, 8, 64, 1024, 1e9, 1e-9, 1e400, "x", [1, 1], [64, 64], [1e9, 1e-9], None, [], True)

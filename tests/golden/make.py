@@ -2,12 +2,8 @@
 
     python -m tests.golden.make
 
-The files of `integer_means` are made here: of a codec whose means are of integers, too. Those beside this script, of `lapped`
-(lapped blocks, a context of the latents), of `hyper_context` (one of the hyper-latents, too), of `dependent` (dependent
-quantisation, too), of `eight_bits` (a synthesis in eight bits, too), of `states` (dependent quantisation of 64 states, too)
-and of `post_filter` (a post-filter, too, some of whose pictures have their own) were written before there were such settings,
-and stay. All of them say for ever what version 1 of the format means: a reader that no longer decodes them cannot read
-archives that exist.
+They say what version 1 of the format means: a reader that no longer decodes them cannot read archives that exist. From the
+first release on they are never made again, and a later version gets files of its own.
 `tests/codec/test_codec_golden.py` decodes them.
 """
 
@@ -19,9 +15,9 @@ from cnnbatch.codec import Codec
 from cnnbatch.codec.file import dump_codec
 from cnnbatch.training.post_filter import fit_post_filter
 from cnnbatch.training.steps import fit_steps
-from tests.codec.models import DEPENDENT, picture, tiny_model
+from tests.codec.models import picture, tiny_model
 
-FOLDER = Path(__file__).parent / "integer_means"
+FOLDER = Path(__file__).parent
 CASES = {
     "one_pixel": (picture(1, 1, seed=1), 32),
     "colour_low": (picture(90, 140, seed=2), 3.25),
@@ -33,12 +29,9 @@ CASES = {
 OWN = ("colour_high", "gray", "two_units")
 """Cases with a filter of their own."""
 
-SETTINGS = {"eight_bits": True, "analysis_blocks": (0, 0), "dependent_states": 64, "post_filter": True, "integer_means": True}
-
 
 def main() -> None:
-    FOLDER.mkdir(exist_ok=True)
-    model = tiny_model(settings=DEPENDENT.model_copy(update=SETTINGS))
+    model = tiny_model()
     fit_steps(model, [picture(128, 192, seed=n) for n in range(6)])
     fit_post_filter(model, [picture(300, 300, seed=n) for n in range(6)])
     (FOLDER / "codec.safetensors").write_bytes(dump_codec(model, training={}))

@@ -35,7 +35,6 @@ def test_the_coded_size_is_within_three_thousandths_of_the_entropy(quality: floa
         side = latents.side(y, q, bf16=False)
         choice = latents.quantise(y, side)
         [stream] = latents.encode(choice, side, q)
-    assert latents.hyper is not None
     coded = side.indexes >= s.coded_from
     z_symbols, z_indexes = latents.hyper.encode(side.z[0], latents.z_indexes[round(quality * 4)])
     values = np.concatenate([z_symbols, choice.symbols[coded]]).astype(np.int64)

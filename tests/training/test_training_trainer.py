@@ -26,9 +26,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def one_klt(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes a second, so it is computed once."""
-    monkeypatch.setattr(
-        "cnnbatch.training.trainer.block_klt", lambda _, components, border: klt(components, border is not None)
-    )
+    monkeypatch.setattr("cnnbatch.training.trainer.block_klt", lambda _, components, border: klt(components))
 
 
 def loss(model: Hyperprior) -> float:
@@ -136,8 +134,8 @@ def test_a_checkpoint_of_a_smaller_model_keeps_what_is_new(tmp_path: Path) -> No
     trainer = Trainer(SHORT, TINY, PICTURES, path)
     trainer._step()
     trainer.save()
-    grown = Trainer(SHORT, TINY.model_copy(update={"analysis_blocks": (4, 1)}), PICTURES, tmp_path / "new.ckpt")
-    new = grown.model.g_a.blocks_8[3].expand.weight.detach().clone()
+    grown = Trainer(SHORT, TINY.model_copy(update={"synthesis_blocks": (2, 2)}), PICTURES, tmp_path / "new.ckpt")
+    new = grown.model.g_s.blocks_8[1].expand.weight.detach().clone()
     load_checkpoint(path, model=grown.model, average=grown.average, optimiser=grown.optimiser)
-    assert torch.equal(grown.model.g_a.blocks_8[3].expand.weight, new)
+    assert torch.equal(grown.model.g_s.blocks_8[1].expand.weight, new)
     assert torch.equal(grown.model.g_a.enter.weight, trainer.model.g_a.enter.weight)
