@@ -31,8 +31,8 @@ from benchmarks.hardware import hardware
 from benchmarks.job_overhead import make_photographs
 from cnnbatch.codec import Codec
 from cnnbatch.codec.codec import Pixels
-from cnnbatch.codec.hyperprior_coder import HyperpriorCoder
-from cnnbatch.codec.process import dedicate_process
+from cnnbatch.codec.hyperprior.coder import HyperpriorCoder
+from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.stages import compress
 from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
 from cnnbatch.stages.quality import Coded, QualityPolicy

@@ -31,7 +31,7 @@ from PIL import Image
 
 from benchmarks.hardware import hardware
 from cnnbatch.codec import DEFAULT_QUALITY, Codec
-from cnnbatch.codec.process import dedicate_process
+from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.metrics import psnr_db
 
 Pixels = npt.NDArray[np.uint8]

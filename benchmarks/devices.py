@@ -22,8 +22,8 @@ from skimage import data
 
 from benchmarks.hardware import hardware
 from cnnbatch.codec import DEFAULT_QUALITY, Codec
-from cnnbatch.codec.hyperprior import Hyperprior
-from cnnbatch.codec.integer_net import Z_MAX
+from cnnbatch.codec.hyperprior.model import Hyperprior
+from cnnbatch.codec.transforms.integer_layers import Z_MAX
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -20,8 +20,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from benchmarks.hardware import hardware
-from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
-from cnnbatch.rans import Decoder, Indexes, Symbols, encode, gaussian_tables
+from cnnbatch.codec.entropy_coding.rans import Decoder, encode
+from cnnbatch.codec.entropy_coding.tables import Indexes, Symbols, gaussian_tables
+from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 
 SCALES = HyperpriorSettings().scales().numpy()
 MEAN_INDEX_GAP = 13.0

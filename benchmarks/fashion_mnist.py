@@ -30,9 +30,9 @@ from benchmarks import fashion_pixels
 from benchmarks.hardware import hardware
 from cnnbatch.classification import HeadTraining, fit
 from cnnbatch.codec import Codec
-from cnnbatch.codec.dense import DenseLayers
-from cnnbatch.codec.file import dump_codec
-from cnnbatch.codec.process import dedicate_process
+from cnnbatch.codec.codec_file import dump_codec
+from cnnbatch.codec.dense.settings import DenseLayers
+from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.metrics import psnr_db
 from cnnbatch.training.dense import DenseTrainer, DenseTraining
 from cnnbatch.training.dense_data import UNLABELLED, SmallPictures, pca

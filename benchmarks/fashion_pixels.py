@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cnnbatch.codec.dense import Dense, DenseLayers
-from cnnbatch.codec.hyperprior_settings import PIXEL_UNIT
+from cnnbatch.codec.dense.model import Dense
+from cnnbatch.codec.dense.settings import DenseLayers
+from cnnbatch.codec.geometry import PIXEL_UNIT
 from cnnbatch.training.dense import DenseTrainer, DenseTraining
 from cnnbatch.training.dense_data import SmallPictures
 

@@ -28,11 +28,12 @@ from torch import Tensor, nn
 from benchmarks.codec_speed import sample_photographs
 from benchmarks.hardware import hardware
 from cnnbatch.codec import DEFAULT_QUALITY, Codec
-from cnnbatch.codec.hyperprior import Hyperprior
-from cnnbatch.codec.hyperprior_coder import HyperpriorCoder, cpu_has_bf16
-from cnnbatch.codec.postfilter import filtered
-from cnnbatch.codec.process import dedicate_process
-from cnnbatch.codec.transforms import Synthesis
+from cnnbatch.codec.adaptive_filter.filtering import filtered
+from cnnbatch.codec.hyperprior.coder import HyperpriorCoder
+from cnnbatch.codec.hyperprior.model import Hyperprior
+from cnnbatch.codec.hyperprior.synthesis import Synthesis
+from cnnbatch.codec.runtime.cpu import cpu_has_bf16
+from cnnbatch.codec.runtime.process import dedicate_process
 
 Array = npt.NDArray[Any]
 Pixels = npt.NDArray[np.uint8]

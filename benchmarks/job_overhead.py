@@ -30,7 +30,7 @@ from PIL import Image, ImageEnhance
 from benchmarks.hardware import hardware
 from benchmarks.photographs import NAMES
 from cnnbatch.codec import Codec
-from cnnbatch.codec.process import dedicate_process
+from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.images import decode
 from cnnbatch.metrics import psnr_db
 from jobs import compress, engine

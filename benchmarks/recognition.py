@@ -25,7 +25,7 @@ from benchmarks.hardware import hardware
 from cnnbatch.archive import ArchiveLog, ArchiveRow, read_shard
 from cnnbatch.classification import CodecHeads, Features, read_features
 from cnnbatch.codec import Codec
-from cnnbatch.codec.process import dedicate_process
+from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
 from cnnbatch.stages.reconstruct import reconstruct_each

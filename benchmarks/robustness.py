@@ -28,7 +28,7 @@ from benchmarks.photographs import copy_photographs
 from cnnbatch.classification import HeadTraining, fit
 from cnnbatch.codec import Codec
 from cnnbatch.codec.codec import Pixels
-from cnnbatch.codec.process import dedicate_process
+from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.images import decode
 from cnnbatch.metrics import psnr_db
 

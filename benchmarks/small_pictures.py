@@ -30,7 +30,7 @@ from benchmarks.fashion_mnist import (
 )
 from benchmarks.hardware import hardware
 from cnnbatch.codec import Codec
-from cnnbatch.codec.process import dedicate_process
+from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.evaluation.sheet import grid
 
 BLOCK = 4

@@ -78,7 +78,7 @@ class Picture:
             return self.codecs[self.row.codec_id or ""].reconstruct_region(
                 self.row.payload, top=top, left=left, height=height, width=width
             )
-        from cnnbatch.codec.architecture import Region
+        from cnnbatch.codec.geometry import Region
 
         return Region(top, left, height, width).cut(self.image())
 

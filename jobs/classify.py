@@ -37,7 +37,7 @@ from cnnbatch.classification import (
     read_written,
 )
 from cnnbatch.classification.work import LABELLED
-from cnnbatch.codec.process import dedicate_process
+from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.reconstruct import plan_tasks

@@ -19,7 +19,7 @@ from cnnbatch.archive import ArchiveLog, Lease, LiveShard, Snapshot
 from cnnbatch.archive.erased import read_erased
 from cnnbatch.archive.leftovers import RUNS, clear_run_folder
 from cnnbatch.codec import Codec
-from cnnbatch.codec.process import dedicate_process
+from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.commit import Committer

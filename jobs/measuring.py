@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from cnnbatch.codec import Codec, shipped_codec
-from cnnbatch.codec.process import dedicate_process
+from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.evaluation import pca, vq
 from cnnbatch.evaluation.codecs import ImageCodec, library_codec
 from cnnbatch.evaluation.examples import ExampleMaker, ExampleTask

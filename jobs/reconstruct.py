@@ -12,7 +12,7 @@ from functools import partial
 
 from cnnbatch.archive import open_archive
 from cnnbatch.archive.layout import FORMAT_PATH
-from cnnbatch.codec.process import dedicate_process
+from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.guarded import GuardedReconstructor

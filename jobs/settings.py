@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from cnnbatch.archive.lease import HEARTBEAT_SECONDS, LAPSE_SECONDS, POLL_SECONDS, WAIT_SECONDS
 from cnnbatch.classification.fit import HeadTraining
 from cnnbatch.codec import read_codec_file
-from cnnbatch.codec.dense import DenseLayers
-from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
+from cnnbatch.codec.dense.settings import DenseLayers
+from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.errors import UsageError
 from cnnbatch.evaluation.examples import MOST_EXAMPLES
 from cnnbatch.evaluation.recommendation import Goal

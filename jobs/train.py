@@ -26,9 +26,9 @@ from torch import nn
 
 from cnnbatch.archive import ArchiveRow, open_archive
 from cnnbatch.codec.codec import Pixels
-from cnnbatch.codec.dense import Dense
-from cnnbatch.codec.file import dump_codec, parse_codec
-from cnnbatch.codec.hyperprior import Hyperprior
+from cnnbatch.codec.codec_file import dump_codec, parse_codec
+from cnnbatch.codec.dense.model import Dense
+from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.errors import ImageError, UsageError
 from cnnbatch.images import decode
 from cnnbatch.stages.codecs import CodecShelf

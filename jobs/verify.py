@@ -14,7 +14,7 @@ from functools import partial
 from cnnbatch.archive import open_archive
 from cnnbatch.archive.leftovers import clear_run_folder
 from cnnbatch.archive.snapshot import LiveShard
-from cnnbatch.codec.process import dedicate_process
+from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.errors import CnnbatchError, UsageError, VerifyFailed
 from cnnbatch.stages import verify_plan
 from cnnbatch.stages.attempts import local_marks

@@ -16,7 +16,7 @@ EVERYWHERE = {"cnnbatch.version"}
 # Each layer may import itself, those in its set, and `EVERYWHERE`.
 FLOOR = {"cnnbatch.errors"}
 EYE = {"cnnbatch.butteraugli", "cnnbatch.ssimulacra2"}
-BASE = {"cnnbatch.storage", "cnnbatch.bitstream", "cnnbatch.rans", "cnnbatch.metrics", *EYE, *FLOOR}
+BASE = {"cnnbatch.storage", "cnnbatch.metrics", *EYE, *FLOOR}
 MIDDLE = {"cnnbatch.codec", "cnnbatch.archive", "cnnbatch.images", "cnnbatch.training", *BASE}
 READING = {"cnnbatch.stages", *MIDDLE}
 LIBRARY = {"cnnbatch", "cnnbatch.reading", *READING}
@@ -24,14 +24,12 @@ BELOW = {
     "cnnbatch.errors": set(),
     "cnnbatch.version": set(),
     "cnnbatch.storage": FLOOR,
-    "cnnbatch.bitstream": FLOOR,
-    "cnnbatch.rans": FLOOR,
     "cnnbatch.metrics": FLOOR,
     "cnnbatch.planes": set(),
     "cnnbatch.butteraugli": {"cnnbatch.planes"},
     "cnnbatch.ssimulacra2": {"cnnbatch.planes"},
     "cnnbatch.codecs": set(),
-    "cnnbatch.codec": {"cnnbatch.bitstream", "cnnbatch.rans", "cnnbatch.metrics", *FLOOR},
+    "cnnbatch.codec": {"cnnbatch.metrics", *FLOOR},
     "cnnbatch.archive": {"cnnbatch.storage", *FLOOR},
     "cnnbatch.images": FLOOR,
     "cnnbatch.training": {"cnnbatch.codec", "cnnbatch.images", *BASE},  # beside stages
@@ -79,6 +77,90 @@ def test_imports_go_downwards_only(path: Path) -> None:
     layer = layer_of(module_of(path))
     ours = {layer_of(name) for name in imports_of(path) if name.split(".")[0] in {"cnnbatch", "jobs"}}
     assert ours - {layer} - EVERYWHERE <= BELOW[layer]
+
+
+CODEC = "cnnbatch.codec"
+ROOMS = {
+    # parts of the codec, each with those that it may import beside itself, the errors and `geometry`
+    "geometry": set(),
+    "runtime": set(),
+    "entropy_coding": set(),
+    "container": set(),
+    "adaptive_filter": {"entropy_coding"},
+    "transforms": {"runtime", "adaptive_filter"},
+    "quantisation": {"entropy_coding"},
+    "interface": {"container"},
+    "hyperprior": {"interface", "container", "transforms", "quantisation", "adaptive_filter", "entropy_coding", "runtime"},
+    "dense": {"interface", "container", "transforms", "entropy_coding", "runtime"},
+    "codec_file": {"interface", "container", "hyperprior", "dense"},
+    "codec": {"interface", "codec_file"},
+    "__init__": {"codec"},
+}
+
+
+def room_of(module: str) -> str:
+    parts = module.removeprefix(CODEC).split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if (ROOT / "cnnbatch" / "codec") in path.parents], ids=module_of)
+def test_inside_the_codec_too(path: Path) -> None:
+    room = room_of(module_of(path))
+    theirs = {room_of(name) for name in imports_of(path) if name.startswith(CODEC)}
+    assert theirs - {room, "geometry"} <= ROOMS[room]
+
+
+def test_no_two_parts_of_the_codec_import_each_other() -> None:
+    below: dict[str, set[str]] = {}
+    for room, others in ROOMS.items():  # each after those that it imports
+        assert others <= below.keys(), room
+        below[room] = others
+
+
+ENCODER_ONLY = {
+    f"{CODEC}.{name}"
+    for name in (
+        "adaptive_filter.estimation",
+        "hyperprior.analysis",
+        "hyperprior.filter_search",
+        "hyperprior.rate",
+        "hyperprior.refinement",
+        "quantisation.prices",
+        "quantisation.quantised",
+        "quantisation.rdoq",
+        "quantisation.trellis_search",
+        "quantisation.viterbi",
+    )
+}
+"""What an encoder may do as it likes."""
+
+NORMATIVE = (
+    "adaptive_filter.filtering",
+    "container.bitstream",
+    "entropy_coding.rans",
+    "hyperprior.hyper_latents",
+    "hyperprior.synthesis",
+    "quantisation.dependent",
+    "quantisation.prediction",
+    "quantisation.scan",
+)
+"""What the format fixes."""
+
+
+def reached(module: str) -> set[str]:
+    """All modules of the codec that importing ``module`` imports, but for the packages themselves."""
+    found, waiting = set(), [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in found and (path := ROOT.joinpath(*name.split(".")).with_suffix(".py")).exists():
+            found.add(name)
+            waiting += [one for one in imports_of(path) if one.startswith(f"{CODEC}.")]
+    return found
+
+
+@pytest.mark.parametrize("name", NORMATIVE)
+def test_what_the_format_fixes_knows_nothing_of_the_encoders_search(name: str) -> None:
+    assert not reached(f"{CODEC}.{name}") & ENCODER_ONLY
 
 
 @pytest.mark.parametrize(

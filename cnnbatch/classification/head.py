@@ -15,8 +15,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from cnnbatch.codec.dense import MAX_CLASSES, ClassName
-from cnnbatch.codec.file import seal, unseal
+from cnnbatch.codec.container.sealed import seal, unseal
+from cnnbatch.codec.dense.settings import MAX_CLASSES, ClassName
 from cnnbatch.errors import CodecFileError, UsageError
 
 FORMAT: Final = "cnnbatch-head"

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cnnbatch.codec.architecture import MAX_QUALITY, Coder, Limits, Pixels, Region
-from cnnbatch.codec.file import CodecFile, parse_codec
+from cnnbatch.codec.codec_file import CodecFile, parse_codec
+from cnnbatch.codec.geometry import Pixels, Region
+from cnnbatch.codec.interface import MAX_QUALITY, Coder, Limits
 
 __all__ = ["DEFAULT_QUALITY", "MAX_QUALITY", "SHIPPED", "Codec", "Limits", "Pixels", "read_codec_file", "shipped_codec"]
 

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import PurePath
 
-from cnnbatch.bitstream import QUALITY_STEPS
 from cnnbatch.codec import MAX_QUALITY, Codec
+from cnnbatch.codec.container.bitstream import QUALITY_STEPS
 from cnnbatch.errors import BitstreamError
 from cnnbatch.evaluation.codecs import CodecSpec, Pixels
 from cnnbatch.version import VERSION

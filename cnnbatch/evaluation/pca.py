@@ -2,7 +2,8 @@
 
 The coefficients are rounded to multiples of a step and coded by rANS, as those of the architecture `dense` are, but each from
 a static table of its own: how often its symbols occurred on the training pictures. A file is a byte of quality and one small
-stream (`cnnbatch.rans.push`, `pop`). Components and tables are not counted, as the weights of a codec file are not.
+stream (`cnnbatch.codec.entropy_coding.byte_rans`). Components and tables are not counted, as the weights of a codec file are
+not.
 
 Shapes: N pictures, D samples of a picture, K components.
 """
@@ -15,11 +16,12 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from cnnbatch.codec.entropy_coding.byte_rans import SMALL_LOWER, SMALL_STATE_BYTES, pop, push_stream
+from cnnbatch.codec.entropy_coding.tables import SYMBOL_LIMIT, Tables, integer_frequencies
 from cnnbatch.errors import BitstreamError, ImageError, Unreadable
 from cnnbatch.evaluation.codecs import LIBRARY_FAULTS, CodecSpec, Pixels
 from cnnbatch.evaluation.measurement import Limits
 from cnnbatch.images import decode
-from cnnbatch.rans import SMALL_LOWER, SMALL_STATE_BYTES, SYMBOL_LIMIT, Tables, integer_frequencies, pop, push_stream
 from cnnbatch.storage import ObjectInfo, Store
 
 NAME: Final = "pca"
@@ -35,7 +37,7 @@ _BYTES_OF_A_SYMBOL: Final = 5
 SPEC: Final = CodecSpec(
     name=NAME,
     label="PCA",
-    version="numpy, cnnbatch.rans; components not counted",
+    version="numpy, cnnbatch's byte rANS; components not counted",
     qualities=(0.0, 4.0, 8.0, 12.0, 16.0, 20.0, 26.0, 32.0),
     highest=40,
 )

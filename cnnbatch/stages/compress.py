@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from cnnbatch.archive.schema import ArchiveRow
 from cnnbatch.archive.shards import write_shard
-from cnnbatch.bitstream import QUALITY_STEPS
 from cnnbatch.codec import DEFAULT_QUALITY, MAX_QUALITY, Codec
+from cnnbatch.codec.container.bitstream import QUALITY_STEPS
 from cnnbatch.errors import Undecodable, Unreadable
 from cnnbatch.images import DecodedImage, decode, png, probe, transcode_jpeg
 from cnnbatch.stages.isolation import Keyed, unwatched

@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from cnnbatch.bitstream import QUALITY_STEPS
 from cnnbatch.codec import MAX_QUALITY, Codec
 from cnnbatch.codec.codec import Pixels
+from cnnbatch.codec.container.bitstream import QUALITY_STEPS
 from cnnbatch.metrics import psnr_db
 
 FLOOR_STEP = 4.0

@@ -9,8 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cnnbatch.codec.hyperprior import Hyperprior
-from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
+from cnnbatch.codec.hyperprior.model import Hyperprior
+from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 
 Progress = dict[str, float]
 """``step``, ``seconds`` (of training, over all resumes), ``pixels``."""

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnnbatch.codec import Codec
-from cnnbatch.codec.dense import Dense, DenseLayers, DenseSettings
-from cnnbatch.codec.file import dump_codec
-from cnnbatch.codec.likelihood import gaussian_bits, noisy
+from cnnbatch.codec.codec_file import dump_codec
+from cnnbatch.codec.dense.model import Dense
+from cnnbatch.codec.dense.settings import DenseLayers, DenseSettings
+from cnnbatch.codec.entropy_coding.likelihood import gaussian_bits, noisy
 from cnnbatch.metrics import psnr_db
 from cnnbatch.training.checkpoint import Progress, load_checkpoint, read_settings, save_checkpoint
 from cnnbatch.training.dense_data import SmallPictures, pca, varied

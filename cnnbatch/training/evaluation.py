@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cnnbatch.codec.hyperprior import Hyperprior
+from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.training.data import Pixels
 
 QUALITIES = (4.0, 20.0, 36.0, 52.0)

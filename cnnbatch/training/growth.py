@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from cnnbatch.codec.hyperprior import Hyperprior
-from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
-from cnnbatch.codec.layers import Block, keep_variance
+from cnnbatch.codec.hyperprior.model import Hyperprior
+from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
+from cnnbatch.codec.transforms.layers import Block, keep_variance
 from cnnbatch.errors import UsageError
 
 SIZES = ("width_8", "width_16", "synthesis_blocks")

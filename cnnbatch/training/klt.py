@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cnnbatch.codec.hyperprior_settings import BLOCK, GREY
-from cnnbatch.codec.layers import BorderFilter
+from cnnbatch.codec.geometry import BLOCK, GREY
+from cnnbatch.codec.transforms.lapped import BorderFilter
 from cnnbatch.training.data import Pixels
 
 SUBSAMPLE = 4
@@ -32,9 +33,9 @@ def block_klt(pictures: Sequence[Pixels], components: int, *, border: BorderFilt
     return torch.from_numpy(vectors[:, order].T.copy()).float(), torch.from_numpy(deviations).float()
 
 
-def _blocks(picture: Pixels, border: BorderFilter) -> np.ndarray:
+def _blocks(picture: Pixels, border: BorderFilter) -> npt.NDArray[np.float64]:
     h, w = (n // BLOCK for n in picture.shape[:2])
     values = torch.from_numpy(picture[: h * BLOCK, : w * BLOCK].astype(np.float32)) - GREY
-    filtered = border(values[None])[0].numpy()
+    filtered: npt.NDArray[np.float32] = border(values[None])[0].numpy()
     grid = filtered.reshape(h, BLOCK, w, BLOCK, 3).transpose(0, 2, 1, 3, 4)
     return grid[::SUBSAMPLE, ::SUBSAMPLE].reshape(-1, 3 * BLOCK**2).astype(np.float64)

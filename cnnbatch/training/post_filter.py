@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from cnnbatch.codec.hyperprior import Hyperprior
-from cnnbatch.codec.own_filter import Statistics, statistics
-from cnnbatch.codec.postfilter import AROUND, surrounded
+from cnnbatch.codec.adaptive_filter.estimation import Statistics, statistics
+from cnnbatch.codec.adaptive_filter.filtering import AROUND, surrounded
+from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.training.data import Pixels, crops
 
 PICTURES = 96

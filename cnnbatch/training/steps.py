@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cnnbatch.codec.eight_bits import HIDDEN_ZERO, LEVEL_MAX, ZERO
-from cnnbatch.codec.hyperprior import Hyperprior
-from cnnbatch.codec.layers import Block
-from cnnbatch.codec.transforms import Synthesis
+from cnnbatch.codec.hyperprior.model import Hyperprior
+from cnnbatch.codec.hyperprior.synthesis import Synthesis
+from cnnbatch.codec.runtime.onednn import LEVEL_MAX, ZERO
+from cnnbatch.codec.transforms.int8 import HIDDEN_ZERO
+from cnnbatch.codec.transforms.layers import Block
 from cnnbatch.training.data import Pixels, crops
 
 PICTURES = 48

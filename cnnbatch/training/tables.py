@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cnnbatch.codec.file import CodecFile, parse_codec, seal, unseal
-from cnnbatch.codec.hyperprior import Hyperprior
-from cnnbatch.codec.hyperprior_settings import BLOCK, GREY
-from cnnbatch.codec.latents import LatentCoder
-from cnnbatch.rans import Indexes, Symbols, Tables, integer_frequencies
+from cnnbatch.codec.codec_file import CodecFile, parse_codec
+from cnnbatch.codec.container.sealed import seal, unseal
+from cnnbatch.codec.entropy_coding.tables import Indexes, Symbols, Tables, integer_frequencies
+from cnnbatch.codec.geometry import BLOCK, GREY
+from cnnbatch.codec.hyperprior.latent_codec import LatentCoder
+from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.training.data import Pixels
 
 PICTURES = 48

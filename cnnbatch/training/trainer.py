@@ -17,9 +17,9 @@ import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from cnnbatch.codec.hyperprior import Hyperprior
-from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
-from cnnbatch.codec.process import dedicate_process
+from cnnbatch.codec.hyperprior.model import Hyperprior
+from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
+from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.training.checkpoint import Progress, load_checkpoint, read_settings, save_checkpoint
 from cnnbatch.training.data import Pixels, crops
 from cnnbatch.training.evaluation import rate_distortion

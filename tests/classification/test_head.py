@@ -9,7 +9,7 @@ import torch
 
 from cnnbatch.classification import FileHead, Head, HeadSettings, HeadTraining, dump_head, fit, parse_head
 from cnnbatch.classification.fit import split
-from cnnbatch.codec.file import seal, unseal
+from cnnbatch.codec.container.sealed import seal, unseal
 from cnnbatch.errors import CnnbatchError, UsageError
 from tests.codec.dense_models import dense_codec_file
 

@@ -12,8 +12,8 @@ from cnnbatch.archive import write_shard
 from cnnbatch.classification import Features, LeftOut, read_features
 from cnnbatch.classification.shards import FAILED, OTHER_CODEC, STORED
 from cnnbatch.codec import Codec
-from cnnbatch.codec.dense import Synthesis
-from cnnbatch.codec.dense_coder import DenseCoder
+from cnnbatch.codec.dense.coder import DenseCoder
+from cnnbatch.codec.dense.model import Synthesis
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.storage import Store, open_store
 from tests.archive.rows import sha256, stored

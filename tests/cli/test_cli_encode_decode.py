@@ -17,7 +17,7 @@ from cnnbatch import metrics
 from cnnbatch.archive.single import parse_cnb
 from cnnbatch.codec import Codec
 from cnnbatch.codec.codec import Pixels
-from cnnbatch.codec.file import dump_codec
+from cnnbatch.codec.codec_file import dump_codec
 from tests.cli.conftest import CORRUPT, Run, photograph, pictures, to_file
 
 

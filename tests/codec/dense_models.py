@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from cnnbatch.codec import Codec
-from cnnbatch.codec.dense import Dense, DenseSettings
-from cnnbatch.codec.file import dump_codec
+from cnnbatch.codec.codec_file import dump_codec
+from cnnbatch.codec.dense.model import Dense
+from cnnbatch.codec.dense.settings import DenseSettings
 from cnnbatch.training.dense_data import pca
 from tests.codec.models import Pixels, picture
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from cnnbatch.codec import Codec, Limits
-from cnnbatch.codec.file import dump_codec
-from cnnbatch.codec.hyperprior import Hyperprior
-from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
-from cnnbatch.codec.layers import BorderFilter
+from cnnbatch.codec.codec_file import dump_codec
+from cnnbatch.codec.hyperprior.model import Hyperprior
+from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
+from cnnbatch.codec.transforms.lapped import BorderFilter
 from cnnbatch.training.klt import block_klt
 
 Pixels = npt.NDArray[np.uint8]

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from cnnbatch.codec import Codec, Limits
-from cnnbatch.codec.hyperprior_coder import FLOATS_FROM
-from cnnbatch.codec.hyperprior_settings import GREY
-from cnnbatch.codec.lapped import lapped_blocks
-from cnnbatch.codec.layers import BorderFilter, space_to_depth
-from cnnbatch.codec.transforms import KEPT_MATRICES
+from cnnbatch.codec.geometry import GREY
+from cnnbatch.codec.hyperprior.analysis import KEPT_MATRICES
+from cnnbatch.codec.hyperprior.coder import FLOATS_FROM
+from cnnbatch.codec.transforms.lapped import BorderFilter
+from cnnbatch.codec.transforms.lapped_kernels import lapped_blocks
+from cnnbatch.codec.transforms.layers import space_to_depth
 from cnnbatch.metrics import psnr_db
 from tests.codec.models import picture, tiny_codec_file, tiny_model
 
@@ -47,7 +48,7 @@ def test_pictures_are_coded_alone_together_and_in_tiles() -> None:
 
 
 def test_from_some_quality_on_pictures_are_analysed_in_floats() -> None:
-    with mock.patch("cnnbatch.codec.hyperprior_coder.cpu_has_bf16", return_value=True):
+    with mock.patch("cnnbatch.codec.hyperprior.coder.cpu_has_bf16", return_value=True):
         codec = Codec(tiny_codec_file(), device="cpu")
     kinds: dict[float, torch.dtype] = {}
     codec.coder.model.g_a.register_forward_hook(lambda _, args, y: kinds.update((float(q), y.dtype) for q in args[1]))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnnbatch.bitstream import (
+from cnnbatch.codec.container.bitstream import (
     CODEC_PREFIX_BYTES,
     MAX_FILTER_BYTES,
     MAX_PIXELS,

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnnbatch.bitstream import MAX_SIDE, pack, unpack
 from cnnbatch.codec import Codec, Limits
-from cnnbatch.codec.tiling import tiles
+from cnnbatch.codec.container.bitstream import MAX_SIDE, pack, unpack
+from cnnbatch.codec.hyperprior.tiling import tiles
 from cnnbatch.errors import BitstreamError
 from cnnbatch.metrics import psnr_db
 from tests.codec.models import picture, tiny_codec, tiny_codec_file

@@ -10,11 +10,12 @@ import torch
 from pydantic import ValidationError
 
 from cnnbatch.codec import Codec, Limits
-from cnnbatch.codec.eight_bits import HIDDEN_ZERO, LEVEL_MAX, MOST_INPUTS, ZERO, EightBitBlock, EightBitLinear, cpu_has_int8
-from cnnbatch.codec.file import dump_codec, parse_codec
-from cnnbatch.codec.hyperprior import Hyperprior
-from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
-from cnnbatch.codec.layers import Block, keep_variance
+from cnnbatch.codec.codec_file import dump_codec, parse_codec
+from cnnbatch.codec.hyperprior.model import Hyperprior
+from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
+from cnnbatch.codec.runtime.onednn import LEVEL_MAX, MOST_INPUTS, ZERO, cpu_has_int8
+from cnnbatch.codec.transforms.int8 import HIDDEN_ZERO, EightBitBlock, EightBitLinear
+from cnnbatch.codec.transforms.layers import Block, keep_variance
 from cnnbatch.metrics import psnr_db
 from cnnbatch.training.steps import fit_steps
 from tests.codec.models import TINY, picture, tiny_model
@@ -40,7 +41,7 @@ def arithmetic(request: pytest.FixtureRequest) -> Iterator[str]:
     """Layers that are rounded meanwhile multiply so."""
     if request.param == "integers" and not cpu_has_int8():
         pytest.skip("this CPU has no VNNI")
-    with mock.patch("cnnbatch.codec.eight_bits.cpu_has_int8", return_value=request.param == "integers"):
+    with mock.patch("cnnbatch.codec.transforms.int8.cpu_has_int8", return_value=request.param == "integers"):
         yield request.param
 
 
@@ -149,7 +150,7 @@ def test_steps_grow_with_what_the_layers_read() -> None:
 )
 def test_a_product_that_is_not_exact_is_not_used(product: mock.Mock) -> None:
     vnni = mock.patch.object(torch.cpu, "get_capabilities", return_value={"avx512_vnni": True})
-    with vnni, mock.patch("cnnbatch.codec.eight_bits.product_of_integers", product):
+    with vnni, mock.patch("cnnbatch.codec.runtime.onednn.product_of_integers", product):
         assert not cpu_has_int8.__wrapped__()
 
 

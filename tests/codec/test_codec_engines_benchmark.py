@@ -6,7 +6,7 @@ import pytest
 from benchmarks import inference_engines
 from benchmarks.inference_engines import Array, Figures, Outcome, Run, Work
 from cnnbatch.codec import Codec
-from cnnbatch.codec.hyperprior_coder import cpu_has_bf16
+from cnnbatch.codec.runtime.cpu import cpu_has_bf16
 from tests.codec.models import picture, tiny_codec_file
 
 

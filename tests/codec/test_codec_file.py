@@ -18,8 +18,9 @@ from safetensors.torch import save as save_torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from cnnbatch.codec import SHIPPED, Codec, shipped_codec
-from cnnbatch.codec.file import _checksum, _metadata, dump_codec, expected_arrays, parse_codec
-from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
+from cnnbatch.codec.codec_file import dump_codec, expected_arrays, parse_codec
+from cnnbatch.codec.container.sealed import _checksum, _metadata
+from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.errors import CodecFileError
 from tests.codec.models import TINY, tiny_codec_file, tiny_model
 

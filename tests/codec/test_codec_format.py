@@ -7,9 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cnnbatch import bitstream, rans
-from cnnbatch.codec import file, hyperprior_settings, integer_net, layers, trellis, viterbi
-from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
+from cnnbatch.codec import codec_file, geometry
+from cnnbatch.codec.container import bitstream, sealed
+from cnnbatch.codec.entropy_coding import rans
+from cnnbatch.codec.entropy_coding import tables as entropy_tables
+from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
+from cnnbatch.codec.quantisation import dependent
+from cnnbatch.codec.transforms import integer_layers, quality
 from tests.codec.models import TINY, tiny_codec_file
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
@@ -20,23 +24,23 @@ CONSTANTS = {
     "largest side, pixels": bitstream.MAX_SIDE,
     "largest image, pixels": bitstream.MAX_PIXELS,
     "largest quality, quarter steps": bitstream.MAX_QUALITY_STEPS,
-    "block (pixels a latent position covers, each direction)": hyperprior_settings.BLOCK,
-    "hyper block (latent positions a hyper-latent covers, each direction)": hyperprior_settings.HYPER_BLOCK,
-    "largest magnitude of a symbol": rans.SYMBOL_LIMIT,
-    "largest magnitude of a hyper-latent": integer_net.Z_MAX,
-    "dependent quantisation: distance of levels, quantisation steps": viterbi.SPACING,
-    "dependent quantisation: smallest scale index": viterbi.FIRST_DEPENDENT,
-    **{f"dependent quantisation: F, Q of {n} states": f"{f}, {q}" for n, (f, q) in trellis.MASKS.items()},
-    "bits of a frequency": rans.PRECISION,
+    "block (pixels a latent position covers, each direction)": geometry.BLOCK,
+    "hyper block (latent positions a hyper-latent covers, each direction)": geometry.HYPER_BLOCK,
+    "largest magnitude of a symbol": entropy_tables.SYMBOL_LIMIT,
+    "largest magnitude of a hyper-latent": integer_layers.Z_MAX,
+    "dependent quantisation: distance of levels, quantisation steps": dependent.SPACING,
+    "dependent quantisation: smallest scale index": dependent.FIRST_DEPENDENT,
+    **{f"dependent quantisation: F, Q of {n} states": f"{f}, {q}" for n, (f, q) in dependent.MASKS.items()},
+    "bits of a frequency": entropy_tables.PRECISION,
     "lowest state of the entropy coder": rans._LOWER,
-    "codec file version": file.VERSION,
-    "largest codec file, bytes": file.MAX_BYTES,
-    "activation units in 1": round(1 / integer_net.ACTIVATION_UNIT),
-    "largest activation, units": round(integer_net.ACTIVATION_MAX / integer_net.ACTIVATION_UNIT),
-    "smallest, largest shift": f"{integer_net.MIN_SHIFT}, {integer_net.MAX_SHIFT}",
-    "bound of a sum of integers": integer_net.EXACT_LIMIT // 2,
-    "anchors of a quality curve": layers.NUM_ANCHORS,
-    "grey levels the learned analysis path sees as 1": f"{hyperprior_settings.PIXEL_UNIT:g}",
+    "codec file version": codec_file.VERSION,
+    "largest codec file, bytes": codec_file.MAX_BYTES,
+    "activation units in 1": round(1 / integer_layers.ACTIVATION_UNIT),
+    "largest activation, units": round(integer_layers.ACTIVATION_MAX / integer_layers.ACTIVATION_UNIT),
+    "smallest, largest shift": f"{integer_layers.MIN_SHIFT}, {integer_layers.MAX_SHIFT}",
+    "bound of a sum of integers": integer_layers.EXACT_LIMIT // 2,
+    "anchors of a quality curve": quality.NUM_ANCHORS,
+    "grey levels the learned analysis path sees as 1": f"{geometry.PIXEL_UNIT:g}",
 }
 
 
@@ -81,7 +85,7 @@ def limits(schema: dict[str, Any]) -> list[str]:
 
 
 def test_the_metadata_is_that_of_a_codec_file() -> None:
-    metadata = file._metadata(tiny_codec_file())
+    metadata = sealed._metadata(tiny_codec_file())
     rows = tables()["name"]
     assert rows.keys() == metadata.keys()
     assert rows.pop("architecture") == ["`hyperprior` or `dense`"]
@@ -89,9 +93,9 @@ def test_the_metadata_is_that_of_a_codec_file() -> None:
         assert rows[name] == [f"`{metadata[name]}`"]
 
 
-@pytest.mark.parametrize("name", sorted(file.expected_arrays(TINY)))
+@pytest.mark.parametrize("name", sorted(codec_file.expected_arrays(TINY)))
 def test_every_array_has_its_row(name: str) -> None:
-    dtype, shape = file.expected_arrays(TINY)[name]
+    dtype, shape = codec_file.expected_arrays(TINY)[name]
     kind, documented = row_of(name, shape)
     assert kind == np.dtype(dtype).name
     sizes = {setting: getattr(TINY, setting) for setting in ("num_scales", "latent_channels", "hyper_channels")}

@@ -5,10 +5,11 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from cnnbatch.codec.hyper_context import EDGES, WEIGHT_UNIT, HyperContext, HyperTables
-from cnnbatch.codec.integer_net import Z_MAX
+from cnnbatch.codec.entropy_coding.rans import Decoder, encode
+from cnnbatch.codec.entropy_coding.tables import Indexes, Symbols, gaussian_tables
+from cnnbatch.codec.hyperprior.hyper_latents import EDGES, WEIGHT_UNIT, HyperContext, HyperTables
+from cnnbatch.codec.transforms.integer_layers import Z_MAX
 from cnnbatch.errors import BitstreamError
-from cnnbatch.rans import Decoder, Indexes, Symbols, encode, gaussian_tables
 
 SCALE_RANGE = (0.11, 64.0)
 NUM_SCALES = 40

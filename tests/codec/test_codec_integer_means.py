@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from cnnbatch.codec import Codec
-from cnnbatch.codec.eight_bits import cpu_has_int8, product_of_integers
-from cnnbatch.codec.file import CodecFile, dump_codec, parse_codec, seal, unseal
-from cnnbatch.codec.hyperprior import MeanNet
+from cnnbatch.codec.codec_file import CodecFile, dump_codec, parse_codec
+from cnnbatch.codec.container.sealed import seal, unseal
+from cnnbatch.codec.hyperprior.model import MeanNet
+from cnnbatch.codec.runtime.onednn import cpu_has_int8, product_of_integers
 from cnnbatch.errors import CodecFileError
 from tests.codec.models import TINY, tiny_codec_file
 from tests.codec.reference import means
@@ -50,7 +51,7 @@ def test_means_are_what_the_specification_says(shape: tuple[int, int], step: int
 def test_products_of_integers_give_the_same_bits() -> None:
     packed, z, quality = net(), random_z(3, 4, 5), torch.tensor([1.0, 30.25, 63.0])
     packed.pack()
-    with mock.patch("cnnbatch.codec.integer_net.product_of_integers", side_effect=product_of_integers) as product:
+    with mock.patch("cnnbatch.codec.transforms.integer_layers.product_of_integers", side_effect=product_of_integers) as product:
         found = run(packed, z, quality)
     assert product.call_count == 6  # enter, grow, leave and three blocks
     assert torch.equal(found, run(net(), z, quality))

@@ -4,18 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from cnnbatch.codec.integer_net import soft_clamp
-from cnnbatch.codec.layers import (
-    Block,
-    BorderFilter,
-    asinh,
-    asinh_and_magnitude,
-    depth_to_space,
-    keep_variance,
-    lapping_matrix,
-    space_to_depth,
-)
-from cnnbatch.codec.transforms import _patches, _without_local_mean
+from cnnbatch.codec.hyperprior.synthesis import _patches, _without_local_mean
+from cnnbatch.codec.transforms.asinh import asinh, asinh_and_magnitude
+from cnnbatch.codec.transforms.integer_layers import soft_clamp
+from cnnbatch.codec.transforms.lapped import BorderFilter, lapping_matrix
+from cnnbatch.codec.transforms.layers import Block, depth_to_space, keep_variance, space_to_depth
 from cnnbatch.training.trainer import FAN_IN, _relative_rate
 from tests.codec.models import TINY, tiny_model
 

@@ -8,10 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cnnbatch.bitstream import Header, unpack
-from cnnbatch.codec import filter_search, own_filter
-from cnnbatch.codec.filter_search import FilterSearch
-from cnnbatch.codec.own_filter import (
+from cnnbatch.codec.adaptive_filter import estimation as own_filter
+from cnnbatch.codec.adaptive_filter.estimation import (
     WINDOW,
     WINDOW_HALO,
     WINDOWS,
@@ -20,7 +18,11 @@ from cnnbatch.codec.own_filter import (
     statistics,
     windows,
 )
-from cnnbatch.codec.postfilter import AROUND, COLOURS, FEATURES, UNITS, Weights, filtered, surrounded, unpacked
+from cnnbatch.codec.adaptive_filter.filtering import AROUND, COLOURS, FEATURES, UNITS, Weights, filtered, surrounded
+from cnnbatch.codec.container.bitstream import Header, unpack
+from cnnbatch.codec.entropy_coding.exp_golomb import unpacked
+from cnnbatch.codec.hyperprior import filter_search
+from cnnbatch.codec.hyperprior.filter_search import FilterSearch
 from cnnbatch.metrics import psnr_db
 from tests.codec.models import picture
 from tests.codec.test_codec_postfilter import PICTURES, codec, model
@@ -190,7 +192,7 @@ def test_every_part_counts_by_its_area() -> None:
     left = Statistics(np.ones((COLOURS, FEATURES, FEATURES)), np.ones((COLOURS, FEATURES)), 10)
     search._found[0] = {(0, 0): (left.times(1024 * 1024 / 10), 1024 * 1024)}
     search._found[0][0, 64] = left.times(96 * 1024 / 10), 96 * 1024
-    with mock.patch("cnnbatch.codec.filter_search.own_numbers", return_value=b"") as own:
+    with mock.patch("cnnbatch.codec.hyperprior.filter_search.own_numbers", return_value=b"") as own:
         search.numbers()
     [whole], options = own.call_args.args[:1], own.call_args.kwargs
     assert whole.pixels == 20

@@ -10,24 +10,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnnbatch.bitstream import pack, unpack
 from cnnbatch.codec import Codec, Limits
-from cnnbatch.codec.file import dump_codec
-from cnnbatch.codec.hyperprior import Hyperprior
-from cnnbatch.codec.postfilter import (
+from cnnbatch.codec.adaptive_filter.filtering import (
     AROUND,
     COLOURS,
     FEATURES,
-    LARGEST_NUMBER,
     LIMITS,
     REACH,
     features,
     filter_planes,
     filtered,
-    packed,
     repeat_edges,
-    unpacked,
 )
+from cnnbatch.codec.codec_file import dump_codec
+from cnnbatch.codec.container.bitstream import pack, unpack
+from cnnbatch.codec.entropy_coding.exp_golomb import LARGEST_NUMBER, packed, unpacked
+from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.errors import BitstreamError
 from cnnbatch.metrics import psnr_db
 from cnnbatch.training.post_filter import fit_post_filter

@@ -6,10 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnnbatch.codec.hyperprior import known_neighbours
-from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
-from cnnbatch.codec.quantisation import restore
-from cnnbatch.codec.trellis import TrellisQuantiser, gaussian_prices
+from cnnbatch.codec.hyperprior.model import known_neighbours
+from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
+from cnnbatch.codec.quantisation.prediction import restore
+from cnnbatch.codec.quantisation.prices import gaussian_prices
+from cnnbatch.codec.quantisation.trellis_search import TrellisQuantiser
 
 
 def test_the_prediction_sees_what_is_decoded_before_and_nothing_else() -> None:

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from cnnbatch.codec import Codec, Limits
-from cnnbatch.codec.hyperprior import Hyperprior
-from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
-from cnnbatch.codec.quantisation import ESCAPE_BITS
-from cnnbatch.codec.trellis import TrellisQuantiser, table_prices, trellis_tables
-from cnnbatch.rans import PRECISION, SYMBOL_LIMIT, gaussian_tables, joined
+from cnnbatch.codec.entropy_coding.tables import PRECISION, SYMBOL_LIMIT, gaussian_tables, joined
+from cnnbatch.codec.hyperprior.model import Hyperprior
+from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
+from cnnbatch.codec.quantisation.dependent import trellis_tables
+from cnnbatch.codec.quantisation.prices import ESCAPE_BITS, table_prices
+from cnnbatch.codec.quantisation.trellis_search import TrellisQuantiser
 from tests.codec.models import picture, tiny_codec, tiny_codec_file
 
 SCALES = np.array([0.11, 0.5, 2.0, 20.0])

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cnnbatch.codec.entropy_coding.rans import Decoder, encode
+from cnnbatch.codec.entropy_coding.tables import PRECISION, SYMBOL_LIMIT, Tables, gaussian_tables
 from cnnbatch.errors import BitstreamError
-from cnnbatch.rans import PRECISION, SYMBOL_LIMIT, Decoder, Tables, encode, gaussian_tables
 from tests.codec.reference import RansReader
 
 SCALES = np.exp(np.linspace(np.log(0.11), np.log(128), 64))

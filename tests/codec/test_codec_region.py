@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cnnbatch.bitstream import unpack
 from cnnbatch.codec import Codec, Limits
+from cnnbatch.codec.container.bitstream import unpack
 from cnnbatch.errors import BitstreamError
 from tests.codec.dense_models import GRAY, dense_codec_file, pictures
 from tests.codec.models import picture, tiny_codec, tiny_codec_file

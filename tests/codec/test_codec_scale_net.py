@@ -9,9 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnnbatch.codec.eight_bits import cpu_has_int8, product_of_integers
-from cnnbatch.codec.file import parse_codec
-from cnnbatch.codec.integer_net import ACTIVATION_MAX, ACTIVATION_UNIT, EXACT_LIMIT, IntegerLinear, IntegerNet, indexes_of
+from cnnbatch.codec.codec_file import parse_codec
+from cnnbatch.codec.runtime.onednn import cpu_has_int8, product_of_integers
+from cnnbatch.codec.transforms.integer_layers import (
+    ACTIVATION_MAX,
+    ACTIVATION_UNIT,
+    EXACT_LIMIT,
+    IntegerLinear,
+    IntegerNet,
+    indexes_of,
+)
 from cnnbatch.errors import CodecFileError
 from tests.codec.models import TINY, tiny_codec_file, tiny_model
 from tests.codec.reference import scale_indexes
@@ -67,7 +74,8 @@ def test_products_of_integers_give_what_float32_gives(shape: tuple[int, int]) ->
     packed.pack()
     for largest in (1, 127):
         z = random_z((3, *shape), largest=largest)
-        with mock.patch("cnnbatch.codec.integer_net.product_of_integers", side_effect=product_of_integers) as product:
+        patched = "cnnbatch.codec.transforms.integer_layers.product_of_integers"
+        with mock.patch(patched, side_effect=product_of_integers) as product:
             found = run(packed, z)
         assert product.call_count == 5
         assert torch.equal(found, run(NET, z))

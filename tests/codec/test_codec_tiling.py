@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnnbatch.bitstream import UNIT_SIDE, Header
-from cnnbatch.codec.hyperprior import Hyperprior
-from cnnbatch.codec.hyperprior_settings import BLOCK
-from cnnbatch.codec.postfilter import COLOURS, FEATURES, filtered
-from cnnbatch.codec.tiling import UNIT, Span, Tile, halo, latent_shape, tiles, window_pixels
+from cnnbatch.codec.adaptive_filter.filtering import COLOURS, FEATURES, filtered
+from cnnbatch.codec.container.bitstream import UNIT_SIDE, Header
+from cnnbatch.codec.geometry import BLOCK
+from cnnbatch.codec.hyperprior.model import Hyperprior
+from cnnbatch.codec.hyperprior.tiling import UNIT, Span, Tile, halo, latent_shape, tiles, window_pixels
 from tests.codec.models import TINY, picture, tiny_model
 
 PROPERTY = settings(deadline=None)

@@ -12,23 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
-from cnnbatch.codec.order import stream_order
-from cnnbatch.codec.quantisation import Choice, restore
-from cnnbatch.codec.trellis import (
-    MASKS,
-    TrellisQuantiser,
-    chosen_values,
-    dequantise,
-    gaussian_prices,
-    state_machine,
-    symbol_mass,
-    table_prices,
-    trellis_tables,
-)
-from cnnbatch.codec.viterbi import SPACING, WINDOW
+from cnnbatch.codec.entropy_coding.rans import Decoder, encode
+from cnnbatch.codec.entropy_coding.tables import Tables, gaussian_tables, joined
+from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
+from cnnbatch.codec.quantisation.dependent import MASKS, SPACING, dequantise, state_machine, symbol_mass, trellis_tables
+from cnnbatch.codec.quantisation.prediction import restore
+from cnnbatch.codec.quantisation.prices import gaussian_prices, table_prices
+from cnnbatch.codec.quantisation.quantised import Choice, chosen_values
+from cnnbatch.codec.quantisation.scan import stream_order
+from cnnbatch.codec.quantisation.trellis_search import TrellisQuantiser
+from cnnbatch.codec.quantisation.viterbi import WINDOW
 from cnnbatch.errors import BitstreamError
-from cnnbatch.rans import Decoder, Tables, encode, gaussian_tables, joined
 from tests.codec.reference import in_order, ones
 
 SCALES = torch.tensor([0.11, *(0.5,) * 6, 2.0, 20.0], dtype=torch.float64)

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnbatch.codec import Codec
-from cnnbatch.codec.dense import DenseSettings
-from cnnbatch.codec.file import dump_codec
+from cnnbatch.codec.codec_file import dump_codec
+from cnnbatch.codec.dense.settings import DenseSettings
 from cnnbatch.errors import BitstreamError
 from cnnbatch.metrics import psnr_db
 from tests.codec.dense_models import COLOUR, GRAY, dense_codec, dense_model, pictures

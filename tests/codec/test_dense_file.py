@@ -9,11 +9,15 @@ import pytest
 import torch
 from safetensors.numpy import load, save
 
-from cnnbatch.codec import Codec, dense, dense_context, dense_symbols
-from cnnbatch.codec.dense_arrays import ANCHOR_MAX
-from cnnbatch.codec.file import _checksum, _metadata, dump_codec, expected_arrays, parse_codec
+from cnnbatch.codec import Codec
+from cnnbatch.codec.codec_file import dump_codec, expected_arrays, parse_codec
+from cnnbatch.codec.container.sealed import _checksum, _metadata
+from cnnbatch.codec.dense import context_model as dense_context
+from cnnbatch.codec.dense import model as dense
+from cnnbatch.codec.dense import symbol_coder as dense_symbols
+from cnnbatch.codec.dense.arrays import ANCHOR_MAX
+from cnnbatch.codec.entropy_coding.byte_rans import SMALL_LOWER
 from cnnbatch.errors import CodecFileError
-from cnnbatch.rans import SMALL_LOWER
 from tests.codec.dense_models import COLOUR, GRAY, dense_codec_file, dense_model, pictures
 from tests.codec.test_codec_format import limits, tables
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnnbatch.codec.dense_context import bias_table, degrees
-from cnnbatch.codec.dense_symbols import SMALLEST, SymbolCoder
+from cnnbatch.codec.dense.context_model import bias_table, degrees
+from cnnbatch.codec.dense.symbol_coder import SMALLEST, SymbolCoder
+from cnnbatch.codec.entropy_coding.tables import SYMBOL_LIMIT
 from cnnbatch.errors import BitstreamError
-from cnnbatch.rans import SYMBOL_LIMIT
 from tests.codec.dense_models import GRAY, dense_codec_file, dense_model
 from tests.codec.test_dense_file import arrays_of
 
@@ -53,7 +53,7 @@ def test_a_stream_costs_three_bytes_and_a_half_more_than_its_entropy() -> None:
 
 def entropy(values: np.ndarray) -> float:
     """Bits of the symbols of one picture by their tables, the context model computed in Python."""
-    from cnnbatch.codec.dense_symbols import _index, _input, _predict  # compiled: the same numbers, no bytes
+    from cnnbatch.codec.dense.symbol_coder import _index, _input, _predict
 
     hidden, inputs = np.zeros(GRAY.context_width, np.int32), np.zeros(GRAY.latents, np.int32)
     known, bits = 0, 0.0

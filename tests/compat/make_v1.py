@@ -20,8 +20,8 @@ from cnnbatch import cli
 from cnnbatch.archive import ArchiveLog, ArchiveRow, open_archive
 from cnnbatch.archive.single import dump_cnb
 from cnnbatch.codec import Codec
-from cnnbatch.codec.file import dump_codec
-from cnnbatch.codec.hyperprior_settings import HyperpriorSettings
+from cnnbatch.codec.codec_file import dump_codec
+from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from jobs import compress, engine
 from jobs.command import run_command
 from tests.codec.models import picture, tiny_model

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 import cnnbatch
-from cnnbatch import rans
 from cnnbatch.archive import ArchiveRow, open_archive
+from cnnbatch.codec.entropy_coding import rans
 from cnnbatch.reading import Picture
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.verify import ShardVerifier, VerifySettings

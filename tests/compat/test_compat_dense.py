@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnbatch.codec.file import parse_codec
+from cnnbatch.codec.codec_file import parse_codec
 from tests.compat.elsewhere import read_elsewhere
 
 V1 = Path(__file__).parent / "v1_dense"

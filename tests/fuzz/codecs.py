@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load, save
 
-from cnnbatch.bitstream import Header, pack, unpack
 from cnnbatch.codec import Codec, Limits
-from cnnbatch.codec.file import _checksum
+from cnnbatch.codec.container.bitstream import Header, pack, unpack
+from cnnbatch.codec.container.sealed import _checksum
 from cnnbatch.errors import BitstreamError, CodecFileError
 from tests.fuzz.target import Target
 from tests.stages.pictures import waves

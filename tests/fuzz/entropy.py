@@ -8,8 +8,9 @@ from functools import cache
 
 import numpy as np
 
+from cnnbatch.codec.entropy_coding.rans import Decoder, encode
+from cnnbatch.codec.entropy_coding.tables import SYMBOL_LIMIT, Indexes, Tables, gaussian_tables
 from cnnbatch.errors import BitstreamError
-from cnnbatch.rans import SYMBOL_LIMIT, Decoder, Indexes, Tables, encode, gaussian_tables
 from tests.fuzz.target import Target
 
 HEAD = 34

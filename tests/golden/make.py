@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cnnbatch.codec import Codec
-from cnnbatch.codec.file import dump_codec
+from cnnbatch.codec.codec_file import dump_codec
 from cnnbatch.training.post_filter import fit_post_filter
 from cnnbatch.training.steps import fit_steps
 from tests.codec.models import picture, tiny_model

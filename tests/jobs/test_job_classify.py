@@ -11,7 +11,8 @@ import pytest
 
 from cnnbatch.classification import PREDICTIONS, parse_head
 from cnnbatch.codec import Codec
-from cnnbatch.codec.file import dump_codec, unseal
+from cnnbatch.codec.codec_file import dump_codec
+from cnnbatch.codec.container.sealed import unseal
 from tests.archive.rows import sha256, stored
 from tests.classification.archives import CLASSES, labelled, rows_of, write_archive, write_labels
 from tests.codec.dense_models import GRAY, dense_codec, dense_model

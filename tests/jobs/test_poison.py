@@ -11,7 +11,7 @@ from PIL import Image
 from cnnbatch.archive import open_archive
 from cnnbatch.archive.layout import codec_path
 from cnnbatch.codec import shipped_codec
-from cnnbatch.codec.file import parse_codec
+from cnnbatch.codec.codec_file import parse_codec
 from cnnbatch.errors import CnnbatchError, CodecFileError, StorageError
 from cnnbatch.stages import guarded as guarded_workers
 from cnnbatch.stages import isolation

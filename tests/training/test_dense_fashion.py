@@ -9,8 +9,8 @@ from PIL import Image
 
 from benchmarks import fashion_mnist, fashion_pixels
 from cnnbatch.codec import Codec
-from cnnbatch.codec.dense import DenseLayers
-from cnnbatch.codec.file import dump_codec
+from cnnbatch.codec.codec_file import dump_codec
+from cnnbatch.codec.dense.settings import DenseLayers
 from cnnbatch.training.dense import DenseTrainer, DenseTraining
 from cnnbatch.training.dense_data import SmallPictures
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from cnnbatch.codec import Codec
-from cnnbatch.codec.dense import DenseLayers
-from cnnbatch.codec.dense_symbols import SMALLEST
-from cnnbatch.codec.file import dump_codec
+from cnnbatch.codec.codec_file import dump_codec
+from cnnbatch.codec.dense.settings import DenseLayers
+from cnnbatch.codec.dense.symbol_coder import SMALLEST
 from cnnbatch.errors import UsageError
 from cnnbatch.metrics import psnr_db
 from cnnbatch.training.dense import DenseTrainer, DenseTraining, measure

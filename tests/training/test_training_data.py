@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cnnbatch.codec.layers import BorderFilter
+from cnnbatch.codec.transforms.lapped import BorderFilter
 from cnnbatch.errors import UsageError
 from cnnbatch.storage import open_store
 from cnnbatch.training.data import crops, load_pictures

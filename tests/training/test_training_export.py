@@ -6,12 +6,12 @@ import pytest
 import torch
 from skimage import data
 
-from cnnbatch.bitstream import unpack
 from cnnbatch.codec import Codec
-from cnnbatch.codec.hyperprior_coder import HyperpriorCoder
-from cnnbatch.codec.hyperprior_settings import GREY
+from cnnbatch.codec.container.bitstream import unpack
+from cnnbatch.codec.entropy_coding.tables import PRECISION, Tables
+from cnnbatch.codec.geometry import GREY
+from cnnbatch.codec.hyperprior.coder import HyperpriorCoder
 from cnnbatch.metrics import psnr_db
-from cnnbatch.rans import PRECISION, Tables
 from cnnbatch.training.evaluation import rate_distortion
 
 

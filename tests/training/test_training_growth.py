@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from cnnbatch.codec import Codec
-from cnnbatch.codec.hyperprior import Hyperprior
+from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.errors import UsageError
 from cnnbatch.metrics import psnr_db
 from cnnbatch.training.growth import grown

@@ -1,8 +1,8 @@
 import numpy as np
 
 from cnnbatch.codec import Codec
-from cnnbatch.codec.file import unseal
-from cnnbatch.rans import PRECISION
+from cnnbatch.codec.container.sealed import unseal
+from cnnbatch.codec.entropy_coding.tables import PRECISION
 from cnnbatch.training.tables import with_fitted_tables
 from tests.codec.models import tiny_codec_file
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from cnnbatch.codec.hyperprior import Hyperprior
+from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.training.checkpoint import averaged_model, load_checkpoint, read_settings
 from cnnbatch.training.evaluation import rate_distortion
 from cnnbatch.training.trainer import Trainer, TrainingConfig

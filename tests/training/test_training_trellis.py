@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cnnbatch.codec import Codec
-from cnnbatch.codec.file import dump_codec
+from cnnbatch.codec.codec_file import dump_codec
 from cnnbatch.training.evaluation import rate_distortion
 from tests.codec.models import picture, tiny_model
 

@@ -1,0 +1,1 @@
+"""The adaptive filter behind the synthesis: filtering is normative, estimation the encoder's."""

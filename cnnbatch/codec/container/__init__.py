@@ -1,0 +1,1 @@
+"""Byte containers: the bitstream of one image, and sealed files."""

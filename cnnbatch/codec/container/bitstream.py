@@ -1,0 +1,181 @@
+"""The container of one image's coded bytes: a small header and independently decodable units.
+
+The image is cut into a grid of units of 1024 × 1024 pixels (less at the right and lower edge). Each unit is one
+entropy-coded stream with its own CRC, found through the table in the header, so that crops, threads and tiles can read just
+what they need. `docs/format.md` is the specification.
+
+>>> header = Header(width=1500, height=40, gray=False, quality_steps=128, codec_prefix=b"abcd")
+>>> data = pack(header, [b"first", b"second"])
+>>> parsed = unpack(data)
+>>> parsed.header == header, [bytes(unit) for unit in parsed.units]
+(True, [b'first', b'second'])
+"""
+
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cnnbatch.errors import BitstreamError
+
+VERSION = 1
+
+
+UNIT_SIDE = 1024
+"""Pixels; a multiple of every power of two the transforms downscale by."""
+
+
+MAX_SIDE = 1 << 20
+
+
+MAX_PIXELS = 1 << 30
+
+
+QUALITY_STEPS = 4
+"""Steps a quality unit is divided into: quality is stored as a whole number of quarters, 0…252."""
+
+
+MAX_QUALITY_STEPS = 63 * QUALITY_STEPS
+
+
+CODEC_PREFIX_BYTES = 4
+
+
+_FIXED = struct.Struct("<BBB4s")
+
+
+_GRAY, _FILTER = 1, 2
+
+
+MAX_FILTER_BYTES = 1 << 10
+"""Of a picture's own filter."""
+
+
+_CRC_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a decoder must know before the first unit."""
+
+    width: int
+    height: int
+    gray: bool
+    quality_steps: int
+    codec_prefix: bytes
+    own_filter: bytes = b""
+    """What the picture adds to the codec's adaptive filter, see `own_weights`; empty: nothing."""
+
+    @property
+    def quality(self) -> float:
+        """Quality 0…63 in quarter steps."""
+        return self.quality_steps / QUALITY_STEPS
+
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of units."""
+        return -(-self.height // UNIT_SIDE), -(-self.width // UNIT_SIDE)
+
+
+class Bitstream(NamedTuple):
+    """A parsed bitstream: units in raster order, their CRCs not yet checked (`check_unit`)."""
+
+    header: Header
+    units: list[memoryview]
+    crcs: list[int]
+    header_bytes: bytes
+
+    def check_unit(self, index: int) -> memoryview:
+        """The bytes of one unit; raises BitstreamError if its CRC is wrong."""
+        unit = self.units[index]
+        if _crc(self.header_bytes, unit) != self.crcs[index]:
+            raise BitstreamError(f"unit {index} of {len(self.units)}: wrong CRC, the bitstream is damaged")
+        return unit
+
+
+def pack(header: Header, units: Sequence[bytes]) -> bytes:
+    """Header, table of lengths and CRCs, units."""
+    fixed = _fixed_header(header)
+    table = b"".join(_varint(len(u)) for u in units) + b"".join(_crc(fixed, u).to_bytes(_CRC_BYTES, "little") for u in units)
+    return fixed + table + b"".join(units)
+
+
+def unpack(data: bytes | memoryview) -> Bitstream:
+    """Raises BitstreamError unless lengths and limits are consistent with the size of ``data``."""
+    view = memoryview(data)
+    if len(view) < _FIXED.size:
+        raise BitstreamError(f"bitstream of {len(view)} bytes is shorter than its header")
+    version, flags, quality_steps, prefix = _FIXED.unpack_from(view)
+    if version != VERSION:
+        raise BitstreamError(f"bitstream version {version}, expected {VERSION}")
+    if flags & ~(_GRAY | _FILTER) or quality_steps > MAX_QUALITY_STEPS:
+        raise BitstreamError(f"bitstream header: flags {flags}, quality {quality_steps} quarter steps")
+    width, position = _read_varint(view, _FIXED.size)
+    height, position = _read_varint(view, position)
+    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and width * height <= MAX_PIXELS):
+        raise BitstreamError(f"bitstream header: {width} × {height} pixels is outside the limits")
+    own_filter = b""
+    if flags & _FILTER:
+        length, position = _read_varint(view, position)
+        own_filter = bytes(view[position : position + length])
+        if not 0 < length == len(own_filter) <= MAX_FILTER_BYTES:
+            raise BitstreamError(f"bitstream header: a filter of {length} bytes")
+        position += length
+    header = Header(width, height, bool(flags & _GRAY), quality_steps, prefix, own_filter)
+    return _read_units(header, view, position)
+
+
+def _read_units(header: Header, view: memoryview, position: int) -> Bitstream:
+    fixed = bytes(view[:position])
+    rows, columns = header.grid()
+    count = rows * columns
+    if count > len(view):
+        raise BitstreamError(f"bitstream of {len(view)} bytes cannot hold {count} units")
+    lengths = []
+    for _ in range(count):
+        length, position = _read_varint(view, position)
+        lengths.append(length)
+    first = position + _CRC_BYTES * count
+    if first + sum(lengths) != len(view):
+        raise BitstreamError(f"bitstream of {len(view)} bytes, its table says {first + sum(lengths)}")
+    crcs = [int.from_bytes(view[p : p + _CRC_BYTES], "little") for p in range(position, first, _CRC_BYTES)]
+    units = []
+    for length in lengths:
+        units.append(view[first : first + length])
+        first += length
+    return Bitstream(header, units, crcs, fixed)
+
+
+def _fixed_header(header: Header) -> bytes:
+    flags = (_GRAY if header.gray else 0) | (_FILTER if header.own_filter else 0)
+    fixed = _FIXED.pack(VERSION, flags, header.quality_steps, header.codec_prefix)
+    fixed += _varint(header.width) + _varint(header.height)
+    return fixed + _varint(len(header.own_filter)) + header.own_filter if header.own_filter else fixed
+
+
+def _crc(header_bytes: bytes, unit: bytes | memoryview) -> int:
+    """Covers the header too, so that a flipped size or quality is found with the first unit."""
+    return zlib.crc32(unit, zlib.crc32(header_bytes))
+
+
+def _varint(value: int) -> bytes:
+    """Unsigned LEB128."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(view: memoryview, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 35, 7):
+        if position >= len(view):
+            raise BitstreamError("bitstream ends inside its header")
+        byte = view[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise BitstreamError("bitstream header: a number is longer than 5 bytes")

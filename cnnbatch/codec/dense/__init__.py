@@ -1,0 +1,1 @@
+"""The architecture for many small pictures of one size."""

@@ -1,0 +1,1 @@
+"""Symbols ↔ bytes, and what symbols cost."""

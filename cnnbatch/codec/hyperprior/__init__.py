@@ -1,0 +1,1 @@
+"""The architecture for photographs of any size."""

@@ -1,0 +1,95 @@
+"""g_a, the analysis transform: pixels → latents.
+
+A linear bypass, a lapped 16×16 block transform, beside which learned layers work at 1/8 and at 1/16 of the resolution. Shapes:
+N images, H × W pixels (multiples of 16), h × w latent positions of M channels; tensors are [N, H, W, C] float32.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cnnbatch.codec.geometry import BLOCK, PIXEL_UNIT
+from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
+from cnnbatch.codec.transforms.lapped import BorderFilter
+from cnnbatch.codec.transforms.lapped_kernels import lapped_blocks
+from cnnbatch.codec.transforms.layers import space_to_depth
+from cnnbatch.codec.transforms.quality import QualityCurve
+
+KEPT_MATRICES = 16
+"""Of the analysis, a megabyte each."""
+
+
+class Analysis(nn.Module):
+    """g_a: pixels → latents in units of Δ(q)."""
+
+    def __init__(self, s: HyperpriorSettings) -> None:
+        super().__init__()
+        self.settings = s
+        self.border = BorderFilter(inverse=False)
+        self.bypass = nn.Linear(3 * BLOCK**2, s.latent_channels, bias=False)
+        self.enter = nn.Linear(3 * 8**2, s.width_8)
+        self.gain = QualityCurve(s.width_8)
+        self.down = nn.Linear(4 * s.width_8, s.width_16)
+        self.leave = nn.Linear(s.width_16, s.latent_channels)
+        self.latent_gain = QualityCurve(s.latent_channels)
+        self._kept: dict[float, tuple[Tensor, Tensor]] | None = None
+
+    def forward(self, x: Tensor, quality: Tensor) -> Tensor:
+        """``x`` [N, H, W, 3] integers −128…127 of any dtype, pixels less `GREY`; ``quality`` [N] → y [N, H/16, W/16, M]."""
+        if not self.training:
+            return self._at_once(x, quality)
+        step = self.settings.step(quality)[:, None, None, None]
+        x = self.border(x.float()).to(_working_dtype(x))
+        patches = space_to_depth(x, 8)
+        features = F.linear(patches, self.enter.weight / PIXEL_UNIT, self.enter.bias)
+        features = features * torch.exp(self.gain(quality)).to(features.dtype)
+        learned = self.leave(self.down(space_to_depth(features, 2)))
+        y = torch.add(self.bypass(space_to_depth(x, BLOCK)).float(), learned, alpha=PIXEL_UNIT)
+        return y * (torch.exp(self.latent_gain(quality)) / step)
+
+    def _at_once(self, x: Tensor, quality: Tensor) -> Tensor:
+        """`forward` without gradients: one matrix product for each image."""
+        dtype = _working_dtype(x)
+        if x.device.type == "cpu" and x.dtype == torch.int8:
+            inputs = lapped_blocks(x, self.border.weight, dtype)
+        else:
+            inputs = space_to_depth(self.border(x.float()).to(dtype), BLOCK)
+        if bool((quality == quality[0]).all()):
+            return F.linear(inputs, *self._matrix_at(quality[0]))
+        pictures = zip(inputs, quality, strict=True)
+        return torch.stack([F.linear(picture, *self._matrix_at(q)) for picture, q in pictures])
+
+    def keep_matrices(self) -> None:
+        """From now on, what `_one_matrix` gives is kept for the last qualities; the weights must not change any more."""
+        self._kept = {}
+
+    def _matrix_at(self, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """`_one_matrix` of one quality, [M, 768] and [M]."""
+        key = float(quality)
+        found = None if self._kept is None else self._kept.get(key)
+        if found is None:
+            matrix, bias = self._one_matrix(quality[None])
+            found = matrix[0], bias[0]
+            if self._kept is not None:
+                if len(self._kept) >= KEPT_MATRICES:
+                    self._kept.clear()
+                self._kept[key] = found
+        return found
+
+    def _one_matrix(self, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """All of g_a behind the border filter: a matrix [N, M, 768] and a bias [N, M]."""
+        s = self.settings
+        with torch.autocast(quality.device.type, enabled=False):
+            behind = self.leave.weight @ self.down.weight
+            gain = torch.exp(self.gain(quality)).reshape(-1, 1, 1, s.width_8)
+            patches = behind.reshape(-1, 4, s.width_8) * gain  # [N, M, 2·2 patches of 8 × 8, channels]
+            learned = (patches @ self.enter.weight).reshape(len(quality), -1, 2, 2, 8, 8 * 3)
+            bias = patches.sum(2) @ self.enter.bias + self.leave(self.down.bias)
+            unit = torch.exp(self.latent_gain(quality)).flatten(1) / s.step(quality)[:, None]
+            return (self.bypass.weight + learned.transpose(3, 4).flatten(2)) * unit[..., None], PIXEL_UNIT * bias * unit
+
+
+def _working_dtype(x: Tensor) -> torch.dtype:
+    """What autocast, where it is on, makes of the inputs of matrix products."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32

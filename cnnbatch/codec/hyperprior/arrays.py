@@ -1,0 +1,145 @@
+"""The hyperprior in a codec file: float weights, the layers of integers, entropy tables and a known answer."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from cnnbatch.codec.container.bitstream import MAX_QUALITY_STEPS, QUALITY_STEPS
+from cnnbatch.codec.entropy_coding.tables import gaussian_tables, joined
+from cnnbatch.codec.geometry import Array
+from cnnbatch.codec.hyperprior.coder import HyperpriorCoder
+from cnnbatch.codec.hyperprior.hyper_latents import EDGES
+from cnnbatch.codec.hyperprior.model import Hyperprior
+from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
+from cnnbatch.codec.interface import Architecture, Expected, Limits, Parsed, copy_weights
+from cnnbatch.codec.quantisation.dependent import trellis_tables
+from cnnbatch.codec.transforms.integer_layers import IntegerLinear
+
+KNOWN_ANSWER_SIZE = (4, 5)
+"""Hyper-latent positions (rows, columns) of the known answer."""
+
+
+class HyperpriorArchitecture(Architecture[HyperpriorSettings, Hyperprior]):
+    """``hyperprior``: photographs of any size; see `cnnbatch.codec.hyperprior.model`."""
+
+    name: ClassVar[str] = "hyperprior"
+    settings = HyperpriorSettings
+
+    def takes(self, settings: HyperpriorSettings) -> str:
+        """See `Architecture.takes`."""
+        return "images of any size, gray or colour"
+
+    def arrays(self, model: Hyperprior) -> dict[str, Array]:
+        """Raises CodecFileError if a layer of integers is not exact."""
+        _check_exact(model)
+        return _float_arrays(model) | _integer_arrays(model) | _known_answer(model)
+
+    def expected(self, settings: HyperpriorSettings) -> Expected:
+        """See `Architecture.expected`."""
+        s = settings
+        with torch.device("meta"):
+            model = Hyperprior(s)
+        expected: Expected = {name: (_float_dtype(name, p), tuple(p.shape)) for name, p in _float_parameters(model)}
+        for name, layer in _integer_layers(model):
+            outputs, inputs = layer.weight.shape
+            expected[f"{name}.weight"] = ("|i1", (outputs, inputs))
+            expected[f"{name}.shift"] = ("|i1", (outputs,))
+            expected[f"{name}.bias"] = ("<i4", (outputs,))
+        steps = MAX_QUALITY_STEPS + 1
+        return expected | {
+            "hyper_context.weight_table": ("|i1", (s.hyper_channels, 4)),
+            "hyper_context.shift_table": ("|i1", (len(EDGES) + 1,)),
+            "hyper_context.inverse_table": ("<u2", (s.num_scales,)),
+            "scale_offset.table": ("<i2", (steps, s.latent_channels)),
+            "z_scale.table": ("|u1", (steps, s.hyper_channels)),
+            "tables.frequencies": ("<u2", (None,)),
+            "tables.radius": ("<i4", (3 * s.num_scales,)),
+            "known_answer.z_hat": ("|i1", (1, *KNOWN_ANSWER_SIZE, s.hyper_channels)),
+            "known_answer.positions": ("<f4", (1, *(4 * n for n in KNOWN_ANSWER_SIZE), s.latent_channels)),
+        }
+
+    def check(self, settings: HyperpriorSettings, arrays: Mapping[str, Array]) -> None:
+        """See `Architecture.check`."""
+        if (largest := arrays["z_scale.table"].max()) >= settings.num_scales:
+            raise ValueError(f"z_scale.table names table {largest} of {settings.num_scales}")
+
+    def model(self, settings: HyperpriorSettings, arrays: Mapping[str, Array]) -> Hyperprior:
+        """The network, its layers of integers fixed to the file's. Raises CodecFileError if one is not exact."""
+        model = Hyperprior(settings)
+        for name, parameter in _float_parameters(model):
+            copy_weights(parameter, arrays[name])
+        for name, layer in _integer_layers(model):
+            weight, shift, bias = (arrays[f"{name}.{part}"] for part in ("weight", "shift", "bias"))
+            layer.fix(*(torch.from_numpy(a.astype(np.float32)) for a in (weight, shift, bias)))
+        _check_exact(model)
+        return model.eval()
+
+    def trainable_model(self, settings: HyperpriorSettings, arrays: Mapping[str, Array]) -> Hyperprior:
+        """The same; its layers of integers are rounded anew at every step."""
+        model = self.model(settings, arrays)
+        for _, layer in _integer_layers(model):
+            layer.release()
+        return model.train()
+
+    def coder(self, file: Parsed, *, device: torch.device, limits: Limits, threads: int) -> HyperpriorCoder:
+        """See `Architecture.coder`."""
+        model = self.model(file.settings, file.arrays)
+        return HyperpriorCoder(file, model, device=device, limits=limits, threads=threads)
+
+
+def _integer_layers(model: Hyperprior) -> list[tuple[str, IntegerLinear]]:
+    return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, IntegerLinear)]
+
+
+def _check_exact(model: Hyperprior) -> None:
+    for net in model.integer_nets():
+        net.check_exact()
+
+
+def _float_arrays(model: Hyperprior) -> dict[str, Array]:
+    """Matrices in float16, whose rounding is far below that of a pixel; the rest and the last filter in float32."""
+    return {name: p.detach().cpu().numpy().astype(_float_dtype(name, p)) for name, p in _float_parameters(model)}
+
+
+def _float_parameters(model: Hyperprior) -> list[tuple[str, torch.nn.Parameter]]:
+    whole = {f"{layer}.{part}" for layer, _ in _integer_layers(model) for part in ("weight", "bias")}
+    return [(name, p) for name, p in model.named_parameters() if name not in whole]
+
+
+def _float_dtype(name: str, parameter: torch.nn.Parameter) -> str:
+    exact = name.endswith((".anchors", ".border.weight")) or name == "hyper_context.weight"
+    return "<f2" if parameter.ndim >= 2 and not exact else "<f4"
+
+
+@torch.no_grad()
+def _integer_arrays(model: Hyperprior) -> dict[str, Array]:
+    s = model.settings
+    quality = torch.arange(MAX_QUALITY_STEPS + 1) / QUALITY_STEPS
+    offsets = torch.floor(model.scale_offset(quality)[:, 0, 0] + 0.5)
+    z_indexes = torch.floor(model.z_scale(quality)[:, 0, 0] + 0.5).clamp(0, s.num_scales - 1)
+    tables = joined(gaussian_tables(s.scales().numpy()), trellis_tables(s.scales()))
+    hyper = model.hyper_context.tables()
+    arrays: dict[str, Array] = {
+        "scale_offset.table": offsets.numpy().astype(np.int16),
+        "z_scale.table": z_indexes.numpy().astype(np.uint8),
+        "tables.frequencies": tables.frequencies.astype(np.uint16),
+        "tables.radius": tables.radius,
+        "hyper_context.weight_table": hyper.weights.astype(np.int8),
+        "hyper_context.shift_table": hyper.shifts.astype(np.int8),
+        "hyper_context.inverse_table": hyper.inverse.astype(np.uint16),
+    }
+    for name, layer in _integer_layers(model):
+        weight, shift, bias = layer.integers()
+        arrays[f"{name}.weight"] = weight.numpy().astype(np.int8)
+        arrays[f"{name}.shift"] = shift.numpy().astype(np.int8)
+        arrays[f"{name}.bias"] = bias.numpy().astype(np.int32)
+    return arrays
+
+
+@torch.no_grad()
+def _known_answer(model: Hyperprior) -> dict[str, Array]:
+    z_hat = np.random.default_rng(0).integers(-9, 10, (1, *KNOWN_ANSWER_SIZE, model.settings.hyper_channels)).astype(np.int8)
+    answer = model.scale_net(torch.from_numpy(z_hat.astype(np.float32)))
+    return {"known_answer.z_hat": z_hat, "known_answer.positions": answer.numpy()}

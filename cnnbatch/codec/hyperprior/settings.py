@@ -1,0 +1,65 @@
+"""Sizes and ranges of one hyperprior, which live in its codec file, and the units that all its parts share."""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+from cnnbatch.codec.runtime.onednn import MOST_INPUTS
+from cnnbatch.codec.transforms.quality import Positive, ScaleRange, high_rate_step, lmbda_at, log_spaced
+
+BlockCount = Annotated[int, Field(ge=0, le=64)]
+
+
+class HyperpriorSettings(BaseModel):
+    """Sizes of one model; they live in its codec file and nowhere else."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width_8: int = Field(96, ge=8, le=MOST_INPUTS // 2)
+    width_16: int = Field(192, ge=8, le=MOST_INPUTS // 2)
+    synthesis_blocks: tuple[BlockCount, BlockCount] = (4, 4)
+    """At 1/8 and at 1/16 of the resolution."""
+    latent_channels: int = Field(320, ge=8, le=MOST_INPUTS)
+    hyper_channels: int = Field(96, ge=8, le=512)
+    hyper_width: int = Field(96, ge=8, le=512)
+    context_channels: int = Field(8, ge=1, le=64)
+    """Latent channels, the first, whose means are also predicted from decoded neighbours, see `known_neighbours`; at most
+    ``latent_channels``."""
+    lmbda_range: tuple[Positive, Positive] = (0.0009, 0.6)
+    num_scales: int = Field(64, ge=2, le=64)
+    scale_range: ScaleRange = (0.11, 128.0)
+    coded_from: int = Field(1, ge=0, le=63)
+    """Symbols of smaller scale indexes are taken as zero and not coded."""
+    dependent_states: Literal[64, 256, 1024] = 256
+    """Of the machine of dependent quantisation: the more, the fewer bytes, and the longer an encoder searches."""
+
+    @model_validator(mode="after")
+    def _context_in_latents(self) -> "HyperpriorSettings":
+        if self.context_channels > self.latent_channels:
+            raise ValueError(f"context_channels {self.context_channels} of {self.latent_channels} latent_channels")
+        return self
+
+    def lmbda(self, quality: Tensor) -> Tensor:
+        """λ(q), see `lmbda_at`."""
+        return lmbda_at(quality, self.lmbda_range)
+
+    def step(self, quality: Tensor) -> Tensor:
+        """Δ(q) in grey levels of an orthonormal transform."""
+        return high_rate_step(self.lmbda(quality))
+
+    def scales(self) -> Tensor:
+        """[num_scales] float64, log-spaced, in quantisation steps."""
+        return log_spaced(self.scale_range, self.num_scales)
+
+    def scale_at(self, positions: Tensor) -> Tensor:
+        """Scales, in quantisation steps, of scale indexes or of what lies between them."""
+        scales: Tensor = self.scale_range[0] * torch.exp(positions / self.indexes_per_nat)
+        return scales
+
+    @property
+    def indexes_per_nat(self) -> float:
+        """Scale indexes for a factor e of scale."""
+        return (self.num_scales - 1) / math.log(self.scale_range[1] / self.scale_range[0])

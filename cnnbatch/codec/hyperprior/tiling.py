@@ -1,0 +1,130 @@
+"""Which windows of an image the transforms run over: the whole image, or tiles with a halo when it is huge.
+
+All coordinates are latent positions (16 × 16 pixels). The halo covers the transforms' receptive field, so the inner part
+of a tile is what the whole image would have given, and there is no seam.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cnnbatch.codec.container.bitstream import UNIT_SIDE
+from cnnbatch.codec.geometry import BLOCK, HYPER_BLOCK, Region
+from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
+
+UNIT = UNIT_SIDE // BLOCK
+"""Latent positions of a full unit in each direction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A tile in one direction: the window [start, stop) and inside it the inner part [inner_start, inner_stop)."""
+
+    start: int
+    stop: int
+    inner_start: int
+    inner_stop: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """What two spans must share to be computed in one batch: length and place of the inner part."""
+        return self.stop - self.start, self.inner_start - self.start, self.inner_stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One window of an image."""
+
+    rows: Span
+    columns: Span
+
+    @property
+    def shape(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """Tiles of equal shape can be computed in one batch."""
+        return self.rows.shape, self.columns.shape
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the window, as many as the hyper nets see."""
+        return padded_pixels(self.rows.stop - self.rows.start, self.columns.stop - self.columns.start)
+
+    def unit_slices(self) -> Iterator[tuple[tuple[int, int], tuple[slice, slice]]]:
+        """((unit row, unit column) in the image, slices of that unit inside the tile's window)."""
+        for row, row_slice in _unit_slices(self.rows):
+            for column, column_slice in _unit_slices(self.columns):
+                yield (row, column), (row_slice, column_slice)
+
+
+def _unit_slices(span: Span) -> Iterator[tuple[int, slice]]:
+    for start in range(span.inner_start, span.inner_stop, UNIT):
+        stop = min(start + UNIT, span.inner_stop)
+        yield start // UNIT, slice(start - span.start, stop - span.start)
+
+
+def padded_pixels(rows: int, columns: int) -> int:
+    """Pixels that so many latent positions cost: the hyper nets see whole blocks of 64 × 64."""
+    return -(-rows // HYPER_BLOCK) * -(-columns // HYPER_BLOCK) * (HYPER_BLOCK * BLOCK) ** 2
+
+
+def halo(settings: HyperpriorSettings) -> int:
+    """Latent positions that a pixel depends on beyond its own; a latent depends on fewer."""
+    blocks_8, blocks_16 = settings.synthesis_blocks
+    filters = 2  # across borders half a block, as far as a convolution at 1/8; behind the synthesis two pixels
+    seen = 1  # around a patch of the picture
+    return max(-(-(blocks_8 + seen + filters) // 2), blocks_16 + -(-(blocks_8 + filters) // 2))
+
+
+def latent_shape(height: int, width: int) -> tuple[int, int]:
+    """Latent positions (rows, columns) of an image of ``height`` × ``width`` pixels."""
+    return -(-height // BLOCK), -(-width // BLOCK)
+
+
+def tiles(shape: tuple[int, int], *, side: int, halo: int) -> list[Tile]:
+    """Tiles of an image of ``shape`` latent positions; ``side``: inner pixels of a tile, a multiple of `UNIT_SIDE`."""
+    rows, columns = (_spans(length, side // BLOCK, halo) for length in shape)
+    return [Tile(row, column) for row in rows for column in columns]
+
+
+def window(region: Region, shape: tuple[int, int], halo: int) -> tuple[slice, slice]:
+    """Rows and columns of the latent positions, out of ``shape``, that the pixels of ``region`` depend on."""
+    starts, lengths = (region.top, region.left), (region.height, region.width)
+    rows, columns = (
+        slice(max(0, start // BLOCK - halo), min(size, -(-(start + length) // BLOCK) + halo))
+        for start, length, size in zip(starts, lengths, shape, strict=True)
+    )
+    return rows, columns
+
+
+def overlap(a: slice, b: slice) -> slice:
+    """What two ranges have in common; nothing if it stops before it starts."""
+    return slice(max(a.start, b.start), min(a.stop, b.stop))
+
+
+def moved(place: tuple[slice, slice], rows: slice, columns: slice) -> tuple[slice, slice]:
+    """``place`` as it is counted in an array that begins at ``rows`` and ``columns``."""
+    vertical, horizontal = place
+    return (
+        slice(vertical.start - rows.start, vertical.stop - rows.start),
+        slice(horizontal.start - columns.start, horizontal.stop - columns.start),
+    )
+
+
+def _spans(length: int, side: int, halo: int) -> list[Span]:
+    if length <= side + halo:  # a little more than one tile is cheaper whole
+        return [Span(0, length, 0, length)]
+    return [
+        Span(max(0, start - halo), min(length, start + side + halo), start, min(length, start + side))
+        for start in range(0, length, side)
+    ]
+
+
+def window_pixels(image: npt.NDArray[np.uint8], tile: Tile) -> npt.NDArray[np.uint8]:
+    """The window's pixels [h, w, 3] of ``image`` [H, W, 3] or [H, W]; beyond the edge the last pixel is repeated."""
+    top, left = tile.rows.start * BLOCK, tile.columns.start * BLOCK
+    bottom, right = tile.rows.stop * BLOCK, tile.columns.stop * BLOCK
+    part = image[top:bottom, left:right]
+    missing = [(0, bottom - top - part.shape[0]), (0, right - left - part.shape[1])]
+    part = np.pad(part, missing + [(0, 0)] * (image.ndim - 2), mode="edge")
+    return part if part.ndim == 3 else np.repeat(part[..., None], 3, axis=2)

@@ -1,0 +1,1 @@
+"""Latents ↔ symbols: dequantisation is normative, the search the encoder's."""

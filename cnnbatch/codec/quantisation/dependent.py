@@ -1,0 +1,143 @@
+"""Dependent quantisation: which levels a latent can take depends on the symbols before it.
+
+Levels are the multiples of a spacing. One quantiser has the even ones, the other the odd ones and zero; a machine of some
+states, moved on by the parity of each symbol, says which of the two comes next. So the levels of a whole sequence lie denser
+in space than those of one latent on its own, at the same rate, and the more states the denser. The encoder looks for the
+cheapest path (`cnnbatch.codec.quantisation.viterbi`), the decoder follows it with one table look-up a symbol, however many
+states there are. Latents of small scales, nearly all of them zero, have nothing to gain and would only move the state: below
+the scale index `FIRST_DEPENDENT` each is an integer on its own.
+
+(Trellis-coded quantisation: Marcellin and Fischer, IEEE Trans. Communications 38(1), 1990; with entropy coding: Fischer and
+Wang, IEEE Trans. Information Theory 38(1), 1992; in VVC, with four states: Schwarz et al., DCC 2019. Machines of up to 256
+states: Ungerboeck, IEEE Trans. Information Theory 28(1), 1982, table I.)
+
+A symbol k stands for the level 2k in the first quantiser and for 2k less its sign in the second. What each costs is in
+tables of their own: with T scale indexes, index i has table T + i in the first and 2T + i in the second; tables 0 … T − 1
+are those of integers on their own, hyper-latents among them. A *quantiser* below is 0 (integers), 1 or 2.
+
+Shapes: a × b positions of one unit, M channels. K channels, the first, have a context, see `cnnbatch.codec.quantisation.rdoq`.
+"""
+
+from functools import lru_cache
+from typing import Final, NamedTuple, Protocol
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cnnbatch.codec.entropy_coding.rans import StateMachine
+from cnnbatch.codec.entropy_coding.tables import TAIL_SIGMAS, Indexes, Symbols, Tables, integer_frequencies
+
+Values = npt.NDArray[np.float32]
+
+
+SPACING: Final = 0.86
+"""Distance of levels, in quantisation steps."""
+
+
+FIRST_DEPENDENT: Final = 7
+"""Scale index from which symbols are dependent."""
+
+
+MASKS: Final = {64: (44, 19), 256: (189, 127), 1024: (972, 319)}
+"""Of the machine with so many states, see `Machine`: which bits of a state count for its flip and for its quantiser. They cost
+least, over all qualities, of some thousand that were tried on dev crops."""
+
+
+class Machine(NamedTuple):
+    """A shift register of S states, of which s and s + S/2 differ in the oldest bit: for each such pair [S/2] float32, 0 or 1.
+
+    A symbol k leads from s to 2s + ((k + flip) mod 2), mod S.
+    """
+
+    second: Values
+    """1: the symbol in state s or s + S/2 is of the second quantiser."""
+    flip: Values
+    """Of state s; that of s + S/2 is the opposite."""
+    register: tuple[int, ...]
+    """The bits of a state, from 0 on: compilers know how many there are, and so how far loops over states go."""
+
+
+@lru_cache
+def machine(states: int) -> Machine:
+    """That of ``states`` states."""
+    flips, quantisers = MASKS[states]
+    second, flip = (
+        np.array([(s & mask).bit_count() % 2 for s in range(states // 2)], np.float32) for mask in (quantisers, flips)
+    )
+    return Machine(second, flip, tuple(range(states.bit_length() - 1)))
+
+
+class TrellisSettings(Protocol):
+    """What the quantiser needs of a codec file's settings."""
+
+    @property
+    def num_scales(self) -> int: ...
+    @property
+    def dependent_states(self) -> int: ...
+    @property
+    def coded_from(self) -> int: ...
+    def scales(self) -> Tensor: ...
+
+
+def trellis_tables(scales: Tensor) -> Tables:
+    """Of Gaussians: those of the first quantiser, then those of the second."""
+    radii = np.maximum(1, np.ceil(TAIL_SIGMAS * scales.numpy() / (2 * SPACING))).astype(np.int32)
+    frequencies = []
+    for quantiser in (1, 2):
+        for scale, radius in zip(scales, radii, strict=True):
+            mass = symbol_mass(torch.arange(-radius, radius + 1), torch.tensor(quantiser), scale).numpy()
+            frequencies.append(integer_frequencies(np.append(mass, max(0.0, 1 - mass.sum()))))
+    return Tables.from_frequencies(np.concatenate(frequencies), np.tile(radii, 2))
+
+
+def symbol_mass(symbols: Tensor, quantisers: Tensor, scales: Tensor) -> Tensor:
+    """Of a zero-mean Gaussian, between the middles to the next lower and the next higher level of the same quantiser."""
+    magnitude, second = symbols.abs().to(scales.dtype), (quantisers == 2).to(scales.dtype)
+    upper = 2 * magnitude + 1 - torch.where(magnitude > 0, second, second / 2)
+    lower = 2 * magnitude - 1 - torch.where(magnitude > 1, second, second / 2)
+    lower = torch.where(magnitude > 0, lower, -upper)
+    unit = torch.where(quantisers > 0, SPACING, 0.5) / scales
+    mass: Tensor = torch.special.ndtr(-lower * unit) - torch.special.ndtr(-upper * unit)
+    return mass
+
+
+def state_machine(settings: TrellisSettings) -> StateMachine:
+    """Which table each symbol of a unit has."""
+    second, moves = _moves(settings.dependent_states)
+    return StateMachine(settings.num_scales * (1 + second), moves, FIRST_DEPENDENT)
+
+
+@lru_cache
+def _moves(states: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Of each state whether its symbol is of the second quantiser [S], and the states after an even and an odd one [S, 2]."""
+    second, flip = (part.astype(np.int64) for part in machine(states)[:2])
+    shifted = np.concatenate([flip, 1 - flip])[:, None] ^ np.arange(2)
+    return np.tile(second, 2), (2 * np.arange(states)[:, None] + shifted) % states
+
+
+def dequantise(symbols: Symbols, indexes: Indexes, settings: TrellisSettings) -> Values:
+    """What the symbols of one unit stand for; symbols and their scale indexes in the order of the stream [n]."""
+    values = np.empty(len(symbols), np.float32)
+    _follow(symbols, indexes, *_moves(settings.dependent_states), values)
+    return values
+
+
+@numba.njit(nogil=True, cache=True)
+def _follow(symbols, indexes, second, moves, values):  # type: ignore[no-untyped-def]
+    state = 0
+    for i in range(len(symbols)):
+        symbol = np.int64(symbols[i])
+        if indexes[i] < FIRST_DEPENDENT:
+            values[i] = symbol
+        else:
+            values[i] = np.float32(SPACING) * level(symbol, second[state])
+            state = moves[state, symbol & 1]
+
+
+@numba.njit(nogil=True, cache=True)
+def level(symbol, second):  # type: ignore[no-untyped-def]
+    """What a symbol stands for, in spacings; ``second``: 1 in the second quantiser."""
+    return 2 * symbol - second * ((symbol > 0) - (symbol < 0))

@@ -1,0 +1,1 @@
+"""The machine: its CPU, its process, its memory."""

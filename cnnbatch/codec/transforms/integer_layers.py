@@ -1,0 +1,314 @@
+"""Exact nets of integers: ẑ → scale indexes, and ẑ → means before their gain, the same on every machine.
+
+The entropy decoder needs the very scale indexes that the encoder used, or everything after the first difference is
+garbage (Ballé et al., "Integer networks for data compression with latent-variable models", ICLR 2019). So the scale net
+computes with integers only, held in float32 tensors. A mean net may do so, too, because products of integers are fast:
+
+- weights are integers |w| ≤ 127 times 2^-k, with one k per output channel;
+- activations are integers 0…255 in units of 1/16, requantised with floor(v + ½) and a clamp;
+- for every output channel Σ|w|·a_max + |b| < 2²⁴, checked when a codec file is written and when it is loaded.
+
+Every partial sum is then an integer below 2²⁴ (times a power of two), which float32 holds exactly, so the order of
+the additions, the number of threads, the BLAS and the device cannot change it. Depthwise layers are shifted adds and 1×1
+layers one matrix product: never a library convolution, which may take the Winograd path.
+
+Training uses the same forward pass with straight-through gradients: what is trained is what is shipped.
+"""
+
+from itertools import product
+from typing import Any, cast
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cnnbatch.codec.runtime.onednn import ZERO, cpu_has_int8, product_of_integers
+from cnnbatch.codec.transforms.layers import depth_to_space
+from cnnbatch.errors import CodecFileError
+
+ACTIVATION_UNIT = 1 / 16
+
+
+ACTIVATION_MAX = 255 * ACTIVATION_UNIT
+
+
+WEIGHT_MAX = 127
+
+
+Z_MAX = 127
+
+
+EXACT_LIMIT = 2**24
+
+
+MIN_SHIFT, MAX_SHIFT = 1, 10
+
+
+INACTIVE_GRADIENT = 0.1
+"""Share of the gradient that reaches an activation below zero, so that it can come back."""
+
+
+_POWERS = torch.tensor([2.0**-k for k in range(MAX_SHIFT + 1)])
+"""2^-k by table: a library's exp2 need not be exact."""
+
+
+def round_half_up(x: Tensor) -> Tensor:
+    """floor(x + ½), with the gradient of the identity."""
+    if not x.requires_grad:
+        return torch.floor(x + 0.5)
+    return x + (torch.floor(x.detach() + 0.5) - x.detach())
+
+
+class SoftClamp(torch.autograd.Function):
+    """Clamps; of the gradient of what lies outside, ``share`` passes where it leads back inside.
+
+    Without this an activation or a scale index that starts below its range never learns.
+    """
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, low: float, high: float, share: float) -> Tensor:
+        """``x`` clamped to [low, high]."""
+        context.save_for_backward(x)
+        context.low, context.high, context.share = low, high, share
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        """Gradient of ``x``; descending it moves ``x`` against its sign."""
+        (x,) = context.saved_tensors
+        below, above = x < context.low, x > context.high
+        leads_back = (below & (gradient < 0)) | (above & (gradient > 0))
+        inside = ~(below | above)
+        return gradient * (inside + context.share * leads_back), None, None, None
+
+
+def soft_clamp(x: Tensor, low: float, high: float, *, share: float) -> Tensor:
+    """``x`` clamped to [low, high], with the gradient of `SoftClamp`."""
+    return cast(Tensor, SoftClamp.apply(x, low, high, share))  # type: ignore[no-untyped-call]
+
+
+def requantise(x: Tensor) -> Tensor:
+    """To the grid of activations: multiples of 1/16 in [0, 255/16]."""
+    if _compiles(x):  # the same numbers in one pass over memory
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        _requantised(x.reshape(-1).numpy(), out.view(-1).numpy())
+        return out
+    return soft_clamp(round_half_up(x / ACTIVATION_UNIT) * ACTIVATION_UNIT, 0, ACTIVATION_MAX, share=INACTIVE_GRADIENT)
+
+
+def _unit(shift: Tensor) -> Tensor:
+    return _POWERS.to(shift.device)[shift.long()]
+
+
+class IntegerLinear(nn.Module):
+    """1×1 layer with int8 weights and a power-of-two scale per output channel.
+
+    ``input_unit`` is the size of one integer step of the input (1 for ẑ, 1/16 for activations).
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, input_unit: float, input_max: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.input_unit, self.input_max = input_unit, input_max
+        self._fixed_shift: Tensor | None = None
+        self._packed: tuple[Tensor, Tensor, Tensor] | None = None
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+
+    def shift(self) -> Tensor:
+        """[outputs, 1]: the k of 2^-k, the largest for which every |w|·2^k ≤ 127, or what `fix` said."""
+        if self._fixed_shift is not None:
+            return self._fixed_shift
+        largest = self.weight.detach().flatten(1).abs().amax(1).clamp(min=2.0**-20)
+        k = torch.floor(torch.log2(WEIGHT_MAX / largest)).clamp(MIN_SHIFT, MAX_SHIFT)
+        return k[:, None]
+
+    def quantised(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias as the integer net uses them (multiples of 2^-k and of 2^-k · input_unit)."""
+        if self._fixed_shift is not None:
+            return self.weight, self.bias
+        unit = _unit(self.shift())
+        weight = round_half_up(self.weight / unit).clamp(-WEIGHT_MAX, WEIGHT_MAX) * unit
+        bias_unit = unit.flatten() * self.input_unit
+        return weight, round_half_up(self.bias / bias_unit) * bias_unit
+
+    def integers(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What a codec file holds, as whole numbers: weight in units of 2^-k, k, bias in units of 2^-k · input_unit."""
+        weight, bias = self.quantised()
+        shift = self.shift()
+        unit = _unit(shift)
+        return weight / unit, shift[:, 0], bias / (unit[:, 0] * self.input_unit)
+
+    @torch.no_grad()
+    def fix(self, weight: Tensor, shift: Tensor, bias: Tensor) -> None:
+        """Takes over `integers` of a codec file, bit for bit."""
+        if weight.shape != self.weight.shape or shift.shape != bias.shape or bias.shape != self.bias.shape:
+            raise ValueError(f"integers of shapes {tuple(weight.shape)}, {tuple(shift.shape)}, {tuple(bias.shape)}")
+        if not bool(((shift >= MIN_SHIFT) & (shift <= MAX_SHIFT)).all()):
+            raise ValueError(f"shifts outside {MIN_SHIFT}…{MAX_SHIFT}")
+        unit = _unit(shift)
+        self._fixed_shift = shift[:, None]
+        self.weight.copy_(weight * unit[:, None])
+        self.bias.copy_(bias * unit * self.input_unit)
+
+    def release(self) -> None:
+        """Undoes `fix`, so that training may go on from the integers."""
+        self._fixed_shift = self._packed = None
+
+    def pack(self) -> None:
+        """From now on computes with integers where the CPU can; the weights must not change any more."""
+        if self._fixed_shift is None or self.weight.device.type != "cpu" or not cpu_has_int8():
+            return
+        weight, shift, bias = self.integers()
+        whole = torch.ops.onednn.qlinear_prepack(weight.to(torch.int8), None)
+        unit = _unit(shift)
+        self._packed = whole, unit, bias * unit * self.input_unit
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, H, W, inputs] → [N, H, W, outputs], exact."""
+        if self._packed is not None and _compiles(x):
+            zero = 0 if self.input_unit == ACTIVATION_UNIT else ZERO  # only ẑ can be below zero
+            levels = torch.add(x.flatten(0, -2) / self.input_unit, zero).to(torch.uint8)
+            out = product_of_integers(levels, self.input_unit, zero, *self._packed, 1.0, 0, torch.float32, "none")
+            return out.reshape(*x.shape[:-1], -1)
+        return F.linear(x, *self.quantised())
+
+    def check_exact(self) -> None:
+        """Raises CodecFileError if a partial sum could leave the integers that float32 holds exactly."""
+        weight, bias = self.quantised()
+        unit = _unit(self.shift()).flatten() * self.input_unit
+        largest = (weight.flatten(1).abs().sum(1) * self.input_max + bias.abs()) / unit
+        if not bool((largest < EXACT_LIMIT / 2).all()):
+            most = f"a sum may reach {largest.max():.0f}, limit {EXACT_LIMIT // 2}"
+            raise CodecFileError(f"a layer of integers is not exact: {most}")
+
+
+class IntegerDepthwise(IntegerLinear):
+    """Depthwise 3×3 layer as nine shifted adds; weights [C, 9]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(9, channels, input_unit=ACTIVATION_UNIT, input_max=ACTIVATION_MAX)
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, H, W, C] → the same shape, zero padding, exact."""
+        weight, bias = self.quantised()
+        height, width = x.shape[1:3]
+        padded = F.pad(x, (0, 0, 1, 1, 1, 1))
+        total = bias.expand_as(x)
+        for tap, (i, j) in enumerate(product(range(3), repeat=2)):
+            total = torch.addcmul(total, padded[:, i : i + height, j : j + width], weight[:, tap])
+        return total
+
+    def requantised(self, x: Tensor) -> Tensor:
+        """`requantise` of `forward`, in one pass over memory instead of twenty: for a CPU, without gradients."""
+        weight, bias = self.quantised()
+        out = torch.empty_like(x)
+        taps = weight.T.contiguous()
+        _depthwise_requantised(F.pad(x, (0, 0, 1, 1, 1, 1)).numpy(), taps.numpy(), bias.numpy(), out.numpy())
+        return out
+
+
+def _compiles(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
+
+
+@numba.njit(nogil=True, cache=True)
+def _requantised(x, out):  # type: ignore[no-untyped-def]
+    unit, half, per_unit = np.float32(ACTIVATION_UNIT), np.float32(0.5), np.float32(1 / ACTIVATION_UNIT)
+    largest = np.float32(ACTIVATION_MAX / ACTIVATION_UNIT)
+    for i in range(len(x)):
+        out[i] = min(max(np.floor(x[i] * per_unit + half), np.float32(0)), largest) * unit
+
+
+@numba.njit(nogil=True, cache=True)
+def _depthwise_requantised(padded, weight, bias, out):  # type: ignore[no-untyped-def]
+    """Sums in whatever order: all of them are exact."""
+    unit, half = np.float32(ACTIVATION_UNIT), np.float32(0.5)
+    per_unit, largest = np.float32(1 / ACTIVATION_UNIT), np.float32(ACTIVATION_MAX / ACTIVATION_UNIT)
+    images, height, width, channels = out.shape
+    for n in range(images):
+        for i in range(height):
+            for j in range(width):
+                for c in range(channels):
+                    total = bias[c]
+                    for a in range(3):
+                        for b in range(3):
+                            total += padded[n, i + a, j + b, c] * weight[3 * a + b, c]
+                    rounded = np.floor(total * per_unit + half)
+                    out[n, i, j, c] = min(max(rounded, np.float32(0)), largest) * unit
+
+
+class IntegerBlock(nn.Module):
+    """Residual block of integers: x + requantise(1×1(requantise(depthwise(x)))), clamped."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = IntegerDepthwise(channels)
+        self.pointwise = _activation_linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, H, W, C] → the same shape."""
+        features = self.depthwise.requantised(x) if _compiles(x) else requantise(self.depthwise(x))
+        return requantise(x + self.pointwise(features))
+
+
+def _activation_linear(inputs: int, outputs: int) -> IntegerLinear:
+    return IntegerLinear(inputs, outputs, input_unit=ACTIVATION_UNIT, input_max=ACTIVATION_MAX)
+
+
+class IntegerNet(nn.Module):
+    """ẑ [N, H/64, W/64, Cz] → exact multiples of 2^-k/16, [N, H/16, W/16, M]: scale indexes without their offset, or means."""
+
+    def __init__(self, *, hyper_channels: int, width: int, latent_channels: int, blocks: int = 1) -> None:
+        """``blocks``: at 1/16 of the resolution."""
+        super().__init__()
+        self.enter = IntegerLinear(hyper_channels, 4 * width, input_unit=1.0, input_max=Z_MAX)
+        self.block_32 = IntegerBlock(width)
+        self.grow = _activation_linear(width, 4 * width)
+        several = (IntegerBlock(width) for _ in range(blocks))
+        self.block_16 = nn.Sequential(*several) if blocks > 1 else IntegerBlock(width)
+        self.leave = _activation_linear(width, latent_channels)
+
+    def forward(self, z_hat: Tensor) -> Tensor:
+        """``z_hat`` holds integers in ±127; zero padding at the borders of the unit."""
+        with torch.autocast(z_hat.device.type, enabled=False):
+            x = depth_to_space(requantise(self.enter(z_hat)), 2)
+            x = depth_to_space(requantise(self.grow(self.block_32(x))), 2)
+            out: Tensor = self.leave(self.block_16(x))
+        return out
+
+    def check_exact(self) -> None:
+        """Raises CodecFileError unless every layer keeps the exactness bound."""
+        for layer in self.modules():
+            if isinstance(layer, IntegerLinear):
+                layer.check_exact()
+
+    def pack(self) -> None:
+        """See `IntegerLinear.pack`."""
+        for layer in self.modules():
+            if isinstance(layer, IntegerLinear) and not isinstance(layer, IntegerDepthwise):
+                layer.pack()
+
+
+def indexes_of(positions: Tensor, offsets: Tensor, num_scales: int) -> Tensor:
+    """What the scale net gives [N, a, b, M], with ``offsets`` [N, M] of the quality, as scale indexes, uint8."""
+    if not _compiles(positions):
+        rounded = torch.floor(positions + 0.5) + offsets[:, None, None, :]
+        return rounded.clamp_(0, num_scales - 1).to(torch.uint8)
+    indexes = torch.empty(positions.shape, dtype=torch.uint8)
+    _indexes_of(positions.numpy(), offsets.numpy(), np.float32(num_scales - 1), indexes.numpy())
+    return indexes
+
+
+@numba.njit(nogil=True, cache=True)
+def _indexes_of(positions, offsets, last, indexes):  # type: ignore[no-untyped-def]
+    images, height, width, channels = positions.shape
+    half, zero = np.float32(0.5), np.float32(0)
+    for n in range(images):
+        for i in range(height):
+            for j in range(width):
+                for c in range(channels):
+                    indexes[n, i, j, c] = min(max(np.floor(positions[n, i, j, c] + half) + offsets[n, c], zero), last)

@@ -1,0 +1,183 @@
+"""The border filters in one pass over the picture, on a CPU: from pixels to blocks, and from blocks to pixels.
+
+What `BorderFilter`, `space_to_depth`, its inverse and rounding do on any device, here in squares of 16 × 16 pixels around the
+corners of blocks: they stay in the first cache, where separate passes go through memory six times.
+"""
+
+from typing import Final
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from cnnbatch.codec.adaptive_filter.filtering import COLOURS, LIMITS, REACH, filter_planes, repeat_edges
+from cnnbatch.codec.transforms.asinh import bf16_bits
+from cnnbatch.codec.transforms.lapped import BorderFilter
+
+HALF: Final = BorderFilter.REACH
+
+
+BLOCK: Final = 2 * HALF
+
+
+def lapped_blocks(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x`` int8 [N, 16h, 16w, 3], filtered by ``weight`` [16, 16] → blocks [N, h, w, 768], float32 or bfloat16."""
+    n, height, width, _ = x.shape
+    shape = (n, height // BLOCK, width // BLOCK, BLOCK * BLOCK * COLOURS)
+    rounded = dtype == torch.bfloat16
+    exact = np.empty((0, 0, 0, 0) if rounded else shape, np.float32)
+    bits = np.empty(shape if rounded else (0, 0, 0, 0), np.uint16)
+    _filter(x.contiguous().numpy(), weight.detach().numpy(), exact, bits)
+    return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16) if rounded else torch.from_numpy(exact)
+
+
+def filtered_pixels(linear: Tensor, learned: Tensor, weight: Tensor, steps: Tensor, grey: int, weights: Tensor) -> Tensor:
+    """`lapped_planes` through the post-filter, rounded half up and clamped → uint8 [N, 16h, 16w, 3].
+
+    ``weights`` [N, 3, FEATURES]; limits are in ``steps``.
+    """
+    planes = lapped_planes(linear, learned, weight, steps, grey).numpy()
+    n, _, height, width = planes.shape
+    pixels = np.empty((n, height - 2 * REACH, width - 2 * REACH, COLOURS), np.uint8)
+    limits = (steps.float()[:, None] * torch.tensor(LIMITS)).numpy()
+    for one in zip(planes, weights.contiguous().numpy(), limits, pixels, strict=True):
+        filter_planes(*one)
+    return torch.from_numpy(pixels)
+
+
+def lapped_planes(linear: Tensor, learned: Tensor, weight: Tensor, steps: Tensor, grey: int) -> Tensor:
+    """Patches of 8×8 pixels ``linear`` [N, h, w, 4·192] and ``learned`` [N, 2h, 2w, 192] → what the post-filter reads.
+
+    Their sum is filtered by ``weight`` [16, 16], times ``steps`` [N], plus ``grey``: float32 [N, 3, 16h + 2·REACH,
+    16w + 2·REACH], the last pixels repeated beyond the edge.
+    """
+    n, h, w, _ = linear.shape
+    height, width = h * BLOCK, w * BLOCK
+    planes = np.empty((n, COLOURS, height + 2 * REACH, width + 2 * REACH), np.float32)
+    parts = (part.contiguous().numpy() for part in (linear, learned))
+    _paint(*parts, weight.detach().numpy(), steps.float().numpy(), np.float32(grey), planes)
+    for picture in planes:
+        repeat_edges(picture)
+    return torch.from_numpy(planes)
+
+
+@numba.njit(nogil=True, cache=True)
+def _side(start, size, matrix, identity):  # type: ignore[no-untyped-def]
+    """The filter of a square that begins at ``start`` of ``size`` pixels, and its rows or columns that are in the picture."""
+    inside = start > 0 and start + BLOCK <= size
+    return matrix if inside else identity, (max(0, -start), min(BLOCK, size - start))
+
+
+@numba.njit(nogil=True, cache=True)
+def _paint(linear, learned, weight, steps, grey, planes):  # type: ignore[no-untyped-def]
+    """Squares as in `_filter`, to the middle of ``planes`` [N, 3, H + 2·REACH, W + 2·REACH]."""
+    n, height, width = planes.shape[0], planes.shape[2] - 2 * REACH, planes.shape[3] - 2 * REACH
+    square = np.zeros((COLOURS, BLOCK, BLOCK), np.float32)
+    between, done = np.empty_like(square), np.empty_like(square)
+    turned, identity = np.ascontiguousarray(weight.T), np.eye(BLOCK, dtype=np.float32)
+    for image in range(n):
+        for top in range(-HALF, height, BLOCK):
+            down, rows = _side(top, height, weight, identity)
+            for left in range(-HALF, width, BLOCK):
+                right, columns = _side(left, width, turned, identity)
+                _gather(linear[image], learned[image], top, left, rows, columns, square)
+                _multiply(down, right, square, between, done)
+                _lay(done, steps[image], grey, top, left, rows, columns, planes[image])
+
+
+@numba.njit(nogil=True, cache=True)
+def _gather(linear, learned, top, left, rows, columns, square):  # type: ignore[no-untyped-def]
+    for i in range(*rows):
+        row = top + i
+        for start in range(columns[0], columns[1], HALF):
+            column = left + start
+            down, right = row // HALF, column // HALF
+            here = (row % HALF) * HALF * COLOURS
+            other = here + (2 * (down % 2) + right % 2) * HALF * HALF * COLOURS
+            patch, block = learned[down, right], linear[down // 2, right // 2]
+            for j in range(HALF):
+                for c in range(COLOURS):
+                    k = j * COLOURS + c
+                    square[c, i, start + j] = block[other + k] + patch[here + k]
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def _lay(done, step, grey, top, left, rows, columns, planes):  # type: ignore[no-untyped-def]
+    for c in range(COLOURS):
+        for i in range(*rows):
+            line = planes[c, REACH + top + i]
+            for j in range(*columns):
+                line[REACH + left + j] = done[c, i, j] * step + grey
+
+
+@numba.njit(nogil=True, cache=True)
+def _filter(pixels, weight, exact, bits):  # type: ignore[no-untyped-def]
+    """Fills ``exact`` or, if that is empty, ``bits`` of bfloat16; square by square, half of whose rows and columns lie beyond
+    the picture at its edges, where nothing is filtered."""
+    n, height, width, _ = pixels.shape
+    square = np.zeros((COLOURS, BLOCK, BLOCK), np.float32)
+    between, done = np.empty_like(square), np.empty_like(square)
+    packed = np.empty(square.shape, np.uint16)
+    turned, identity = np.ascontiguousarray(weight.T), np.eye(BLOCK, dtype=np.float32)
+    for image in range(n):
+        for top in range(-HALF, height, BLOCK):
+            down, rows = _side(top, height, weight, identity)
+            for left in range(-HALF, width, BLOCK):
+                right, columns = _side(left, width, turned, identity)
+                _load(pixels[image], top, left, rows, columns, square)
+                _multiply(down, right, square, between, done)
+                if exact.size:
+                    _store(done, top, left, rows, columns, exact[image])
+                else:
+                    _round(done.view(np.uint32), packed)
+                    _store(packed, top, left, rows, columns, bits[image])
+
+
+@numba.njit(nogil=True, cache=True)
+def _load(pixels, top, left, rows, columns, square):  # type: ignore[no-untyped-def]
+    for i in range(*rows):
+        for start in range(columns[0], columns[1], HALF):
+            for j in range(HALF):
+                for c in range(COLOURS):
+                    square[c, i, start + j] = np.float32(pixels[top + i, left + start + j, c])
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def _multiply(down, right, square, between, done):  # type: ignore[no-untyped-def]
+    """``done`` = ``down`` @ ``square`` @ ``right`` of each colour, in loops that the compiler vectorises."""
+    for c in range(COLOURS):
+        for i in range(BLOCK):
+            for j in range(BLOCK):
+                total = np.float32(0)
+                for k in range(BLOCK):
+                    total += down[i, k] * square[c, k, j]
+                between[c, i, j] = total
+        for i in range(BLOCK):
+            for j in range(BLOCK):
+                total = np.float32(0)
+                for k in range(BLOCK):
+                    total += between[c, i, k] * right[k, j]
+                done[c, i, j] = total
+
+
+@numba.njit(nogil=True, cache=True)
+def _round(words, packed):  # type: ignore[no-untyped-def]
+    """Words of float32 to those of bfloat16."""
+    for c in range(COLOURS):
+        for i in range(BLOCK):
+            for j in range(BLOCK):
+                packed[c, i, j] = bf16_bits(words[c, i, j])
+
+
+@numba.njit(nogil=True, cache=True)
+def _store(done, top, left, rows, columns, blocks):  # type: ignore[no-untyped-def]
+    for i in range(*rows):
+        row = top + i
+        for start in range(columns[0], columns[1], HALF):
+            column = left + start
+            block = blocks[row // BLOCK, column // BLOCK]
+            place = (row % BLOCK * BLOCK + column % BLOCK) * COLOURS
+            for j in range(HALF):
+                for c in range(COLOURS):
+                    block[place + j * COLOURS + c] = done[c, i, start + j]
