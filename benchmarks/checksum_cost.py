@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -55,8 +56,9 @@ def code_and_decode_symbols(codec: Codec, images: Sequence[Pixels], policy: Qual
     """The same, and the symbols are decoded; the mean net, which no symbol needs, is left out of that."""
     coded = code_only(codec, images, policy)
     coder = cast(HyperpriorCoder, codec.coder)
-    with mock.patch.object(coder.model.mean_net, "forward", no_means):
-        coder._decode_latents([coder._parse(number, one.bitstream) for number, one in enumerate(coded)])
+    latents = coder.decoder.latents
+    with mock.patch.object(latents, "networks", replace(latents.networks, mean_net=no_means)):
+        coder.decoder._latents(coder._parsed([one.bitstream for one in coded]))
     return coded
 
 

@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import as_file, files
 from io import BytesIO
 from pathlib import Path
@@ -213,40 +213,27 @@ def stages(codec: Codec, images: Sequence[Pixels], quality: float, rounds: int) 
 def _stage_timers(codec: Codec) -> Iterator[dict[str, float]]:
     """Seconds spent in each network and in the entropy coder, while the block runs; one thread calls the codec."""
     seconds: dict[str, float] = defaultdict(float)
-    model, latents = codec.coder.model, codec.coder.latents
-    networks = {
-        "analysis": model.g_a,
-        "hyper analysis": model.h_a,
-        "scale net": model.scale_net,
-        "mean net": model.mean_net,
-    }
-    hooks = []
-    for name, network in networks.items():
-        begin: list[float] = []
-        hooks.append(network.register_forward_pre_hook(lambda *_, begin=begin: begin.append(time.perf_counter())))
-
-        def end(*_: object, name: str = name, begin: list[float] = begin) -> None:
-            seconds[name] += time.perf_counter() - begin.pop()
-
-        hooks.append(network.register_forward_hook(end))
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
             begin = time.perf_counter()
-            result = function(*arguments)
+            result = function(*arguments, **options)
             seconds[name] += time.perf_counter() - begin
             return result
 
         return call
 
-    coding = mock.patch.object(latents, "_each", timed("entropy coding", latents._each))
-    synthesis = mock.patch.object(model.g_s, "pixels", timed("synthesis", model.g_s.pixels))
-    try:
-        with coding, synthesis:
-            yield seconds
-    finally:
-        for hook in hooks:
-            hook.remove()
+    encoder, decoder = codec.coder.encoder, codec.coder.decoder
+    latents, networks = decoder.latents, decoder.latents.networks
+    nets = {"scale_net": timed("scale net", networks.scale_net), "mean_net": timed("mean net", networks.mean_net)}
+    with (
+        mock.patch.object(encoder, "analysis", timed("analysis", encoder.analysis)),
+        mock.patch.object(encoder.latents, "hyper_analysis", timed("hyper analysis", encoder.latents.hyper_analysis)),
+        mock.patch.object(latents, "networks", replace(networks, **nets)),
+        mock.patch.object(latents, "each", timed("entropy coding", latents.each)),
+        mock.patch.object(decoder.synthesis, "pixels", timed("synthesis", decoder.synthesis.pixels)),
+    ):
+        yield seconds
 
 
 def _total(seconds: dict[str, float], work: Callable[[], Any]) -> Any:

@@ -30,8 +30,6 @@ from benchmarks.hardware import hardware
 from cnnbatch.codec import DEFAULT_QUALITY, Codec
 from cnnbatch.codec.adaptive_filter.filtering import filtered
 from cnnbatch.codec.hyperprior.coder import HyperpriorCoder
-from cnnbatch.codec.hyperprior.model import Hyperprior
-from cnnbatch.codec.hyperprior.synthesis import Synthesis
 from cnnbatch.codec.runtime.cpu import cpu_has_bf16
 from cnnbatch.codec.runtime.process import dedicate_process
 
@@ -173,20 +171,20 @@ def _exportable() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def substituted(transform: nn.Module, run: Run) -> Iterator[None]:
-    """Inside, the codec's ``transform`` computes by ``run``, whatever the quality."""
+def substituted(codec: Codec, transform: Name, run: Run) -> Iterator[None]:
+    """Inside, the codec computes ``transform`` by ``run``, whatever the quality."""
+    coder = coder_of(codec)
+    synthesis = coder.decoder.synthesis
 
-    def forward(x: Tensor, quality: Tensor) -> Tensor:
+    def analysis(x: Tensor, quality: Tensor, *, bf16: bool) -> Tensor:
         return torch.from_numpy(run(x.numpy()).copy())
 
     def pixels(y_hat: Tensor, quality: Tensor, own: Tensor | None = None) -> Tensor:
-        picture = forward(y_hat, quality)
-        if isinstance(transform, Synthesis):
-            picture = filtered(picture, transform.filter_weights(quality), transform.settings.step(quality))
-        return picture.add_(0.5).clamp_(0, 255).to(torch.uint8)
+        picture, step = torch.from_numpy(run(y_hat.numpy()).copy()), codec.file.settings.step(quality)
+        return filtered(picture, synthesis.filter_weights(quality), step).add_(0.5).clamp_(0, 255).to(torch.uint8)
 
-    synthesis = hasattr(transform, "pixels")
-    with mock.patch.object(transform, "pixels" if synthesis else "forward", pixels if synthesis else forward):
+    analysed = mock.patch.object(coder.encoder, "analysis", analysis)
+    with analysed if transform == "g_a" else mock.patch.object(synthesis, "pixels", pixels):
         yield
 
 
@@ -227,34 +225,35 @@ def pieces(photographs: Sequence[Pixels], side: int) -> list[Pixels]:
     ]
 
 
-def model_of(codec: Codec) -> Hyperprior:
-    """The float transforms and what is between them; raises SystemExit for a codec file of another architecture."""
+def coder_of(codec: Codec) -> HyperpriorCoder:
+    """Raises SystemExit for a codec file of another architecture."""
     if not isinstance(codec.coder, HyperpriorCoder):
         raise SystemExit("the codec file is not a hyperprior's")
-    return codec.coder.model
+    return codec.coder
 
 
 def seen(codec: Codec, pictures: Sequence[Pixels], quality: float) -> dict[Name, list[Array]]:
     """What the codec gives each transform for each picture."""
-    found: dict[Name, list[Array]] = {name: [] for name in TRANSFORMS}
-    model = model_of(codec)
-    hook = model.g_a.register_forward_pre_hook(lambda _, inputs: found["g_a"].append(inputs[0].numpy().copy()))
-    pixels = model.g_s.pixels
+    inputs: dict[Name, list[Array]] = {name: [] for name in TRANSFORMS}
+    encoder, synthesis = coder_of(codec).encoder, coder_of(codec).decoder.synthesis
 
-    def noted(y_hat: Tensor, quality: Tensor, own: Tensor | None = None) -> Tensor:
-        found["g_s"].append(y_hat.numpy().copy())
-        return pixels(y_hat, quality, own)
+    def noting(transform: Name, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(x: Tensor, *arguments: Any, **options: Any) -> Tensor:
+            inputs[transform].append(x.numpy().copy())
+            return function(x, *arguments, **options)
 
-    with mock.patch.object(model.g_s, "pixels", noted):
+        return call
+
+    analysis = mock.patch.object(encoder, "analysis", noting("g_a", encoder.analysis))
+    with analysis, mock.patch.object(synthesis, "pixels", noting("g_s", synthesis.pixels)):
         for picture in pictures:
             codec.reconstruct(codec.compress([picture], quality))
-    hook.remove()
-    return found
+    return inputs
 
 
 def loss(codec: Codec, pictures: Sequence[Pixels], quality: float) -> float:
     """λ·MSE + bits per pixel, mean over the pictures, each coded alone."""
-    lmbda = float(model_of(codec).settings.lmbda(torch.tensor(quality)))
+    lmbda = float(codec.file.settings.lmbda(torch.tensor(quality)))
     found = []
     for picture in pictures:
         [bitstream] = codec.compress([picture], quality)
@@ -280,14 +279,13 @@ def measure(
     left_out: dict[str, str] = {}
     shares: dict[Name, dict[str, float]] = {}
     for transform in TRANSFORMS:
-        shipped: nn.Module = getattr(model_of(codec), transform)
         module = AtQuality(getattr(codec.file.model(), transform), quality).eval()  # in floats
         work = Work(module, inputs[transform], others[transform], bf16=transform == "g_a" and cpu_has_bf16())
         runs, preparing = _prepared(work, names, left_out)
         seconds = _processor_seconds(runs, work.inputs, rounds)
         shares[transform] = _shares(runs["eager"], work.inputs)
         for name, run in runs.items():
-            with substituted(shipped, run):
+            with substituted(codec, transform, run):
                 change = loss(codec, pictures, quality) / before - 1
             speed = pictures[0].shape[0] * pictures[0].shape[1] / 1e6 / statistics.median(seconds[name])
             ratio = statistics.median(e / s for e, s in zip(seconds["eager"], seconds[name], strict=True))

@@ -34,14 +34,14 @@ from cnnbatch.images import decode
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.reconstruct import reconstruct_each, restore_file
 from cnnbatch.storage import StorageConfig, open_store, read_object
+from cnnbatch.training.adaptive_filter import fit_post_filter
 from cnnbatch.training.checkpoint import Progress
 from cnnbatch.training.data import load_pictures
 from cnnbatch.training.dense import DenseTrainer
 from cnnbatch.training.dense_data import MAX_PIXELS, decoded_files, gather, read_labels
+from cnnbatch.training.entropy_tables import with_fitted_tables
 from cnnbatch.training.growth import grown
-from cnnbatch.training.post_filter import fit_post_filter
-from cnnbatch.training.steps import fit_steps
-from cnnbatch.training.tables import with_fitted_tables
+from cnnbatch.training.int8_calibration import fit_steps
 from cnnbatch.training.trainer import Trainer
 from jobs.command import LOG_FORMAT, run_command
 from jobs.settings import TrainConfig, read_codec, resolve

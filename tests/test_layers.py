@@ -122,7 +122,12 @@ ENCODER_ONLY = {
     for name in (
         "adaptive_filter.estimation",
         "hyperprior.analysis",
-        "hyperprior.filter_search",
+        "hyperprior.distortion",
+        "hyperprior.encoder",
+        "hyperprior.filter_estimation",
+        "hyperprior.folded_analysis",
+        "hyperprior.latent_encoder",
+        "hyperprior.model",
         "hyperprior.rate",
         "hyperprior.refinement",
         "quantisation.prices",
@@ -138,8 +143,7 @@ NORMATIVE = (
     "adaptive_filter.filtering",
     "container.bitstream",
     "entropy_coding.rans",
-    "hyperprior.hyper_latents",
-    "hyperprior.synthesis",
+    "hyperprior.decoder",
     "quantisation.dependent",
     "quantisation.prediction",
     "quantisation.scan",
@@ -156,6 +160,12 @@ def reached(module: str) -> set[str]:
             found.add(name)
             waiting += [one for one in imports_of(path) if one.startswith(f"{CODEC}.")]
     return found
+
+
+def test_a_decoder_reaches_all_that_the_format_fixes() -> None:
+    needed = {f"{CODEC}.{name}" for name in (*NORMATIVE, "hyperprior.hyper_latents", "hyperprior.synthesis")}
+    assert needed <= reached(f"{CODEC}.hyperprior.decoder")
+    assert reached(f"{CODEC}.hyperprior.encoder") >= ENCODER_ONLY
 
 
 @pytest.mark.parametrize("name", NORMATIVE)

@@ -31,7 +31,7 @@ SHIPPED = ("fast", "base")
 class Codec:
     """One codec file of any architecture, loaded on one device; safe to call from several threads on a CPU.
 
-    Batched or alone, whole or tiled gives the same picture within float rounding, and symbols decode identically
+    Batched or alone, whole or in windows gives the same picture within float rounding, and symbols decode identically
     everywhere.
     """
 
@@ -76,7 +76,7 @@ class Codec:
         """Images → one bitstream each; ``quality`` in [0, 63], rounded to quarters, for all or each.
 
         ``effort``: what makes the bitstream better and decoding no slower. 1: a filter of the image's own, where the codec
-        has one, by windows of it, for about the time of encoding or less; every further one a pass over the latents, ten times
+        has one, by patches of it, for about the time of encoding or less; every further one a pass over the latents, ten times
         as long, and the filter by all of the image. ``dense`` has none.
         Raises ValueError for an array that is not an image, one that `refusal` refuses, or a quality outside the range.
         """
@@ -91,7 +91,7 @@ class Codec:
         return self.coder.reconstruct(bitstreams)
 
     def reconstruct_region(self, bitstream: bytes, *, top: int, left: int, height: int, width: int) -> Pixels:
-        """Part of an image, as `reconstruct` would give it; only the units of 1024² pixels that it needs are decoded.
+        """Part of an image, as `reconstruct` would give it; only the tiles of 1024² pixels that it needs are decoded.
 
         Raises ValueError for a region that is not inside the image, BitstreamError for damage in what it needs.
         """

@@ -31,12 +31,8 @@ ARCHITECTURES: Final[dict[str, Architecture[Any, Any]]] = {
     architecture.name: architecture for architecture in (HyperpriorArchitecture(), DenseArchitecture())
 }
 
-
 FORMAT = "cnnbatch-codec"
-
-
 VERSION = 1
-
 
 MAX_BYTES = 1 << 30
 """Larger files are refused unread."""

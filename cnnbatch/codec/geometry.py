@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-
 Pixels = npt.NDArray[np.uint8]
 """uint8 [H, W, 3] RGB or [H, W] gray."""
 
@@ -52,14 +51,11 @@ class Region:
 BLOCK = 16
 """Pixels a latent position covers in each direction."""
 
-
 HYPER_BLOCK = 4
 """Latent positions a hyper-latent position covers in each direction."""
 
-
 GREY = 128
 """The level that both transforms take as zero."""
-
 
 PIXEL_UNIT = 64.0
 """Grey levels that the learned analysis path sees as 1."""

@@ -16,38 +16,33 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from cnnbatch.codec.container.bitstream import MAX_PIXELS, QUALITY_STEPS, UNIT_SIDE
+from cnnbatch.codec.container.bitstream import MAX_PIXELS, QUALITY_STEPS, TILE_SIDE
 from cnnbatch.codec.geometry import Array, Pixels, Region
 from cnnbatch.errors import BitstreamError
 
 Expected = dict[str, tuple[str, tuple[int | None, ...]]]
 """Name → (dtype, shape; None: any length) of the arrays of a codec file."""
 
-
 MAX_QUALITY = 63.0
-
-
 S = TypeVar("S", bound=BaseModel)
-
-
 M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on memory: a tile's inner side (a multiple of 1024), the pixels of one batch, and of one decoded image.
+    """Bounds on memory: a window's inner side (a multiple of 1024), the pixels of one batch, and of one decoded image.
 
     ``batch_pixels`` None: 2¹⁹ on a CPU, whose caches hold no more, 2²² on a GPU; halved where the device has less memory.
     A bitstream that claims more than ``max_pixels`` is refused before anything is allocated for it.
     """
 
-    tile_side: int = 2048
+    window_side: int = 2048
     batch_pixels: int | None = None
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
-        if self.tile_side <= 0 or self.tile_side % UNIT_SIDE:
-            raise ValueError(f"tile_side is a positive multiple of {UNIT_SIDE}, got {self.tile_side}")
+        if self.window_side <= 0 or self.window_side % TILE_SIDE:
+            raise ValueError(f"window_side is a positive multiple of {TILE_SIDE}, got {self.window_side}")
 
     def pixels(self, device: torch.device) -> int:
         """Pixels of one batch on ``device``."""

@@ -43,7 +43,7 @@ class RansReader:
 
 @dataclass
 class Container:
-    """'Bitstream': the header and the units."""
+    """'Bitstream': the header and the tiles."""
 
     gray: bool
     quality_steps: int
@@ -51,7 +51,7 @@ class Container:
     width: int
     height: int
     own_filter: bytes
-    units: list[bytes]
+    tiles: list[bytes]
 
 
 def parse_container(data: bytes) -> Container:
@@ -72,10 +72,10 @@ def parse_container(data: bytes) -> Container:
         lengths.append(length)
     crcs = struct.unpack_from(f"<{len(lengths)}I", data, position)
     edges = list(accumulate(lengths, initial=position + 4 * len(lengths)))
-    units = [data[a:b] for a, b in pairwise(edges)]
+    tiles = [data[a:b] for a, b in pairwise(edges)]
     assert edges[-1] == len(data)
-    assert all(zlib.crc32(data[:header_end] + u) == c for u, c in zip(units, crcs, strict=True))
-    return Container(bool(flags & 1), quality_steps, data[3:7], width, height, own_filter, units)
+    assert all(zlib.crc32(data[:header_end] + t) == c for t, c in zip(tiles, crcs, strict=True))
+    return Container(bool(flags & 1), quality_steps, data[3:7], width, height, own_filter, tiles)
 
 
 def leb128(data: bytes, position: int) -> tuple[int, int]:
@@ -88,12 +88,12 @@ def leb128(data: bytes, position: int) -> tuple[int, int]:
             return value, position
 
 
-def decode_unit(
-    arrays: Mapping[str, Array], settings: Mapping[str, Any], unit: bytes, shape: tuple[int, int], step: int
+def decode_tile(
+    arrays: Mapping[str, Array], settings: Mapping[str, Any], tile: bytes, shape: tuple[int, int], step: int
 ) -> Array:
-    """'Unit': r [a, b, M]."""
+    """'Tile': r [a, b, M]."""
     a, b = shape
-    tables, reader = split_tables(arrays), RansReader(unit)
+    tables, reader = split_tables(arrays), RansReader(tile)
     z = hyper_latents(arrays, reader, tables, (-(-a // 4), -(-b // 4)), [int(i) for i in arrays["z_scale.table"][step]])
     indexes = scale_indexes(arrays, z, settings["num_scales"], step)[:a, :b]
     states, state = settings["dependent_states"], 0
@@ -187,7 +187,7 @@ def means(arrays: Mapping[str, Array], z: Array, step: int) -> Array:
 
 
 def sums(arrays: Mapping[str, Array], net: str, blocks: Sequence[str], z: Array) -> tuple[Array, Array]:
-    """S and k of step 5; the sum of a layer is in units of 2^-k (of 2^-k / 16 behind the first)."""
+    """S and k of step 5; the sum of a layer is in tiles of 2^-k (of 2^-k / 16 behind the first)."""
     x = shuffle(activation(*layer(arrays, f"{net}.enter", z), unit=1))
     x = shuffle(activation(*layer(arrays, f"{net}.grow", block(arrays, f"{net}.block_32", x))))
     for name in blocks:

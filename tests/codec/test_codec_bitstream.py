@@ -13,7 +13,7 @@ from cnnbatch.codec.container.bitstream import (
     MAX_PIXELS,
     MAX_QUALITY_STEPS,
     MAX_SIDE,
-    UNIT_SIDE,
+    TILE_SIDE,
     Bitstream,
     Header,
     pack,
@@ -24,9 +24,9 @@ from tests.codec.reference import parse_container
 
 PROPERTY = settings(deadline=None)
 HEADER = Header(width=1500, height=1030, gray=False, quality_steps=128, codec_prefix=b"abcd")
-UNITS = [b"first", b"", b"third unit", bytes(300)]
-PACKED = pack(HEADER, UNITS)
-WITH_FILTER = pack(replace(HEADER, own_filter=b"filter"), UNITS)
+TILES = [b"first", b"", b"third tile", bytes(300)]
+PACKED = pack(HEADER, TILES)
+WITH_FILTER = pack(replace(HEADER, own_filter=b"filter"), TILES)
 
 
 @st.composite
@@ -38,34 +38,34 @@ def headers(draw: st.DrawFn) -> Header:
     return Header(width, height, draw(st.booleans()), draw(st.integers(0, MAX_QUALITY_STEPS)), prefix, own_filter)
 
 
-def units_of(header: Header, seed: bytes) -> list[bytes]:
+def tiles_of(header: Header, seed: bytes) -> list[bytes]:
     rows, columns = header.grid()
     return [(seed * (n % 5))[: n % 200] for n in range(rows * columns)]
 
 
 def check(data: bytes) -> Bitstream:
     parsed = unpack(data)
-    for index in range(len(parsed.units)):
-        parsed.check_unit(index)
+    for index in range(len(parsed.tiles)):
+        parsed.check_tile(index)
     return parsed
 
 
 @PROPERTY
 @given(headers(), st.binary(max_size=40))
-def test_any_header_and_units_come_back(header: Header, seed: bytes) -> None:
-    units = units_of(header, seed)
-    parsed = check(pack(header, units))
+def test_any_header_and_tiles_come_back(header: Header, seed: bytes) -> None:
+    tiles = tiles_of(header, seed)
+    parsed = check(pack(header, tiles))
     assert parsed.header == header
-    assert [bytes(u) for u in parsed.units] == units
+    assert [bytes(u) for u in parsed.tiles] == tiles
 
 
 @PROPERTY
 @given(headers(), st.binary(max_size=40))
 def test_the_specification_reads_it_the_same(header: Header, seed: bytes) -> None:
-    units = units_of(header, seed)
-    found = parse_container(pack(header, units))
+    tiles = tiles_of(header, seed)
+    found = parse_container(pack(header, tiles))
     assert (found.width, found.height, found.gray) == (header.width, header.height, header.gray)
-    assert (found.quality_steps, found.prefix, found.units) == (header.quality_steps, header.codec_prefix, units)
+    assert (found.quality_steps, found.prefix, found.tiles) == (header.quality_steps, header.codec_prefix, tiles)
     assert found.own_filter == header.own_filter
 
 
@@ -98,14 +98,14 @@ def test_bytes_behind_the_end_are_found() -> None:
         unpack(PACKED + b"\0")
 
 
-def test_a_damaged_unit_leaves_the_others_readable() -> None:
+def test_a_damaged_tile_leaves_the_others_readable() -> None:
     parsed = unpack(PACKED[:-1] + b"\1")
-    assert [bytes(parsed.check_unit(n)) for n in range(3)] == UNITS[:3]
-    with pytest.raises(BitstreamError, match="unit 3 of 4"):
-        parsed.check_unit(3)
+    assert [bytes(parsed.check_tile(n)) for n in range(3)] == TILES[:3]
+    with pytest.raises(BitstreamError, match="tile 3 of 4"):
+        parsed.check_tile(3)
 
 
-def test_swapped_units_of_one_length_are_found() -> None:
+def test_swapped_tiles_of_one_length_are_found() -> None:
     header = Header(2048, 1024, False, 0, b"abcd")
     data = pack(header, [b"abc", b"xyz"])
     with pytest.raises(BitstreamError, match="CRC"):
@@ -161,7 +161,7 @@ def test_golden_bytes() -> None:
     assert data.hex() == "01018201020304ac02c80104" + "48335a11" + b"unit".hex()
 
 
-@pytest.mark.parametrize(("side", "units"), [(1, 1), (UNIT_SIDE, 1), (UNIT_SIDE + 1, 2), (3 * UNIT_SIDE, 3)])
-def test_the_grid_has_a_unit_for_every_started_kilopixel(side: int, units: int) -> None:
-    assert Header(side, 1, False, 0, b"abcd").grid() == (1, units)
-    assert Header(1, side, False, 0, b"abcd").grid() == (units, 1)
+@pytest.mark.parametrize(("side", "tiles"), [(1, 1), (TILE_SIDE, 1), (TILE_SIDE + 1, 2), (3 * TILE_SIDE, 3)])
+def test_the_grid_has_a_tile_for_every_started_kilopixel(side: int, tiles: int) -> None:
+    assert Header(side, 1, False, 0, b"abcd").grid() == (1, tiles)
+    assert Header(1, side, False, 0, b"abcd").grid() == (tiles, 1)

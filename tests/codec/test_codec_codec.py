@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from cnnbatch.codec import Codec, Limits
 from cnnbatch.codec.container.bitstream import MAX_SIDE, pack, unpack
-from cnnbatch.codec.hyperprior.tiling import tiles
+from cnnbatch.codec.hyperprior.windows import windows
 from cnnbatch.errors import BitstreamError
 from cnnbatch.metrics import psnr_db
 from tests.codec.models import picture, tiny_codec, tiny_codec_file
-from tests.codec.reference import decode_unit, parse_container, with_context
+from tests.codec.reference import decode_tile, parse_container, with_context
 
 PROPERTY = settings(deadline=None, max_examples=60)
 CODEC = tiny_codec()
@@ -101,21 +101,21 @@ def test_batch_limits_change_nothing_but_memory() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1200, 70), (90, 1130), (1080, 1090)], ids=str)
-def test_a_tiled_image_is_the_whole_one(shape: tuple[int, int]) -> None:
+def test_an_image_in_windows_is_the_whole_one(shape: tuple[int, int]) -> None:
     image = picture(*shape)
-    tiled, whole = tiny_codec(limits=Limits(tile_side=1024)), tiny_codec(limits=Limits(tile_side=1 << 14))
+    in_windows, whole = tiny_codec(limits=Limits(window_side=1024)), tiny_codec(limits=Limits(window_side=1 << 14))
     positions = tuple(-(-n // 16) for n in shape)
-    assert len(tiles(positions, side=1024, halo=3)) > 1
-    a, b = tiled.compress([image], 40)[0], whole.compress([image], 40)[0]
+    assert len(windows(positions, side=1024, halo=3)) > 1
+    a, b = in_windows.compress([image], 40)[0], whole.compress([image], 40)[0]
     assert len(a) == pytest.approx(len(b), rel=1e-3)
-    assert level_difference(tiled.reconstruct([b])[0], whole.reconstruct([b])[0]) <= 1
+    assert level_difference(in_windows.reconstruct([b])[0], whole.reconstruct([b])[0]) <= 1
     assert np.mean(np.abs(whole.reconstruct([a])[0].astype(int) - whole.reconstruct([b])[0]) > 1) < 1e-3
 
 
 @pytest.mark.parametrize("side", [0, -1024, 512, 1500])
-def test_a_tile_that_would_cut_units_is_refused(side: int) -> None:
-    with pytest.raises(ValueError, match="tile_side"):
-        Limits(tile_side=side)
+def test_a_window_that_would_cut_tiles_is_refused(side: int) -> None:
+    with pytest.raises(ValueError, match="window_side"):
+        Limits(window_side=side)
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (64, 64), (90, 41)], ids=str)
@@ -126,10 +126,10 @@ def test_the_procedure_of_the_specification_reads_the_symbols(shape: tuple[int, 
     container = parse_container(codec.compress([picture(*shape)], step / 4)[0])
     positions = -(-shape[0] // 16), -(-shape[1] // 16)
     settings = codec.file.settings.model_dump()
-    r = decode_unit(codec.file.arrays, settings, container.units[0], positions, container.quality_steps)
+    r = decode_tile(codec.file.arrays, settings, container.tiles[0], positions, container.quality_steps)
     quality = torch.tensor([step / 4])
     with torch.inference_mode():
-        y_hat = codec.coder.latents.decode(container.units, positions, quality)[0].numpy()
+        y_hat = codec.coder.decoder.latents.decode(container.tiles, positions, quality)[0].numpy()
     means = y_hat - with_context(codec.file.arrays, settings, r, container.quality_steps)
     assert np.abs(r).sum() > 0 or step == 0
     assert np.abs(means).max() < 2
@@ -140,7 +140,7 @@ def test_one_damaged_bitstream_is_named_and_the_others_decode() -> None:
     data = CODEC.compress(IMAGES[:4])
     good = CODEC.reconstruct(data)
     broken = [*data[:2], data[2][:-1] + bytes([data[2][-1] ^ 1]), data[3]]
-    with pytest.raises(BitstreamError, match="bitstream 2 of the call: unit 0 of 1: wrong CRC"):
+    with pytest.raises(BitstreamError, match="bitstream 2 of the call: tile 0 of 1: wrong CRC"):
         CODEC.reconstruct(broken)
     for number in (0, 1, 3):
         assert level_difference(CODEC.reconstruct([broken[number]])[0], good[number]) <= 1
@@ -151,7 +151,7 @@ def test_a_stream_of_the_right_checksum_and_wrong_content_is_named(change: objec
     """Forged, or of a coder with a bug: same size of image, same batch as a good one."""
     data = CODEC.compress([IMAGES[0], IMAGES[2]])
     parsed = unpack(data[1])
-    forged = pack(parsed.header, [change(bytes(parsed.units[0]))])  # type: ignore[operator]
+    forged = pack(parsed.header, [change(bytes(parsed.tiles[0]))])  # type: ignore[operator]
     with pytest.raises(BitstreamError, match="bitstream 1 of the call: entropy-coded stream"):
         CODEC.reconstruct([data[0], forged])
 

@@ -1,17 +1,28 @@
 """The comparison of inference engines, with the one that is always there, one that is not, and one that computes wrongly."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
 from benchmarks import inference_engines
 from benchmarks.inference_engines import Array, Figures, Outcome, Run, Work
 from cnnbatch.codec import Codec
+from cnnbatch.codec.codec_file import dump_codec
 from cnnbatch.codec.runtime.cpu import cpu_has_bf16
-from tests.codec.models import picture, tiny_codec_file
+from cnnbatch.training.int8_calibration import fit_steps
+from tests.codec.models import picture, tiny_model
+
+
+@cache
+def fitted_codec() -> Codec:
+    model = tiny_model()
+    fit_steps(model, [picture(128, 192, seed=n) for n in range(6)])
+    return Codec(dump_codec(model, training={}), device="cpu")
 
 
 def measured(*names: str) -> Outcome:
-    codec = Codec(tiny_codec_file(), device="cpu")
+    codec = fitted_codec()
     pictures = [picture(64, 64, seed=seed) for seed in range(2)]
     return inference_engines.measure(codec, pictures, pictures[:1], quality=32, rounds=1, names=names)
 
@@ -21,7 +32,7 @@ def test_eager_is_what_the_codec_computes() -> None:
     assert [one.transform for one in outcome.figures] == ["g_a", "g_s"]
     for one in outcome.figures:
         assert (one.engine, one.ratio) == ("eager", 1)
-        assert one.loss_change == pytest.approx(0, abs=1e-3)
+        assert one.loss_change == pytest.approx(0, abs=1e-3 if one.transform == "g_a" else 0.01)  # decoders round g_s
         assert one.largest_difference < (1 if cpu_has_bf16() else 1e-6)
         assert one.mp_per_cpu_s > 0
     assert not outcome.left_out

@@ -20,7 +20,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
 
 CONSTANTS = {
     "bitstream version": bitstream.VERSION,
-    "unit side, pixels": bitstream.UNIT_SIDE,
+    "tile side, pixels": bitstream.TILE_SIDE,
     "largest side, pixels": bitstream.MAX_SIDE,
     "largest image, pixels": bitstream.MAX_PIXELS,
     "largest quality, quarter steps": bitstream.MAX_QUALITY_STEPS,
@@ -121,7 +121,7 @@ def test_the_fields_stand_in_their_order() -> None:
     """The bytes of a small bitstream, cut as the table says."""
     data = bitstream.pack(bitstream.Header(300, 2, True, 130, b"abcd", own_filter=b"xy"), [b"unit"])
     sizes = {"version": 1, "flags": 1, "quality": 1, "codec": 4, "width": 2, "height": 1, "filter": 3}
-    sizes |= {"lengths": 1, "CRCs": 4, "units": 4}
+    sizes |= {"lengths": 1, "CRCs": 4, "tiles": 4}
     assert list(sizes) == list(tables()["field"])
     assert sum(sizes.values()) == len(data)
     limit = {name: cells[1] for name, cells in tables()["field"].items()}

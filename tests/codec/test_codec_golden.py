@@ -9,7 +9,7 @@ import pytest
 from cnnbatch.codec import Codec
 
 FOLDER = Path(__file__).parents[1] / "golden"
-NAMES = ["one_pixel", "colour_low", "colour_high", "gray", "two_units", "escapes"]
+NAMES = ["one_pixel", "colour_low", "colour_high", "gray", "two_tiles", "escapes"]
 CODEC_ID = "2c1e7067226e02182c30878c28466ea748233127f4b4cb52c1fe7a617d606e8a"
 
 

@@ -1,4 +1,4 @@
-"""Part of a picture: the same pixels, from no more units than it needs."""
+"""Part of a picture: the same pixels, from no more tiles than it needs."""
 
 import numpy as np
 import pytest
@@ -28,16 +28,16 @@ def test_a_region_is_what_the_whole_picture_has_there(region: tuple[int, int, in
 
 
 def test_pieces_of_a_region_meet_without_a_seam() -> None:
-    codec = Codec(tiny_codec_file(), device="cpu", limits=Limits(tile_side=1024))
+    codec = Codec(tiny_codec_file(), device="cpu", limits=Limits(window_side=1024))
     found = codec.reconstruct_region(DATA, top=3, left=2, height=2000, width=1400)
     assert np.abs(found.astype(int) - WHOLE[3:2003, 2:1402]).max() <= 1
 
 
 def test_damage_outside_of_what_a_region_needs_does_no_harm() -> None:
-    last = len(unpack(DATA).units) - 1
+    last = len(unpack(DATA).tiles) - 1
     damaged = DATA[:-1] + bytes([DATA[-1] ^ 1])
     with pytest.raises(BitstreamError):
-        unpack(damaged).check_unit(last)
+        unpack(damaged).check_tile(last)
     found = tiny_codec().reconstruct_region(damaged, top=0, left=0, height=500, width=500)
     assert np.abs(found.astype(int) - WHOLE[:500, :500]).max() <= 1
     with pytest.raises(BitstreamError):

@@ -15,8 +15,11 @@ from cnnbatch.codec.transforms.integer_layers import (
     ACTIVATION_MAX,
     ACTIVATION_UNIT,
     EXACT_LIMIT,
+    ExactLinear,
+    ExactNet,
     IntegerLinear,
     IntegerNet,
+    Integers,
     indexes_of,
 )
 from cnnbatch.errors import CodecFileError
@@ -24,7 +27,7 @@ from tests.codec.models import TINY, tiny_codec_file, tiny_model
 from tests.codec.reference import scale_indexes
 
 FILE = parse_codec(tiny_codec_file())
-NET = FILE.model().scale_net
+NET = ExactNet(FILE.model().scale_net)
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def random_z(shape: tuple[int, ...], seed: int = 0, largest: int = 127) -> torch
 
 
 @torch.inference_mode()
-def run(net: IntegerNet, z: torch.Tensor) -> torch.Tensor:
+def run(net: IntegerNet | ExactNet, z: torch.Tensor) -> torch.Tensor:
     return net(z)
 
 
@@ -55,30 +58,27 @@ def test_float32_gives_what_int64_gives(rows: int, columns: int, largest: int, s
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (4, 16), (16, 16), (16, 40)])
 def test_float32_gives_what_float64_gives(shape: tuple[int, int]) -> None:
-    exact = FILE.model().scale_net.double()
+    exact = ExactNet(FILE.model().scale_net.double())
     z = random_z((3, *shape))
     with torch.inference_mode():
         assert torch.equal(run(NET, z).double(), exact(z.double()))
 
 
-def test_other_devices_pack_nothing() -> None:
-    net = FILE.model().scale_net.to("meta")
-    net.pack()
-    assert net.enter._packed is None
+def test_a_net_elsewhere_has_no_packed_weights() -> None:
+    assert ExactLinear(FILE.model().scale_net.to("meta").enter)._packed is None
 
 
 @pytest.mark.skipif(not cpu_has_int8(), reason="this CPU has no VNNI")
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (16, 16), (16, 40)])
 def test_products_of_integers_give_what_float32_gives(shape: tuple[int, int]) -> None:
-    packed = FILE.model().scale_net
-    packed.pack()
+    packed = ExactNet(FILE.model().scale_net)
     for largest in (1, 127):
         z = random_z((3, *shape), largest=largest)
         patched = "cnnbatch.codec.transforms.integer_layers.product_of_integers"
         with mock.patch(patched, side_effect=product_of_integers) as product:
             found = run(packed, z)
         assert product.call_count == 5
-        assert torch.equal(found, run(NET, z))
+        assert torch.equal(found, run(FILE.model().scale_net, z))
 
 
 @pytest.mark.skipif(not cpu_has_int8(), reason="this CPU has no VNNI")
@@ -86,13 +86,13 @@ def test_the_largest_sums_are_exact() -> None:
     most = 512  # inputs, of the largest settings
     for unit, largest in ((1.0, 127.0), (ACTIVATION_UNIT, ACTIVATION_MAX)):
         layer = IntegerLinear(most, 2, input_unit=unit, input_max=largest)
-        layer.fix(torch.tensor([[127.0], [-127.0]]).expand(2, most), torch.tensor([3.0, 10.0]), torch.tensor([99.0, -99.0]))
+        weight = torch.tensor([[127.0], [-127.0]]).expand(2, most)
+        layer.take(Integers(weight, torch.tensor([3.0, 10.0]), torch.tensor([99.0, -99.0])))
         x = torch.full((1, 2, 2, most), largest)
         x[0, 0, 0, 0] = 0
         with torch.inference_mode():
             expected = layer.double()(x.double())
-            layer.float().pack()
-            assert torch.equal(layer(x).double(), expected)
+            assert torch.equal(ExactLinear(layer.float())(x).double(), expected)
 
 
 @torch.inference_mode()
@@ -124,7 +124,7 @@ def test_memory_layout_and_autocast_change_nothing() -> None:
 
 
 def test_a_position_sees_only_its_neighbourhood() -> None:
-    """Zero padding at the borders, and nothing from far away: a unit is self-contained."""
+    """Zero padding at the borders, and nothing from far away: a tile is self-contained."""
     z = random_z((1, 8, 8))
     changed = z.clone()
     changed[:, :, 4:] = 0
@@ -148,11 +148,19 @@ def test_outputs_are_whole_numbers_of_the_unit_of_their_channel() -> None:
 @pytest.mark.parametrize("layer", ["enter", "block_32.depthwise", "block_16.pointwise", "leave"])
 @pytest.mark.parametrize("part", ["weight", "bias"])
 def test_a_net_that_breaks_the_bound_is_refused(layer: str, part: str) -> None:
-    net = FILE.model().scale_net
-    target = net.get_submodule(layer)
+    target = FILE.model().scale_net.get_submodule(layer)
     assert isinstance(target, IntegerLinear)
+    integers = target.integers()
+    getattr(integers, part)[0] = EXACT_LIMIT
+    with pytest.raises(CodecFileError, match="not exact"):
+        target.take(integers)
+
+
+def test_a_trained_net_that_breaks_the_bound_is_refused() -> None:
+    net = FILE.model().scale_net
+    net.check_exact()
     with torch.no_grad():
-        getattr(target, part)[0] = EXACT_LIMIT
+        net.block_16.pointwise.bias[0] = EXACT_LIMIT
     with pytest.raises(CodecFileError, match="not exact"):
         net.check_exact()
 
@@ -162,15 +170,22 @@ def test_the_bound_is_sharp() -> None:
     layer = IntegerLinear(4, 1, input_unit=1.0, input_max=127)
     room = EXACT_LIMIT // 2 - 4 * 127 * 127
     weight, shift = torch.full((1, 4), 127.0), torch.tensor([3.0])
-    layer.fix(weight, shift, torch.tensor([float(room - 1)]))
-    layer.check_exact()
-    layer.fix(weight, shift, torch.tensor([float(room)]))
+    layer.take(Integers(weight, shift, torch.tensor([float(room - 1)])))
+    layer.check_exact(layer.integers())
     with pytest.raises(CodecFileError, match="not exact"):
-        layer.check_exact()
+        layer.take(Integers(weight, shift, torch.tensor([float(room)])))
+
+
+def test_a_layer_takes_over_what_another_one_holds() -> None:
+    one, other = (IntegerLinear(5, 3, input_unit=ACTIVATION_UNIT, input_max=ACTIVATION_MAX) for _ in range(2))
+    torch.nn.init.normal_(one.bias)
+    other.take(one.integers())
+    for a, b in zip(one.integers(), other.integers(), strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("shift", [0, 11, -1, 127])
 def test_a_shift_outside_its_range_is_refused(shift: int) -> None:
     layer = IntegerLinear(2, 1, input_unit=1.0, input_max=127)
     with pytest.raises(ValueError, match="shifts outside"):
-        layer.fix(torch.ones(1, 2), torch.tensor([float(shift)]), torch.zeros(1))
+        layer.take(Integers(torch.ones(1, 2), torch.tensor([float(shift)]), torch.zeros(1)))

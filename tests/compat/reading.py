@@ -44,23 +44,30 @@ def read(archive: Path) -> dict[str, dict[str, Any]]:
 
 
 class Symbols:
-    """Every symbol that the entropy decoder gives while this is open, in order, as little-endian int16."""
+    """Every symbol and hyper-latent that the entropy decoder gives while this is open, in order, as little-endian int16."""
 
     def __enter__(self) -> "Symbols":
         self._hash, self.count = hashlib.sha256(), 0
-        self._decode = rans.Decoder.decode
+        self._decode, self._decode_by = rans.Decoder.decode, rans.Decoder.decode_by
 
         def decode(decoder: rans.Decoder, indexes: Any, *machine: Any) -> Any:
             symbols = self._decode(decoder, indexes, *machine)
-            self._hash.update(symbols.astype("<i2").tobytes())
-            self.count += symbols.size
+            self._note(symbols)
             return symbols
 
-        rans.Decoder.decode = decode  # type: ignore[method-assign]
+        def decode_by(decoder: rans.Decoder, loop: Any, values: Any, *arguments: Any) -> None:
+            self._decode_by(decoder, loop, values, *arguments)
+            self._note(values)
+
+        rans.Decoder.decode, rans.Decoder.decode_by = decode, decode_by  # type: ignore[method-assign]
         return self
 
     def __exit__(self, *_: object) -> None:
-        rans.Decoder.decode = self._decode  # type: ignore[method-assign]
+        rans.Decoder.decode, rans.Decoder.decode_by = self._decode, self._decode_by  # type: ignore[method-assign]
+
+    def _note(self, symbols: Any) -> None:
+        self._hash.update(symbols.astype("<i2").tobytes())
+        self.count += symbols.size
 
     def digest(self) -> str:
         return self._hash.hexdigest()

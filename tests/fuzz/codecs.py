@@ -50,17 +50,17 @@ def with_right_crcs(data: bytes, rng: random.Random) -> bytes:
     prefix = bytes.fromhex(tiny_codec().id)[:4]
     try:
         parsed = unpack(data)
-        header, units = replace(parsed.header, codec_prefix=prefix), [bytes(unit) for unit in parsed.units]
+        header, tiles = replace(parsed.header, codec_prefix=prefix), [bytes(tile) for tile in parsed.tiles]
     except BitstreamError:
         width, height = rng.choice(SHAPES)
         own_filter = data[: rng.randrange(99)] if rng.randrange(2) else b""
         header = Header(width, height, bool(rng.randrange(2)), rng.randrange(253), prefix, own_filter)
         rows, columns = header.grid()
         size = max(8, len(data) // (4 * rows * columns) * 4)
-        units = [data[start : start + size].ljust(8, b"\0") for start in range(0, size * rows * columns, size)]
+        tiles = [data[start : start + size].ljust(8, b"\0") for start in range(0, size * rows * columns, size)]
     if rng.randrange(4):
-        units = [unit[: len(unit) // 4 * 4] for unit in units]
-    return pack(header, units)
+        tiles = [tile[: len(tile) // 4 * 4] for tile in tiles]
+    return pack(header, tiles)
 
 
 def codec_files() -> list[bytes]:

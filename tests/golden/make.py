@@ -13,8 +13,8 @@ import numpy as np
 
 from cnnbatch.codec import Codec
 from cnnbatch.codec.codec_file import dump_codec
-from cnnbatch.training.post_filter import fit_post_filter
-from cnnbatch.training.steps import fit_steps
+from cnnbatch.training.adaptive_filter import fit_post_filter
+from cnnbatch.training.int8_calibration import fit_steps
 from tests.codec.models import picture, tiny_model
 
 FOLDER = Path(__file__).parent
@@ -23,10 +23,10 @@ CASES = {
     "colour_low": (picture(90, 140, seed=2), 3.25),
     "colour_high": (picture(75, 50, seed=3), 63),
     "gray": (picture(50, 61, seed=4)[..., 0], 32),
-    "two_units": (picture(24, 1040, seed=5), 20),
+    "two_tiles": (picture(24, 1040, seed=5), 20),
     "escapes": (np.random.default_rng(6).integers(0, 2, (48, 64, 3), np.uint8) * 255, 63),
 }
-OWN = ("colour_high", "gray", "two_units")
+OWN = ("colour_high", "gray", "two_tiles")
 """Cases with a filter of their own."""
 
 

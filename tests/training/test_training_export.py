@@ -29,19 +29,20 @@ def test_real_bytes_and_decibels_are_near_the_estimate(quality: float) -> None:
 def test_the_coded_size_is_within_three_thousandths_of_the_entropy(quality: float) -> None:
     codec, pixels = Codec.load(device="cpu"), data.astronaut()
     assert isinstance(codec.coder, HyperpriorCoder)
-    latents, s, q = codec.coder.latents, codec.file.settings, torch.tensor([quality])
+    encoder, decoder = codec.coder.encoder.latents, codec.coder.decoder.latents
+    s, q = codec.file.settings, torch.tensor([quality])
     with torch.inference_mode():
-        y = codec.coder.model.g_a(torch.from_numpy(pixels)[None].float() - GREY, q)
-        side = latents.side(y, q, bf16=False)
-        choice = latents.quantise(y, side)
-        [stream] = latents.encode(choice, side, q)
+        y = codec.file.model().g_a(torch.from_numpy(pixels)[None].float() - GREY, q)
+        tile = encoder.quantised(y, (slice(None), slice(None)), q, bf16=False)
+        [stream] = encoder.encode(tile, q)
+    side, choice = tile.side, tile.choice
     coded = side.indexes >= s.coded_from
-    z_symbols, z_indexes = latents.hyper.encode(side.z[0], latents.z_indexes[round(quality * 4)])
+    z_symbols, z_indexes = decoder.hyper.encode(side.z[0], decoder.z_indexes(quality))
     values = np.concatenate([z_symbols, choice.symbols[coded]]).astype(np.int64)
     indexes = np.concatenate([z_indexes, choice.tables[coded]])
-    assert 8 * len(stream) / entropy(latents.tables, values, indexes) == pytest.approx(1, abs=3e-3)
+    assert 8 * len(stream) / entropy(decoder.tables, values, indexes) == pytest.approx(1, abs=3e-3)
     [bitstream] = codec.compress([pixels], quality)
-    assert len(bitstream) - len(unpack(bitstream).units[0]) < 24
+    assert len(bitstream) - len(unpack(bitstream).tiles[0]) < 24
 
 
 def entropy(tables: Tables, values: npt.NDArray[np.int64], indexes: npt.NDArray[np.uint8]) -> float:

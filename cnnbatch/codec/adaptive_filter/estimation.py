@@ -1,8 +1,8 @@
-"""What a picture's own post-filter is, as an encoder finds it: least squares, from all of the picture or a few windows.
+"""What a picture's own post-filter is, as an encoder finds it: least squares, from all of the picture or a few patches.
 
-An encoder does not decode its picture. Windows of it are enough: thirty weights a colour are looked for, and a window has
-thousands of samples. What they cannot tell, because no window has it (no red roof, no sharp edge), must not be extrapolated:
-squares that pictures commonly have stand in for what was not seen, so that a weight that only helps in the windows stays small.
+An encoder does not decode its picture. Patches of it are enough: thirty weights a colour are looked for, and a patch has
+thousands of samples. What they cannot tell, because no patch has it (no red roof, no sharp edge), must not be extrapolated:
+squares that pictures commonly have stand in for what was not seen, so that a weight that only helps in the patches stays small.
 """
 
 from collections.abc import Iterator
@@ -36,49 +36,36 @@ from cnnbatch.codec.geometry import BLOCK
 NUMBER_BITS: Final = 0.05
 """That the square of an own number is taken to cost while they are looked for: next to nothing that is not worth it."""
 
-
 UNSEEN: Final = 0.1
 """Pixels that count as if they were of a common picture, for each that was not seen. From 0.02 to 0.2 it matters little, 0.4 %
 of the bits; at 0 some pictures become ten times as dear."""
 
-
 COMMON_CLIPPED: Final = (0.006, 0.1)
 """Mean square of the features of each limit in a common picture, in squares of Δ, which varies with quality."""
 
-
 COMMON_AROUND: Final = 60.0
-
 
 COMMON_COLOURS: Final = 39.0
 """Root mean square of the features of the 3×3, and of the differences of the colours, in grey levels."""
 
-
 NO_PICTURE: Final = 4096.0
 """Magnitude of samples that no sound codec file makes: least squares of what is larger would run out of digits."""
-
 
 ROUNDING: Final = 1e-6
 """Of all squares together, added to each: sums in float32 are off by a little of it, so that equal features, as the colours of
 a gray picture have, would come out as less than independent."""
 
-
 SEEN_PIXELS: Final = 1 << 18
 """Of a whole picture, about: so many are enough."""
 
+PATCHES: Final = 16
+PATCH_SIDE: Final = 4
 
-WINDOWS: Final = 16
-
-
-WINDOW: Final = 4
-
-
-WINDOW_HALO: Final = 1
+PATCH_HALO: Final = 1
 """Of a picture; their side and what is decoded around them, in latent positions. (Synthesis sees further, but little.)"""
 
-
-WHOLE_PIXELS: Final = 2 * WINDOWS * ((WINDOW + 2 * WINDOW_HALO) * BLOCK) ** 2
-"""Of a picture of which windows would decode half or more: all of it takes little longer and tells more."""
-
+WHOLE_PIXELS: Final = 2 * PATCHES * ((PATCH_SIDE + 2 * PATCH_HALO) * BLOCK) ** 2
+"""Of a picture of which patches would decode half or more: all of it takes little longer and tells more."""
 
 COLUMNS: Final = FEATURES + 2
 """Of the matrix whose products are the statistics: features, error, and nothing; an even number of vectors."""
@@ -174,16 +161,16 @@ def _fill(planes, limits, found):  # type: ignore[no-untyped-def]
                 mixed[0, j], mixed[1, j], mixed[2, j] = r[j] - g[j], b[j] - g[j], np.float32(CONSTANT)
 
 
-def windows(shape: tuple[int, int], count: int) -> Iterator[tuple[int, int]]:
-    """Where ``count`` windows of `WINDOW`² latent positions begin in a unit of ``shape``, with their halo inside it; none
+def patch_places(shape: tuple[int, int], count: int) -> Iterator[tuple[int, int]]:
+    """Where ``count`` patches of `PATCH_SIDE`² latent positions begin in a tile of ``shape``, with their halo inside it; none
     where it is too small.
 
     (Spread like the sequence R₂ of Roberts, "The unreasonable effectiveness of quasirandom sequences", 2018.)
     """
-    rows, columns = (side - WINDOW - 2 * WINDOW_HALO + 1 for side in shape)
+    rows, columns = (side - PATCH_SIDE - 2 * PATCH_HALO + 1 for side in shape)
     if rows > 0 and columns > 0:
         for n in range(1, count + 1):
-            yield WINDOW_HALO + int(n * 0.7548776662 % 1 * rows), WINDOW_HALO + int(n * 0.5698402910 % 1 * columns)
+            yield PATCH_HALO + int(n * 0.7548776662 % 1 * rows), PATCH_HALO + int(n * 0.5698402910 % 1 * columns)
 
 
 def own_numbers(whole: Statistics, weights: Weights, *, pixels: int, step: float, bits_per_square: float) -> bytes:

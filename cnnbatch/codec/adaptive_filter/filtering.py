@@ -31,34 +31,23 @@ from cnnbatch.codec.entropy_coding.exp_golomb import unpacked
 PAIRS: Final = np.array([(0, 1), (0, 2), *((1, c) for c in range(-2, 3)), *((2, c) for c in range(-2, 3))])
 """Rows and columns to the second neighbour of each pair; the first is opposite."""
 
-
 REACH: Final = 2
-
 
 LIMITS: Final = (0.1, 0.8)
 """In steps Δ(q)."""
 
-
 CONSTANT: Final = 16.0
-
-
 COLOURS: Final = 3
-
 
 AROUND: Final = len(LIMITS) * len(PAIRS) + COLOURS
 """Features that vanish where a picture is flat, the first ones; only they have weights in a codec file."""
 
-
 FEATURES: Final = AROUND + 3
-
 
 UNITS: Final = np.array([1 / 16] * len(PAIRS) + [1 / 32] * len(PAIRS) + [1 / 256] * COLOURS + [1 / 128, 1 / 128, 1 / 32])
 """What a picture's own numbers count, feature by feature."""
 
-
 ROWS_AT_ONCE: Final = 16
-
-
 Weights = npt.NDArray[np.float32]
 
 

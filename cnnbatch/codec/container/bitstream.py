@@ -1,13 +1,13 @@
-"""The container of one image's coded bytes: a small header and independently decodable units.
+"""The container of one image's coded bytes: a small header and independently decodable tiles.
 
-The image is cut into a grid of units of 1024 × 1024 pixels (less at the right and lower edge). Each unit is one
+The image is cut into a grid of tiles of 1024 × 1024 pixels (less at the right and lower edge). Each tile is one
 entropy-coded stream with its own CRC, found through the table in the header, so that crops, threads and tiles can read just
 what they need. `docs/format.md` is the specification.
 
 >>> header = Header(width=1500, height=40, gray=False, quality_steps=128, codec_prefix=b"abcd")
 >>> data = pack(header, [b"first", b"second"])
 >>> parsed = unpack(data)
->>> parsed.header == header, [bytes(unit) for unit in parsed.units]
+>>> parsed.header == header, [bytes(tile) for tile in parsed.tiles]
 (True, [b'first', b'second'])
 """
 
@@ -21,43 +21,29 @@ from cnnbatch.errors import BitstreamError
 
 VERSION = 1
 
-
-UNIT_SIDE = 1024
+TILE_SIDE = 1024
 """Pixels; a multiple of every power of two the transforms downscale by."""
 
-
 MAX_SIDE = 1 << 20
-
-
 MAX_PIXELS = 1 << 30
-
 
 QUALITY_STEPS = 4
 """Steps a quality unit is divided into: quality is stored as a whole number of quarters, 0…252."""
 
-
 MAX_QUALITY_STEPS = 63 * QUALITY_STEPS
-
-
 CODEC_PREFIX_BYTES = 4
-
-
 _FIXED = struct.Struct("<BBB4s")
-
-
 _GRAY, _FILTER = 1, 2
-
 
 MAX_FILTER_BYTES = 1 << 10
 """Of a picture's own filter."""
-
 
 _CRC_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a decoder must know before the first unit."""
+    """What a decoder must know before the first tile."""
 
     width: int
     height: int
@@ -73,31 +59,31 @@ class Header:
         return self.quality_steps / QUALITY_STEPS
 
     def grid(self) -> tuple[int, int]:
-        """(rows, columns) of units."""
-        return -(-self.height // UNIT_SIDE), -(-self.width // UNIT_SIDE)
+        """(rows, columns) of tiles."""
+        return -(-self.height // TILE_SIDE), -(-self.width // TILE_SIDE)
 
 
 class Bitstream(NamedTuple):
-    """A parsed bitstream: units in raster order, their CRCs not yet checked (`check_unit`)."""
+    """A parsed bitstream: tiles in raster order, their CRCs not yet checked (`check_tile`)."""
 
     header: Header
-    units: list[memoryview]
+    tiles: list[memoryview]
     crcs: list[int]
     header_bytes: bytes
 
-    def check_unit(self, index: int) -> memoryview:
-        """The bytes of one unit; raises BitstreamError if its CRC is wrong."""
-        unit = self.units[index]
-        if _crc(self.header_bytes, unit) != self.crcs[index]:
-            raise BitstreamError(f"unit {index} of {len(self.units)}: wrong CRC, the bitstream is damaged")
-        return unit
+    def check_tile(self, index: int) -> memoryview:
+        """The bytes of one tile; raises BitstreamError if its CRC is wrong."""
+        tile = self.tiles[index]
+        if _crc(self.header_bytes, tile) != self.crcs[index]:
+            raise BitstreamError(f"tile {index} of {len(self.tiles)}: wrong CRC, the bitstream is damaged")
+        return tile
 
 
-def pack(header: Header, units: Sequence[bytes]) -> bytes:
-    """Header, table of lengths and CRCs, units."""
+def pack(header: Header, tiles: Sequence[bytes]) -> bytes:
+    """Header, table of lengths and CRCs, tiles."""
     fixed = _fixed_header(header)
-    table = b"".join(_varint(len(u)) for u in units) + b"".join(_crc(fixed, u).to_bytes(_CRC_BYTES, "little") for u in units)
-    return fixed + table + b"".join(units)
+    table = b"".join(_varint(len(u)) for u in tiles) + b"".join(_crc(fixed, u).to_bytes(_CRC_BYTES, "little") for u in tiles)
+    return fixed + table + b"".join(tiles)
 
 
 def unpack(data: bytes | memoryview) -> Bitstream:
@@ -122,15 +108,15 @@ def unpack(data: bytes | memoryview) -> Bitstream:
             raise BitstreamError(f"bitstream header: a filter of {length} bytes")
         position += length
     header = Header(width, height, bool(flags & _GRAY), quality_steps, prefix, own_filter)
-    return _read_units(header, view, position)
+    return _read_tiles(header, view, position)
 
 
-def _read_units(header: Header, view: memoryview, position: int) -> Bitstream:
+def _read_tiles(header: Header, view: memoryview, position: int) -> Bitstream:
     fixed = bytes(view[:position])
     rows, columns = header.grid()
     count = rows * columns
     if count > len(view):
-        raise BitstreamError(f"bitstream of {len(view)} bytes cannot hold {count} units")
+        raise BitstreamError(f"bitstream of {len(view)} bytes cannot hold {count} tiles")
     lengths = []
     for _ in range(count):
         length, position = _read_varint(view, position)
@@ -139,11 +125,11 @@ def _read_units(header: Header, view: memoryview, position: int) -> Bitstream:
     if first + sum(lengths) != len(view):
         raise BitstreamError(f"bitstream of {len(view)} bytes, its table says {first + sum(lengths)}")
     crcs = [int.from_bytes(view[p : p + _CRC_BYTES], "little") for p in range(position, first, _CRC_BYTES)]
-    units = []
+    tiles = []
     for length in lengths:
-        units.append(view[first : first + length])
+        tiles.append(view[first : first + length])
         first += length
-    return Bitstream(header, units, crcs, fixed)
+    return Bitstream(header, tiles, crcs, fixed)
 
 
 def _fixed_header(header: Header) -> bytes:
@@ -153,9 +139,9 @@ def _fixed_header(header: Header) -> bytes:
     return fixed + _varint(len(header.own_filter)) + header.own_filter if header.own_filter else fixed
 
 
-def _crc(header_bytes: bytes, unit: bytes | memoryview) -> int:
-    """Covers the header too, so that a flipped size or quality is found with the first unit."""
-    return zlib.crc32(unit, zlib.crc32(header_bytes))
+def _crc(header_bytes: bytes, tile: bytes | memoryview) -> int:
+    """Covers the header too, so that a flipped size or quality is found with the first tile."""
+    return zlib.crc32(tile, zlib.crc32(header_bytes))
 
 
 def _varint(value: int) -> bytes:

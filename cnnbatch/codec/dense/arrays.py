@@ -24,7 +24,6 @@ from cnnbatch.codec.transforms.quality import NUM_ANCHORS
 
 BYTE_MATRICES = ("g_a.leave", "g_a.hidden", "g_a.project", "g_s.enter", "g_s.hidden", "g_s.project")
 
-
 ANCHOR_MAX = 1 << 26
 """Largest magnitude of an anchor of the context model: with the largest shift its table stays below 2⁶²."""
 

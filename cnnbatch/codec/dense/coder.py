@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
@@ -17,15 +16,13 @@ from cnnbatch.codec.dense.model import Dense
 from cnnbatch.codec.dense.symbol_coder import SymbolCoder, Values
 from cnnbatch.codec.geometry import Pixels, Region
 from cnnbatch.codec.interface import Limits, Parsed, check_image, naming, quality_steps
-from cnnbatch.codec.runtime.batching import run_or_halve
+from cnnbatch.codec.runtime.batching import Batches
 from cnnbatch.errors import BitstreamError, CodecFileError
 
 R = TypeVar("R")
 
-
 ERROR_BITS = 18 / math.log(2)
 """λ·Δ² at every quality: bits that a squared error of one step in an orthonormal transform is worth."""
-
 
 MAX_BATCH = 256
 """Pictures of one batch: their activations stay in a CPU's cache."""
@@ -40,10 +37,9 @@ class DenseCoder:
         self.model = model.to(device)
         self._check_known_answer()
         self.symbols = SymbolCoder(file.arrays, check_with=bytes.fromhex(file.id))
-        pixels = self.settings.height * self.settings.width
-        self._batch = max(1, min(MAX_BATCH if device.type == "cpu" else 1 << 16, limits.pixels(device) // pixels))
-        count = threads if device.type == "cpu" else os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="codec") if count > 1 else None
+        self._pixels = self.settings.height * self.settings.width
+        most = min((MAX_BATCH if device.type == "cpu" else 1 << 16) * self._pixels, limits.pixels(device))
+        self._batches = Batches(device, most=most, threads=threads if device.type == "cpu" else os.cpu_count() or 1)
 
     def _check_known_answer(self) -> None:
         arrays = self.file.arrays
@@ -125,20 +121,10 @@ class DenseCoder:
         return torch.from_numpy(steps.astype(np.float32) / QUALITY_STEPS).to(self.device)
 
     def _each(self, count: int, function: Callable[[slice], list[R]]) -> list[R]:
-        """``function`` over batches of ``count`` pictures, in order, on the codec's threads."""
+        """``function`` over batches of ``count`` pictures, in order."""
 
-        def without_gradients(part: range) -> list[list[R]]:
-            with torch.inference_mode():  # holds for the thread that enters it
-                return run_or_halve(
-                    part,
-                    lambda numbers: function(slice(numbers[0], numbers[-1] + 1)),
-                    device=self.device,
-                    on_halved=self._halve,
-                )
+        def run(numbers: Sequence[int]) -> list[R]:
+            return function(slice(numbers[0], numbers[-1] + 1))
 
-        parts = [range(first, min(count, first + self._batch)) for first in range(0, count, self._batch)]
-        results = map(without_gradients, parts) if self._pool is None else self._pool.map(without_gradients, parts)
-        return [item for batches in results for batch in batches for item in batch]
-
-    def _halve(self) -> None:
-        self._batch = max(1, self._batch // 2)
+        results = self._batches.map(run, range(count), size=lambda _: self._pixels, alike=lambda _: None)
+        return [result for _, result in results]

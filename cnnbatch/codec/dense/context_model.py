@@ -22,43 +22,24 @@ from cnnbatch.codec.transforms.quality import NUM_ANCHORS, interpolation_weights
 LATENT_UNIT: Final = 64.0
 """Grey levels of an orthonormal transform that the context model sees as 1."""
 
-
 VALUE_BITS: Final = 8
 """ŷ and μ are whole numbers of 2⁻⁸ quantisation steps."""
-
 
 INPUT_BITS: Final = 8
 """Inputs are whole numbers of 2⁻⁸ `LATENT_UNIT`, at most `INPUT_MAX`."""
 
-
 INPUT_MAX: Final = 1 << 20
-
-
 HIDDEN_BITS: Final = 10
-
-
 HIDDEN_MAX: Final = (1 << 16) - 1
-
-
 ANCHOR_BITS: Final = 12
-
-
 MEAN_MAX: Final = 1 << 24
-
 
 VALUE_MAX: Final = 1 << 22
 """Largest |μ| in 2⁻⁸ steps."""
 
-
 MIN_SHIFT, MAX_SHIFT = 4, 20
-
-
 STEPS_BETWEEN_ANCHORS: Final = MAX_QUALITY_STEPS // (NUM_ANCHORS - 1)
-
-
 PARTS: Final = ("enter", "mean", "scale")
-
-
 Integers = dict[str, npt.NDArray[np.integer]]
 
 

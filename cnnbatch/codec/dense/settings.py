@@ -10,16 +10,9 @@ from cnnbatch.codec.transforms.quality import Positive, ScaleRange, high_rate_st
 POOLED = 4
 """Pixels that a position after both pools covers in each direction."""
 
-
 MAX_SIDE = 512
-
-
 MAX_CLASSES = 4096
-
-
 Channels = Annotated[int, Field(ge=1, le=1024)]
-
-
 ClassName = Annotated[str, Field(min_length=1, max_length=200)]
 
 

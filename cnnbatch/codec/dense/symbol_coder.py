@@ -35,14 +35,10 @@ from cnnbatch.codec.geometry import Array
 from cnnbatch.errors import BitstreamError
 
 HEADER_BYTES = 1
-
-
 SMALLEST = HEADER_BYTES + SMALL_STATE_BYTES
-
 
 _BYTES_PER_SYMBOL = 5
 """More than an escaped symbol takes."""
-
 
 Values = npt.NDArray[np.int32]
 

@@ -12,7 +12,6 @@ Where a picture has some fifty bytes, the eight of a 64-bit state would be a sev
 takes, and two of them are not lost: the encoder begins with 2¹⁶ plus a check of 16 bits, the decoder must end there. So
 coarse a state costs about a bit a stream."""
 
-
 SMALL_STATE_BYTES = 3
 
 

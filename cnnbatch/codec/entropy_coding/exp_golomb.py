@@ -11,7 +11,6 @@ from cnnbatch.errors import BitstreamError
 LARGEST_NUMBER: Final = 1 << 14
 """Magnitude of a picture's own number."""
 
-
 Numbers = npt.NDArray[np.int64]
 
 

@@ -27,20 +27,10 @@ from cnnbatch.codec.entropy_coding.tables import Indexes, Symbols, Tables
 from cnnbatch.errors import BitstreamError
 
 _LOWER = np.uint64(1 << 31)
-
-
 _MASK16 = np.uint64(0xFFFF)
-
-
 _MASK32 = np.uint64(0xFFFFFFFF)
-
-
 _S16 = np.uint64(16)
-
-
 _S32 = np.uint64(32)
-
-
 _S47 = np.uint64(47)
 
 

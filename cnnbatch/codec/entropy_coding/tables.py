@@ -13,20 +13,12 @@ from cnnbatch.errors import BitstreamError, CodecFileError
 PRECISION = 16
 """Bits of a frequency: each table sums to 2¹⁶."""
 
-
 SYMBOL_LIMIT = 32767
 """Largest magnitude of a symbol; what a table does not hold is escaped as 16 raw bits."""
 
-
 TAIL_SIGMAS = 5.0
-
-
 BUCKET_BITS = 8
-
-
 Symbols = npt.NDArray[np.int16]
-
-
 Indexes = npt.NDArray[np.uint8]
 
 

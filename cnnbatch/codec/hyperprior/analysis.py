@@ -11,12 +11,8 @@ from torch.nn import functional as F
 from cnnbatch.codec.geometry import BLOCK, PIXEL_UNIT
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.codec.transforms.lapped import BorderFilter
-from cnnbatch.codec.transforms.lapped_kernels import lapped_blocks
 from cnnbatch.codec.transforms.layers import space_to_depth
 from cnnbatch.codec.transforms.quality import QualityCurve
-
-KEPT_MATRICES = 16
-"""Of the analysis, a megabyte each."""
 
 
 class Analysis(nn.Module):
@@ -32,12 +28,9 @@ class Analysis(nn.Module):
         self.down = nn.Linear(4 * s.width_8, s.width_16)
         self.leave = nn.Linear(s.width_16, s.latent_channels)
         self.latent_gain = QualityCurve(s.latent_channels)
-        self._kept: dict[float, tuple[Tensor, Tensor]] | None = None
 
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
-        """``x`` [N, H, W, 3] integers −128…127 of any dtype, pixels less `GREY`; ``quality`` [N] → y [N, H/16, W/16, M]."""
-        if not self.training:
-            return self._at_once(x, quality)
+        """``x`` [N, H, W, 3], pixels less `GREY`; ``quality`` [N] → y [N, H/16, W/16, M]."""
         step = self.settings.step(quality)[:, None, None, None]
         x = self.border(x.float()).to(_working_dtype(x))
         patches = space_to_depth(x, 8)
@@ -47,37 +40,8 @@ class Analysis(nn.Module):
         y = torch.add(self.bypass(space_to_depth(x, BLOCK)).float(), learned, alpha=PIXEL_UNIT)
         return y * (torch.exp(self.latent_gain(quality)) / step)
 
-    def _at_once(self, x: Tensor, quality: Tensor) -> Tensor:
-        """`forward` without gradients: one matrix product for each image."""
-        dtype = _working_dtype(x)
-        if x.device.type == "cpu" and x.dtype == torch.int8:
-            inputs = lapped_blocks(x, self.border.weight, dtype)
-        else:
-            inputs = space_to_depth(self.border(x.float()).to(dtype), BLOCK)
-        if bool((quality == quality[0]).all()):
-            return F.linear(inputs, *self._matrix_at(quality[0]))
-        pictures = zip(inputs, quality, strict=True)
-        return torch.stack([F.linear(picture, *self._matrix_at(q)) for picture, q in pictures])
-
-    def keep_matrices(self) -> None:
-        """From now on, what `_one_matrix` gives is kept for the last qualities; the weights must not change any more."""
-        self._kept = {}
-
-    def _matrix_at(self, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """`_one_matrix` of one quality, [M, 768] and [M]."""
-        key = float(quality)
-        found = None if self._kept is None else self._kept.get(key)
-        if found is None:
-            matrix, bias = self._one_matrix(quality[None])
-            found = matrix[0], bias[0]
-            if self._kept is not None:
-                if len(self._kept) >= KEPT_MATRICES:
-                    self._kept.clear()
-                self._kept[key] = found
-        return found
-
-    def _one_matrix(self, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """All of g_a behind the border filter: a matrix [N, M, 768] and a bias [N, M]."""
+    def as_matrix(self, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """All of g_a behind the border filter, which is linear: matrices [N, M, 768] and biases [N, M]."""
         s = self.settings
         with torch.autocast(quality.device.type, enabled=False):
             behind = self.leave.weight @ self.down.weight

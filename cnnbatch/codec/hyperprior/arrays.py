@@ -15,7 +15,7 @@ from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.codec.interface import Architecture, Expected, Limits, Parsed, copy_weights
 from cnnbatch.codec.quantisation.dependent import trellis_tables
-from cnnbatch.codec.transforms.integer_layers import IntegerLinear
+from cnnbatch.codec.transforms.integer_layers import IntegerLinear, Integers
 
 KNOWN_ANSWER_SIZE = (4, 5)
 """Hyper-latent positions (rows, columns) of the known answer."""
@@ -66,22 +66,18 @@ class HyperpriorArchitecture(Architecture[HyperpriorSettings, Hyperprior]):
             raise ValueError(f"z_scale.table names table {largest} of {settings.num_scales}")
 
     def model(self, settings: HyperpriorSettings, arrays: Mapping[str, Array]) -> Hyperprior:
-        """The network, its layers of integers fixed to the file's. Raises CodecFileError if one is not exact."""
+        """The network. Raises ValueError or CodecFileError for a layer of integers that cannot be, or is not exact."""
         model = Hyperprior(settings)
         for name, parameter in _float_parameters(model):
             copy_weights(parameter, arrays[name])
         for name, layer in _integer_layers(model):
             weight, shift, bias = (arrays[f"{name}.{part}"] for part in ("weight", "shift", "bias"))
-            layer.fix(*(torch.from_numpy(a.astype(np.float32)) for a in (weight, shift, bias)))
-        _check_exact(model)
+            layer.take(Integers(*(torch.from_numpy(a.astype(np.float32)) for a in (weight, shift, bias))))
         return model.eval()
 
     def trainable_model(self, settings: HyperpriorSettings, arrays: Mapping[str, Array]) -> Hyperprior:
-        """The same; its layers of integers are rounded anew at every step."""
-        model = self.model(settings, arrays)
-        for _, layer in _integer_layers(model):
-            layer.release()
-        return model.train()
+        """See `Architecture.trainable_model`."""
+        return self.model(settings, arrays).train()
 
     def coder(self, file: Parsed, *, device: torch.device, limits: Limits, threads: int) -> HyperpriorCoder:
         """See `Architecture.coder`."""

@@ -7,7 +7,7 @@ decoder needs are the integer tables of the codec file (`HyperTables`), and any 
 
 `HyperContext` is the same arithmetic over tensors for training, exact as well, because all of its sums stay below 2²⁴.
 
-Shapes: a × b hyper-latent positions of one unit, C channels.
+Shapes: a × b hyper-latent positions of one tile, C channels.
 """
 
 from collections.abc import Mapping
@@ -29,37 +29,28 @@ from cnnbatch.codec.transforms.layers import neighbours
 WEIGHT_UNIT = 64
 """A weight of 1 as an integer."""
 
-
 WEIGHT_MAX = 127
-
 
 UNIT = 256
 """Activity of a symbol that is as large as its scale index expects."""
 
-
 MOST = 8 * UNIT
 """Activity of one symbol at most."""
-
 
 PRIOR = 4
 """Symbols of usual size that an activity is averaged with."""
 
-
 NEIGHBOUR = 16
 """Symbols that the mean activity of the place to the left counts for, and that of the place above."""
-
 
 OWN = 4
 """Symbols that the same channel counts for, to the left and above."""
 
-
 EDGES = (23, 27, 32, 38, 45, 54, 64, 76, 91, 108, 128, 152, 181, 215, 256, 304, 362, 431, 512, 609, 724)
 """Activities, as a mean over symbols in units of 1/`UNIT`, above which the next class begins: 2^(k/4), k from −14 to 6."""
 
-
 SMALLEST = 0.05
 """Added to an expected magnitude, so that none is zero."""
-
 
 Integers = npt.NDArray[np.int64]
 
@@ -104,7 +95,7 @@ def inverse_magnitudes(scale_range: tuple[float, float], num_scales: int) -> Int
 
 @numba.njit(nogil=True, cache=True)
 def _predicted(z, i, j, c, weights):  # type: ignore[no-untyped-def]
-    """Rounded half up; nothing beyond the unit."""
+    """Rounded half up; nothing beyond the tile."""
     total = WEIGHT_UNIT // 2
     if j > 0:
         total += weights[c, 0] * z[i, j - 1, c]

@@ -27,29 +27,18 @@ from torch import Tensor, nn
 from cnnbatch.codec.entropy_coding.likelihood import gaussian_bits, noisy
 from cnnbatch.codec.geometry import GREY
 from cnnbatch.codec.hyperprior.analysis import Analysis
+from cnnbatch.codec.hyperprior.distortion import quantiser_weights
 from cnnbatch.codec.hyperprior.hyper_latents import HyperContext
+from cnnbatch.codec.hyperprior.hyper_transforms import HyperAnalysis, MeanNet
 from cnnbatch.codec.hyperprior.rate import on_the_trellis
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.codec.hyperprior.synthesis import Synthesis
-from cnnbatch.codec.transforms.asinh import asinh_and_magnitude
-from cnnbatch.codec.transforms.integer_layers import (
-    Z_MAX,
-    IntegerDepthwise,
-    IntegerLinear,
-    IntegerNet,
-    round_half_up,
-    soft_clamp,
-)
-from cnnbatch.codec.transforms.layers import Block, FullPrecisionLinear, hardswish, keep_variance, neighbours, space_to_depth
+from cnnbatch.codec.transforms.integer_layers import Z_MAX, IntegerNet, round_half_up, soft_clamp
+from cnnbatch.codec.transforms.layers import keep_variance, neighbours
 from cnnbatch.codec.transforms.quality import QualityCurve
-
-MEAN_BLOCKS = 2
-"""Of a mean net, at 1/16 of the resolution."""
-
 
 NUM_NEIGHBOURS = 4
 """Decoded latent positions that a mean is predicted from."""
-
 
 COARSER = (1.65, 1.05)
 """Quantisation step that training starts with at quality 0 and 63, in units of the high-rate optimum Δ(q): where most
@@ -61,55 +50,6 @@ class HyperLatents(NamedTuple):
 
     scale_positions: Tensor
     means: Tensor
-
-
-class HyperAnalysis(nn.Module):
-    """h_a: latents → hyper-latents z at 1/64, before rounding."""
-
-    def __init__(self, s: HyperpriorSettings) -> None:
-        super().__init__()
-        width = s.hyper_width
-        self.enter = nn.Linear(2 * s.latent_channels, width)
-        self.gain = QualityCurve(width)
-        self.block_16 = Block(width)
-        self.down_32 = nn.Linear(4 * width, width)
-        self.block_32 = Block(width)
-        self.down_64 = FullPrecisionLinear(4 * width, s.hyper_channels)
-
-    def forward(self, y: Tensor, quality: Tensor) -> Tensor:
-        """``y`` [N, h, w, M] with h, w multiples of 4 → z [N, h/4, w/4, Cz]."""
-        x = self.enter(asinh_and_magnitude(y)) * torch.exp(self.gain(quality))
-        x = self.down_32(space_to_depth(hardswish(self.block_16(x)), 2))
-        return cast(Tensor, self.down_64(space_to_depth(self.block_32(x), 2)))
-
-
-class MeanNet(IntegerNet):
-    """ẑ → means of the latents, of integers but for their gain."""
-
-    def __init__(self, s: HyperpriorSettings) -> None:
-        super().__init__(
-            hyper_channels=s.hyper_channels, width=s.hyper_width, latent_channels=s.latent_channels, blocks=MEAN_BLOCKS
-        )
-        self.gain = QualityCurve(s.latent_channels)
-        if not self.gain.anchors.is_meta:  # where normal numbers import torch's compiler: two seconds of a process's start
-            self._initialise()
-
-    def forward(self, z_hat: Tensor, quality: Tensor) -> Tensor:  # type: ignore[override]
-        """``z_hat`` [N, h, w, Cz] → [N, 4h, 4w, M]."""
-        means, gain = super().forward(z_hat), torch.exp(self.gain(quality))
-        return means * gain if means.requires_grad else means.mul_(gain)
-
-    @torch.no_grad()
-    def _initialise(self) -> None:
-        """Activations between their limits, depthwise layers near the identity, small means."""
-        for layer in self.modules():
-            if isinstance(layer, IntegerDepthwise):
-                nn.init.normal_(layer.weight, 0, 0.15)
-                layer.weight[:, 4] += 0.6
-            elif isinstance(layer, IntegerLinear):
-                last = layer is self.leave
-                nn.init.normal_(layer.weight, 0, (0.3 if last else 1.0) / layer.weight.shape[1] ** 0.5)
-                nn.init.constant_(layer.bias, 0.0 if last else 1.0)
 
 
 class Hyperprior(nn.Module):
@@ -136,20 +76,6 @@ class Hyperprior(nn.Module):
         """The nets whose layers are of integers."""
         return [self.scale_net, self.mean_net]
 
-    def bits_per_square(self, quality: Tensor) -> Tensor:
-        """[N, M]: bits that a squared unit of error in one latent of each channel is worth, by the synthesis' bypass alone.
-
-        λ·MSE counts the 256·3 samples of a block as λ·Σe² ÷ (3·256) per pixel, hence λ·Σe² ÷ 3 for the block.
-        """
-        with torch.no_grad():
-            gain = torch.exp(self.g_s.latent_gain(quality)).flatten(1) * self.settings.step(quality)[:, None]
-            norm = self.g_s.bypass.weight.square().sum(0)
-            return self.settings.lmbda(quality)[:, None] / 3 * gain.square() * norm
-
-    def quantiser_weights(self, quality: Tensor) -> Tensor:
-        """[N, M]: bits that the quantiser counts for a squared unit of error."""
-        return distortion_weights(quality, self.settings.latent_channels) * self.bits_per_square(quality)
-
     def hyper_synthesis(self, z_hat: Tensor, quality: Tensor) -> HyperLatents:
         """``z_hat`` integers → scale positions (real, to be rounded half up and clamped) and means."""
         positions = self.scale_net(z_hat) + round_half_up(self.scale_offset(quality))
@@ -170,7 +96,7 @@ class Hyperprior(nn.Module):
         residual = y - means
         positions = soft_clamp(round_half_up(hyper.scale_positions), 0, s.num_scales - 1, share=1)
         scales = s.scale_at(positions)
-        r_hat, bits = on_the_trellis(residual, positions, scales, self.quantiser_weights(quality), s, noise=noise)
+        r_hat, bits = on_the_trellis(residual, positions, scales, quantiser_weights(self.g_s, quality), s, noise=noise)
         bits = bits + self._hyper_bits(z, z_hat, quality, noise=noise)
         return self.g_s(r_hat + means, quality), bits
 
@@ -215,17 +141,6 @@ class Hyperprior(nn.Module):
         index = torch.log(in_steps / self.settings.scale_range[0]) * self.settings.indexes_per_nat
         self.scale_offset.anchors.copy_(index.clamp(0, self.settings.num_scales - 1))
         self.z_scale.anchors.fill_(self.settings.indexes_per_nat * math.log(1.0 / self.settings.scale_range[0]))
-
-
-def distortion_weights(quality: Tensor, channels: int) -> Tensor:
-    """[N, M]: weight of an error as the quantiser counts it, relative to what it does through the linear bypass.
-
-    Of least loss by trial: 1.0 at q = 4, 0.8 from 20 on. And of an error in a channel of high frequency (the last ones) the
-    learned path takes away three parts in four, in one of low frequency one; weighing them apart gains some 0.1 %.
-    """
-    by_quality = 0.77 + 0.3 * torch.exp(-quality / 10)
-    by_channel = 1.12 - 0.04 * torch.log2(1 + torch.arange(channels, device=quality.device))
-    return by_quality[:, None] * by_channel
 
 
 def known_neighbours(values: Tensor) -> Tensor:

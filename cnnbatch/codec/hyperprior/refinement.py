@@ -12,15 +12,16 @@ of steps of gradient descent.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cnnbatch.codec.hyperprior.latent_codec import LatentCoder, Side
-from cnnbatch.codec.hyperprior.model import Hyperprior
+from cnnbatch.codec.hyperprior.distortion import bits_per_square
+from cnnbatch.codec.hyperprior.inference import Int8Synthesis
+from cnnbatch.codec.hyperprior.latent_encoder import LatentEncoder, QuantisedTile
+from cnnbatch.codec.hyperprior.synthesis import Synthesis
 from cnnbatch.codec.quantisation.quantised import Choice
 
 CURVATURE = 0.75
@@ -28,74 +29,63 @@ CURVATURE = 0.75
 an error in one latent, less of errors in many."""
 
 
-@dataclass(slots=True)
-class Unit:
-    """The same unit of every tile of a batch, while it is quantised."""
+class Refinement:
+    """Better symbols for tiles that are quantised already."""
 
-    place: tuple[slice, slice]
-    """Where in the window of its tile, in latent positions."""
-    side: Side
-    choice: Choice
+    def __init__(self, latents: LatentEncoder, g_s: Synthesis, decoding: Int8Synthesis) -> None:
+        """``g_s``: for its gradient; ``decoding``: for what a decoder will show."""
+        self._latents, self._g_s, self._decoding = latents, g_s, decoding
+
+    def refined(
+        self, tiles: Sequence[QuantisedTile], *, x: Tensor, y: Tensor, quality: Tensor, passes: int
+    ) -> list[QuantisedTile]:
+        """Of the first guess ``tiles`` and those of so many ``passes`` the cheapest, image by image.
+
+        ``x`` uint8 [N, H, W, 3]: the windows' pixels, ``y`` [N, h, w, M]: their latents, which count as they are, unquantised,
+        outside of the tiles (in the halo).
+        """
+        square = CURVATURE * bits_per_square(self._g_s, quality)  # bits of a squared unit of error in one latent
+        weights = square.cpu().numpy()
+        least, best = np.full(len(x), np.inf), list(tiles)
+        for number in range(passes + 1):
+            y_hat = self._latents.latents_of(tiles, y)
+            decoded = self._decoding.pixels(y_hat, quality)  # clamped, filtered and computed in eight bits
+            bits = sum(self._latents.bits(tile.choice, tile.side) for tile in tiles)
+            cost = self._distortion(decoded, x, quality).cpu().numpy() + bits
+            best = [_merged(cost < least, tile, known) for tile, known in zip(tiles, best, strict=True)]
+            least = np.minimum(cost, least)
+            if number < passes:
+                lowest = y_hat - self._gradient(y_hat, decoded - x.float(), quality) / (2 * square[:, None, None, :])
+                tiles = [self._requantised(tile, lowest, weights) for tile in tiles]
+        return best
+
+    def _requantised(self, tile: QuantisedTile, lowest: Tensor, weights: npt.NDArray[np.float32]) -> QuantisedTile:
+        """The symbols nearest to where the parabola is ``lowest``, by rate and its distortion."""
+        return tile._replace(choice=self._latents.quantise(lowest[:, *tile.place], tile.side._replace(weights=weights)))
+
+    def _gradient(self, y_hat: Tensor, error: Tensor, quality: Tensor) -> Tensor:
+        """Of the distortion, in floats and as if no filter came behind, [N, h, w, M]; ``error``: pixels less original."""
+        with torch.inference_mode(False), torch.enable_grad():
+            latents, error, quality = (
+                part.clone() for part in (y_hat, error, quality)
+            )  # of inference mode: no gradient may be
+            picture = self._g_s(latents.requires_grad_(), quality)
+            outwards = 2 / 3 * self._g_s.settings.lmbda(quality)[:, None, None, None] * error
+            (gradient,) = torch.autograd.grad(picture, latents, outwards)
+        return gradient
+
+    def _distortion(self, decoded: Tensor, x: Tensor, quality: Tensor) -> Tensor:
+        """λ·MSE in bits of each whole window [N]; ``decoded``: pixels."""
+        error = (decoded.float() - x).square().flatten(1).sum(1)
+        bits: Tensor = self._g_s.settings.lmbda(quality) / 3 * error
+        return bits
 
 
-def refine(
-    coder: LatentCoder, units: Sequence[Unit], *, x: Tensor, y: Tensor, quality: Tensor, passes: int, model: Hyperprior
-) -> None:
-    """Improves ``units`` in place; ``x`` uint8 [N, H, W, 3] are the windows' pixels, ``y`` [N, h, w, M] their latents.
-
-    Latents of the window outside its units (the halo) count as they are, unquantised.
-    """
-    square = CURVATURE * model.bits_per_square(quality)  # bits of a squared unit of error in one latent
-    weights = square.cpu().numpy()
-    least, best = np.full(len(x), np.inf), [unit.choice for unit in units]
-    for number in range(passes + 1):
-        y_hat = latents_of(coder, units, y)
-        decoded = model.g_s.pixels(y_hat, quality)  # clamped, filtered and, if the codec is so, computed in eight bits
-        distortion = _distortion(model, decoded, x, quality)
-        cost = distortion.cpu().numpy() + sum(coder.bits(unit.choice, unit.side) for unit in units)
-        best = [_merged(cost < least, unit.choice, known) for unit, known in zip(units, best, strict=True)]
-        least = np.minimum(cost, least)
-        if number == passes:
-            break
-        gradient = _gradient(model, y_hat, decoded - x.float(), quality)
-        for unit in units:
-            step = gradient[:, *unit.place] / (2 * square[:, None, None, :])
-            lowest = y_hat[:, *unit.place] - step
-            unit.choice = coder.quantise(lowest, unit.side._replace(weights=weights))
-    for unit, choice in zip(units, best, strict=True):
-        unit.choice = choice
-
-
-def latents_of(coder: LatentCoder, units: Sequence[Unit], y: Tensor) -> Tensor:
-    """ŷ of the window: as a decoder finds it in its units, elsewhere ``y``."""
-    y_hat = y.clone()
-    for unit in units:
-        y_hat[:, *unit.place] = coder.dequantise(unit.choice, unit.side.means)
-    return y_hat
-
-
-def _merged(better: npt.NDArray[np.bool_], new: Choice, old: Choice) -> Choice:
-    """Of each image [N] the new one where it is ``better``."""
+def _merged(better: npt.NDArray[np.bool_], new: QuantisedTile, old: QuantisedTile) -> QuantisedTile:
+    """Of each image [N] the new choice where it is ``better``."""
     images = better[:, None, None, None]
-    return Choice(
-        np.where(images, new.symbols, old.symbols),
-        np.where(images, new.found, old.found),
-        np.where(images, new.tables, old.tables),
+    a, b = new.choice, old.choice
+    choice = Choice(
+        np.where(images, a.symbols, b.symbols), np.where(images, a.found, b.found), np.where(images, a.tables, b.tables)
     )
-
-
-def _gradient(model: Hyperprior, y_hat: Tensor, error: Tensor, quality: Tensor) -> Tensor:
-    """Of the distortion, in floats and as if no filter came behind, [N, h, w, M]; ``error``: pixels less original."""
-    with torch.inference_mode(False), torch.enable_grad():
-        latents, error, quality = (part.clone() for part in (y_hat, error, quality))  # of inference mode: no gradient may be
-        picture = model.g_s(latents.requires_grad_(), quality)
-        outwards = 2 / 3 * model.settings.lmbda(quality)[:, None, None, None] * error
-        (gradient,) = torch.autograd.grad(picture, latents, outwards)
-    return gradient
-
-
-def _distortion(model: Hyperprior, decoded: Tensor, x: Tensor, quality: Tensor) -> Tensor:
-    """λ·MSE in bits of each whole window [N]; ``decoded``: pixels."""
-    error = (decoded.float() - x).square().flatten(1).sum(1)
-    bits: Tensor = model.settings.lmbda(quality) / 3 * error
-    return bits
+    return new._replace(choice=choice)

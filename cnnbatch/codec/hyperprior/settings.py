@@ -1,4 +1,4 @@
-"""Sizes and ranges of one hyperprior, which live in its codec file, and the units that all its parts share."""
+"""Sizes and ranges of one hyperprior, which live in its codec file."""
 
 import math
 from typing import Annotated, Literal

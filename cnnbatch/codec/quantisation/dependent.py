@@ -15,7 +15,7 @@ A symbol k stands for the level 2k in the first quantiser and for 2k less its si
 tables of their own: with T scale indexes, index i has table T + i in the first and 2T + i in the second; tables 0 … T − 1
 are those of integers on their own, hyper-latents among them. A *quantiser* below is 0 (integers), 1 or 2.
 
-Shapes: a × b positions of one unit, M channels. K channels, the first, have a context, see `cnnbatch.codec.quantisation.rdoq`.
+Shapes: a × b positions of one tile, M channels. K channels, the first, have a context, see `cnnbatch.codec.quantisation.rdoq`.
 """
 
 from functools import lru_cache
@@ -32,14 +32,11 @@ from cnnbatch.codec.entropy_coding.tables import TAIL_SIGMAS, Indexes, Symbols, 
 
 Values = npt.NDArray[np.float32]
 
-
 SPACING: Final = 0.86
 """Distance of levels, in quantisation steps."""
 
-
 FIRST_DEPENDENT: Final = 7
 """Scale index from which symbols are dependent."""
-
 
 MASKS: Final = {64: (44, 19), 256: (189, 127), 1024: (972, 319)}
 """Of the machine with so many states, see `Machine`: which bits of a state count for its flip and for its quantiser. They cost
@@ -105,7 +102,7 @@ def symbol_mass(symbols: Tensor, quantisers: Tensor, scales: Tensor) -> Tensor:
 
 
 def state_machine(settings: TrellisSettings) -> StateMachine:
-    """Which table each symbol of a unit has."""
+    """Which table each symbol of a tile has."""
     second, moves = _moves(settings.dependent_states)
     return StateMachine(settings.num_scales * (1 + second), moves, FIRST_DEPENDENT)
 
@@ -119,7 +116,7 @@ def _moves(states: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
 
 
 def dequantise(symbols: Symbols, indexes: Indexes, settings: TrellisSettings) -> Values:
-    """What the symbols of one unit stand for; symbols and their scale indexes in the order of the stream [n]."""
+    """What the symbols of one tile stand for; symbols and their scale indexes in the order of the stream [n]."""
     values = np.empty(len(symbols), np.float32)
     _follow(symbols, indexes, *_moves(settings.dependent_states), values)
     return values

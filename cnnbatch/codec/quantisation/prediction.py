@@ -27,7 +27,7 @@ def _restore(values, found, context):  # type: ignore[no-untyped-def]
 @numba.njit(nogil=True, cache=True)
 def predict(found, i, j, turned, expected):  # type: ignore[no-untyped-def]
     """Fills ``expected`` [K]: linear in the K channels of what lies left, above, above left and above right, by the columns of
-    ``turned`` [4·K, K]. Nothing beyond the unit."""
+    ``turned`` [4·K, K]. Nothing beyond the tile."""
     channels = len(expected)
     expected[:] = 0
     for part in range(4):

@@ -12,7 +12,6 @@ from cnnbatch.codec.quantisation.dependent import Values, symbol_mass
 LEVELS = 64
 """Magnitudes with a threshold of their own; beyond, that of the last."""
 
-
 ESCAPE_BITS = 16
 
 

@@ -1,4 +1,4 @@
-"""What an encoder chose for one unit, and what a decoder will make of it."""
+"""What an encoder chose for one tile, and what a decoder will make of it."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from cnnbatch.codec.quantisation.dependent import SPACING, TrellisSettings, Valu
 
 
 class Choice(NamedTuple):
-    """One quantised unit, or several as arrays with an axis more."""
+    """One quantised tile, or several as arrays with an axis more."""
 
     symbols: Symbols
     """[a, b, M]."""
@@ -21,7 +21,7 @@ class Choice(NamedTuple):
 
 
 def chosen_values(choice: Choice, settings: TrellisSettings) -> Values:
-    """What the symbols of a `Choice` stand for, of one unit or several; those that are in no stream are zero."""
+    """What the symbols of a `Choice` stand for, of one tile or several; those that are in no stream are zero."""
     values = np.empty(choice.symbols.shape, np.float32)
     flat = (part.reshape(-1) for part in (choice.symbols, choice.tables, values))
     _stand_for(*flat, settings.num_scales)

@@ -5,7 +5,7 @@ Magazine 15(6), 1998, on rate–distortion optimisation). For magnitude a betwee
 
     bits(k + 1) + w·(k + 1 − a)²  <  bits(k) + w·(a − k)²     ⇔     a − k  >  ½ + (bits(k + 1) − bits(k)) / 2w
 
-with the bits of the entropy coder's own tables and w, in bits for a squared unit, of `Hyperprior.quantiser_weights`.
+with the bits of the entropy coder's own tables and w, in bits for a squared unit, of `cnnbatch.codec.hyperprior.distortion`.
 A decoder never sees the difference. (In `cnnbatch.codec.quantisation.dependent` the decoder takes part.)
 """
 

@@ -1,4 +1,4 @@
-"""In which order the symbols of a unit are in its stream.
+"""In which order the symbols of a tile are in its stream.
 
 As a decoder's state goes on from symbol to symbol, an encoder cannot tell which path is the cheapest before its end, but
 channels with a context need what was found at their neighbours. So their symbols come first, in wavefronts: rows go on
@@ -21,17 +21,15 @@ from cnnbatch.codec.quantisation.dependent import TrellisSettings
 LAG = 2
 """Places that a row is behind the one above: a prediction reads what lies above right."""
 
-
 AT_ONCE = 32
 """Places that are looked at together."""
 
-
 KEPT_ORDERS = 64
-"""Of shapes; 66 kB for the largest unit."""
+"""Of shapes; 66 kB for the largest tile."""
 
 
 class Order(NamedTuple):
-    """Symbols of a unit [a·b·M], numbered in raster order with channels innermost, as runs of consecutive ones."""
+    """Symbols of a tile [a·b·M], numbered in raster order with channels innermost, as runs of consecutive ones."""
 
     runs: npt.NDArray[np.int32]
     """[runs, 2]: number of the first symbol of each, and of the first behind it. A run lies within one position."""
@@ -41,7 +39,7 @@ class Order(NamedTuple):
 
 
 class Coded(NamedTuple):
-    """Those symbols of a unit that are in its stream, as an `Order` has them."""
+    """Those symbols of a tile that are in its stream, as an `Order` has them."""
 
     places: npt.NDArray[np.int32]
     """[n]: their numbers."""
@@ -50,13 +48,13 @@ class Coded(NamedTuple):
 
 
 def coded(indexes: npt.NDArray[np.uint8], first: int, order: Order) -> Coded:
-    """Of the scale ``indexes`` [a, b, M] of a unit those that are at least ``first``."""
+    """Of the scale ``indexes`` [a, b, M] of a tile those that are at least ``first``."""
     return Coded(*_coded(indexes.reshape(-1), first, order.runs))
 
 
 @lru_cache(KEPT_ORDERS)
 def stream_order(a: int, b: int, channels: int, known: int) -> Order:
-    """Of a unit: the first ``known`` channels, which have a context, in wavefronts, then the others in one front."""
+    """Of a tile: the first ``known`` channels, which have a context, in wavefronts, then the others in one front."""
     first = np.arange(a * b, dtype=np.int32) * channels
     row, column = np.divmod(np.arange(a * b), b)
     front = column + LAG * row
@@ -90,6 +88,6 @@ def _coded(indexes, first, runs):  # type: ignore[no-untyped-def]
 
 
 def stream_symbols(settings: TrellisSettings, indexes: Indexes, known: int) -> Coded:
-    """Which symbols of a unit are in its stream, from its scale ``indexes`` [a, b, M]; ``known``: see `stream_order`."""
+    """Which symbols of a tile are in its stream, from its scale ``indexes`` [a, b, M]; ``known``: see `stream_order`."""
     a, b, channels = indexes.shape
     return coded(indexes, settings.coded_from, stream_order(a, b, channels, known))

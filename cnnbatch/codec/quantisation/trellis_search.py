@@ -28,7 +28,7 @@ class TrellisQuantiser:
         means: Values | None = None,
         in_stream: Coded | None = None,
     ) -> Choice:
-        """One unit: ``values`` [a, b, M], latents in quantisation steps, and their scale ``indexes``.
+        """One tile: ``values`` [a, b, M], latents in quantisation steps, and their scale ``indexes``.
 
         ``weights`` [M]: bits of a squared unit of error; ``context`` [K, 4·K], see `Hyperprior.context_weights`; ``means``:
         what is still in the ``values``, if anything; ``in_stream``: see `stream_symbols`, where it is known already.

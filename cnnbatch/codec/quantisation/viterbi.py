@@ -4,7 +4,7 @@
 In a shift register the states j and j + S/2 lead to the same two, 2j and 2j + 1: a step is S/2 butterflies without a
 branch or a look-up, which compilers turn into vector instructions.
 
-Shapes: a × b positions of one unit, M channels; a *step* is one dependent symbol in the order of the stream.
+Shapes: a × b positions of one tile, M channels; a *step* is one dependent symbol in the order of the stream.
 """
 
 from typing import Final
@@ -22,14 +22,11 @@ from cnnbatch.codec.quantisation.rdoq import choose
 WINDOW: Final = 8192
 """Steps that are decided at once."""
 
-
 LOOKAHEAD: Final = 256
 """Steps after them that count for which path is the cheapest; they are then gone again, from where it was decided."""
 
-
 _NEVER: Final = np.float32(1e30)
 """Cost of a state that no path leads to."""
-
 
 _SETTLED: Final = 64
 """Steps after which costs are taken down to begin near zero again."""

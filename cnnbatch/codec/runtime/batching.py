@@ -1,37 +1,68 @@
-"""Batches that adapt to the memory of the device."""
+"""Work in batches of alike items, on the codec's threads, in batches that adapt to the memory of the device."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
 
 logger = logging.getLogger(__name__)
 
-
 T = TypeVar("T")
-
-
 R = TypeVar("R")
 
 
-def run_or_halve(
-    batch: Sequence[T], function: Callable[[Sequence[T]], R], *, device: torch.device, on_halved: Callable[[], None]
-) -> list[R]:
-    """``[function(batch)]``, or where the device has no memory for it, what ``function`` gives for its halves, in order.
+class Batches:
+    """Batches of at most the size ``most`` together (a larger item alone), so many at once as there are ``threads``.
 
-    ``on_halved`` makes the batches that follow smaller. Raises torch.OutOfMemoryError where a single item does not fit.
+    Where the device has no memory for a batch, its halves are tried, and the batches that follow are smaller.
     """
-    try:
-        return [function(batch)]
-    except torch.OutOfMemoryError:
-        if len(batch) == 1:
-            raise
-    # Not in the handler: its traceback holds on to the tensors of the batch that did not fit.
-    logger.warning("no memory on %s for a batch of %d: halved", device, len(batch))
-    on_halved()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    middle = len(batch) // 2
-    halves = (batch[:middle], batch[middle:])
-    return [result for half in halves for result in run_or_halve(half, function, device=device, on_halved=on_halved)]
+
+    def __init__(self, device: torch.device, *, most: int, threads: int) -> None:
+        self._device, self._most = device, most
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="codec") if threads > 1 else None
+
+    def map(
+        self,
+        function: Callable[[Sequence[T]], Sequence[R]],
+        items: Sequence[T],
+        *,
+        size: Callable[[T], int],
+        alike: Callable[[T], Hashable],
+    ) -> Iterator[tuple[T, R]]:
+        """Every item with its result of ``function``, which gets a batch of ``alike`` items and runs without gradients.
+
+        Raises what the first failing batch raised, torch.OutOfMemoryError where a single item does not fit.
+        """
+
+        def run(batch: Sequence[T]) -> list[tuple[T, R]]:
+            with torch.inference_mode():  # holds for the thread that enters it
+                return self._run_or_halve(batch, function)
+
+        for results in (map if self._pool is None else self._pool.map)(run, self._batches(items, size, alike)):
+            yield from results
+
+    def _batches(self, items: Sequence[T], size: Callable[[T], int], alike: Callable[[T], Hashable]) -> Iterator[Sequence[T]]:
+        groups: dict[Hashable, list[T]] = defaultdict(list)
+        for item in items:
+            groups[alike(item)].append(item)
+        for group in groups.values():
+            count = max(1, self._most // size(group[0]))
+            for first in range(0, len(group), count):
+                yield group[first : first + count]
+
+    def _run_or_halve(self, batch: Sequence[T], function: Callable[[Sequence[T]], Sequence[R]]) -> list[tuple[T, R]]:
+        try:
+            return list(zip(batch, function(batch), strict=True))
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+        # Not in the handler: its traceback holds on to the tensors of the batch that did not fit.
+        logger.warning("no memory on %s for a batch of %d: halved", self._device, len(batch))
+        self._most = max(1, self._most // 2)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        middle = len(batch) // 2
+        return [pair for half in (batch[:middle], batch[middle:]) for pair in self._run_or_halve(half, function)]

@@ -10,16 +10,9 @@ from torch import Tensor
 from cnnbatch.codec.runtime.cpu import cpu_has_any
 
 logger = logging.getLogger(__name__)
-
-
 WEIGHT_MAX: Final = 127
-
-
 LEVEL_MAX: Final = 255
-
-
 ZERO: Final = 128
-
 
 MOST_INPUTS: Final = (1 << 24) // (LEVEL_MAX * WEIGHT_MAX)
 """Of a layer, so that its sums stay below 2²⁴."""

@@ -6,10 +6,8 @@ import torch
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h of glibc
 
-
 KEPT_BYTES = 1 << 30
 """Freed memory that the process keeps."""
-
 
 LARGEST_KEPT_BYTES = 32 << 20
 """Larger blocks go back to the system as soon as they are freed; glibc takes no larger number."""

@@ -16,7 +16,7 @@ Training uses the same forward pass with straight-through gradients: what is tra
 """
 
 from itertools import product
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numba
 import numpy as np
@@ -29,26 +29,14 @@ from cnnbatch.codec.transforms.layers import depth_to_space
 from cnnbatch.errors import CodecFileError
 
 ACTIVATION_UNIT = 1 / 16
-
-
 ACTIVATION_MAX = 255 * ACTIVATION_UNIT
-
-
 WEIGHT_MAX = 127
-
-
 Z_MAX = 127
-
-
 EXACT_LIMIT = 2**24
-
-
 MIN_SHIFT, MAX_SHIFT = 1, 10
-
 
 INACTIVE_GRADIENT = 0.1
 """Share of the gradient that reaches an activation below zero, so that it can come back."""
-
 
 _POWERS = torch.tensor([2.0**-k for k in range(MAX_SHIFT + 1)])
 """2^-k by table: a library's exp2 need not be exact."""
@@ -59,6 +47,17 @@ def round_half_up(x: Tensor) -> Tensor:
     if not x.requires_grad:
         return torch.floor(x + 0.5)
     return x + (torch.floor(x.detach() + 0.5) - x.detach())
+
+
+class Integers(NamedTuple):
+    """One layer as a codec file holds it, whole numbers in float tensors."""
+
+    weight: Tensor
+    """[outputs, inputs], in units of 2^-k."""
+    shift: Tensor
+    """[outputs]: k."""
+    bias: Tensor
+    """[outputs], in units of 2^-k · input_unit."""
 
 
 class SoftClamp(torch.autograd.Function):
@@ -103,7 +102,7 @@ def _unit(shift: Tensor) -> Tensor:
 
 
 class IntegerLinear(nn.Module):
-    """1×1 layer with int8 weights and a power-of-two scale per output channel.
+    """1×1 layer with int8 weights and a power-of-two scale per output channel, rounded anew at every call.
 
     ``input_unit`` is the size of one integer step of the input (1 for ẑ, 1/16 for activations).
     """
@@ -113,76 +112,52 @@ class IntegerLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.input_unit, self.input_max = input_unit, input_max
-        self._fixed_shift: Tensor | None = None
-        self._packed: tuple[Tensor, Tensor, Tensor] | None = None
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 
     def shift(self) -> Tensor:
-        """[outputs, 1]: the k of 2^-k, the largest for which every |w|·2^k ≤ 127, or what `fix` said."""
-        if self._fixed_shift is not None:
-            return self._fixed_shift
+        """[outputs, 1]: the k of 2^-k, the largest for which every |w|·2^k ≤ 127."""
         largest = self.weight.detach().flatten(1).abs().amax(1).clamp(min=2.0**-20)
         k = torch.floor(torch.log2(WEIGHT_MAX / largest)).clamp(MIN_SHIFT, MAX_SHIFT)
         return k[:, None]
 
     def quantised(self) -> tuple[Tensor, Tensor]:
         """Weight and bias as the integer net uses them (multiples of 2^-k and of 2^-k · input_unit)."""
-        if self._fixed_shift is not None:
-            return self.weight, self.bias
         unit = _unit(self.shift())
         weight = round_half_up(self.weight / unit).clamp(-WEIGHT_MAX, WEIGHT_MAX) * unit
         bias_unit = unit.flatten() * self.input_unit
         return weight, round_half_up(self.bias / bias_unit) * bias_unit
 
-    def integers(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What a codec file holds, as whole numbers: weight in units of 2^-k, k, bias in units of 2^-k · input_unit."""
+    @torch.no_grad()
+    def integers(self) -> Integers:
+        """The layer in whole numbers."""
         weight, bias = self.quantised()
         shift = self.shift()
         unit = _unit(shift)
-        return weight / unit, shift[:, 0], bias / (unit[:, 0] * self.input_unit)
+        return Integers(weight / unit, shift[:, 0], bias / (unit[:, 0] * self.input_unit))
 
     @torch.no_grad()
-    def fix(self, weight: Tensor, shift: Tensor, bias: Tensor) -> None:
-        """Takes over `integers` of a codec file, bit for bit."""
+    def take(self, integers: Integers) -> None:
+        """Sets the weights to what ``integers`` stand for. Raises ValueError for what no layer can have."""
+        weight, shift, bias = integers
         if weight.shape != self.weight.shape or shift.shape != bias.shape or bias.shape != self.bias.shape:
             raise ValueError(f"integers of shapes {tuple(weight.shape)}, {tuple(shift.shape)}, {tuple(bias.shape)}")
         if not bool(((shift >= MIN_SHIFT) & (shift <= MAX_SHIFT)).all()):
             raise ValueError(f"shifts outside {MIN_SHIFT}…{MAX_SHIFT}")
+        self.check_exact(integers)
         unit = _unit(shift)
-        self._fixed_shift = shift[:, None]
         self.weight.copy_(weight * unit[:, None])
         self.bias.copy_(bias * unit * self.input_unit)
 
-    def release(self) -> None:
-        """Undoes `fix`, so that training may go on from the integers."""
-        self._fixed_shift = self._packed = None
-
-    def pack(self) -> None:
-        """From now on computes with integers where the CPU can; the weights must not change any more."""
-        if self._fixed_shift is None or self.weight.device.type != "cpu" or not cpu_has_int8():
-            return
-        weight, shift, bias = self.integers()
-        whole = torch.ops.onednn.qlinear_prepack(weight.to(torch.int8), None)
-        unit = _unit(shift)
-        self._packed = whole, unit, bias * unit * self.input_unit
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, H, W, inputs] → [N, H, W, outputs], exact."""
-        if self._packed is not None and _compiles(x):
-            zero = 0 if self.input_unit == ACTIVATION_UNIT else ZERO  # only ẑ can be below zero
-            levels = torch.add(x.flatten(0, -2) / self.input_unit, zero).to(torch.uint8)
-            out = product_of_integers(levels, self.input_unit, zero, *self._packed, 1.0, 0, torch.float32, "none")
-            return out.reshape(*x.shape[:-1], -1)
-        return F.linear(x, *self.quantised())
-
-    def check_exact(self) -> None:
+    def check_exact(self, integers: Integers) -> None:
         """Raises CodecFileError if a partial sum could leave the integers that float32 holds exactly."""
-        weight, bias = self.quantised()
-        unit = _unit(self.shift()).flatten() * self.input_unit
-        largest = (weight.flatten(1).abs().sum(1) * self.input_max + bias.abs()) / unit
+        largest = integers.weight.abs().double().sum(1) * (self.input_max / self.input_unit) + integers.bias.abs().double()
         if not bool((largest < EXACT_LIMIT / 2).all()):
             most = f"a sum may reach {largest.max():.0f}, limit {EXACT_LIMIT // 2}"
             raise CodecFileError(f"a layer of integers is not exact: {most}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, H, W, inputs] → [N, H, W, outputs], exact."""
+        return F.linear(x, *self.quantised())
 
 
 class IntegerDepthwise(IntegerLinear):
@@ -194,21 +169,16 @@ class IntegerDepthwise(IntegerLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, H, W, C] → the same shape, zero padding, exact."""
-        weight, bias = self.quantised()
-        height, width = x.shape[1:3]
-        padded = F.pad(x, (0, 0, 1, 1, 1, 1))
-        total = bias.expand_as(x)
-        for tap, (i, j) in enumerate(product(range(3), repeat=2)):
-            total = torch.addcmul(total, padded[:, i : i + height, j : j + width], weight[:, tap])
-        return total
+        return _shifted_adds(x, *self.quantised())
 
-    def requantised(self, x: Tensor) -> Tensor:
-        """`requantise` of `forward`, in one pass over memory instead of twenty: for a CPU, without gradients."""
-        weight, bias = self.quantised()
-        out = torch.empty_like(x)
-        taps = weight.T.contiguous()
-        _depthwise_requantised(F.pad(x, (0, 0, 1, 1, 1, 1)).numpy(), taps.numpy(), bias.numpy(), out.numpy())
-        return out
+
+def _shifted_adds(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    height, width = x.shape[1:3]
+    padded = F.pad(x, (0, 0, 1, 1, 1, 1))
+    total = bias.expand_as(x)
+    for tap, (i, j) in enumerate(product(range(3), repeat=2)):
+        total = torch.addcmul(total, padded[:, i : i + height, j : j + width], weight[:, tap])
+    return total
 
 
 def _compiles(x: Tensor) -> bool:
@@ -251,8 +221,7 @@ class IntegerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, H, W, C] → the same shape."""
-        features = self.depthwise.requantised(x) if _compiles(x) else requantise(self.depthwise(x))
-        return requantise(x + self.pointwise(features))
+        return requantise(x + self.pointwise(requantise(self.depthwise(x))))
 
 
 def _activation_linear(inputs: int, outputs: int) -> IntegerLinear:
@@ -260,7 +229,10 @@ def _activation_linear(inputs: int, outputs: int) -> IntegerLinear:
 
 
 class IntegerNet(nn.Module):
-    """ẑ [N, H/64, W/64, Cz] → exact multiples of 2^-k/16, [N, H/16, W/16, M]: scale indexes without their offset, or means."""
+    """ẑ [N, H/64, W/64, Cz] → exact multiples of 2^-k/16, [N, H/16, W/16, M]: scale indexes without their offset, or means.
+
+    Trained in floats that are rounded at every step; what is coded with is an `ExactNet` of it, whose numbers are the same.
+    """
 
     def __init__(self, *, hyper_channels: int, width: int, latent_channels: int, blocks: int = 1) -> None:
         """``blocks``: at 1/16 of the resolution."""
@@ -273,7 +245,7 @@ class IntegerNet(nn.Module):
         self.leave = _activation_linear(width, latent_channels)
 
     def forward(self, z_hat: Tensor) -> Tensor:
-        """``z_hat`` holds integers in ±127; zero padding at the borders of the unit."""
+        """``z_hat`` holds integers in ±127; zero padding at the borders of the tile."""
         with torch.autocast(z_hat.device.type, enabled=False):
             x = depth_to_space(requantise(self.enter(z_hat)), 2)
             x = depth_to_space(requantise(self.grow(self.block_32(x))), 2)
@@ -284,13 +256,73 @@ class IntegerNet(nn.Module):
         """Raises CodecFileError unless every layer keeps the exactness bound."""
         for layer in self.modules():
             if isinstance(layer, IntegerLinear):
-                layer.check_exact()
+                layer.check_exact(layer.integers())
 
-    def pack(self) -> None:
-        """See `IntegerLinear.pack`."""
-        for layer in self.modules():
-            if isinstance(layer, IntegerLinear) and not isinstance(layer, IntegerDepthwise):
-                layer.pack()
+
+class ExactLinear:
+    """An `IntegerLinear` that is not trained any more: products of integers where the CPU has them, else of float32."""
+
+    def __init__(self, layer: IntegerLinear) -> None:
+        self.weight, self.bias = (part.detach() for part in layer.quantised())
+        self.input_unit = layer.input_unit
+        native = self.weight.device.type == "cpu" and self.weight.dtype == torch.float32 and cpu_has_int8()
+        self._packed = _packed(layer.integers(), layer.input_unit) if native else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[N, H, W, inputs] → [N, H, W, outputs]."""
+        if self._packed is None:
+            return F.linear(x, self.weight, self.bias)
+        zero = 0 if self.input_unit == ACTIVATION_UNIT else ZERO  # only ẑ can be below zero
+        levels = torch.add(x.flatten(0, -2) / self.input_unit, zero).to(torch.uint8)
+        out = product_of_integers(levels, self.input_unit, zero, *self._packed, 1.0, 0, torch.float32, "none")
+        return out.reshape(*x.shape[:-1], -1)
+
+
+def _packed(integers: Integers, input_unit: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights as oneDNN wants them, their scales, and the bias."""
+    unit = _unit(integers.shift)
+    whole = torch.ops.onednn.qlinear_prepack(integers.weight.to(torch.int8), None)
+    return whole, unit, integers.bias * unit * input_unit
+
+
+class ExactBlock:
+    """An `IntegerBlock` that is not trained any more."""
+
+    def __init__(self, block: IntegerBlock) -> None:
+        self._weight, self._bias = (part.detach() for part in block.depthwise.quantised())
+        self._taps = self._weight.T.contiguous()
+        self._pointwise = ExactLinear(block.pointwise)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[N, H, W, C] → the same shape."""
+        return requantise(x + self._pointwise(self._filtered(x)))
+
+    def _filtered(self, x: Tensor) -> Tensor:
+        """The depthwise layer, requantised: on a CPU in one pass over memory instead of twenty."""
+        if not _compiles(x):
+            return requantise(_shifted_adds(x, self._weight, self._bias))
+        out = torch.empty_like(x)
+        _depthwise_requantised(F.pad(x, (0, 0, 1, 1, 1, 1)).numpy(), self._taps.numpy(), self._bias.numpy(), out.numpy())
+        return out
+
+
+class ExactNet:
+    """An `IntegerNet` that is not trained any more, on the device where its weights are."""
+
+    def __init__(self, net: IntegerNet) -> None:
+        blocks_16 = [block for block in net.block_16.modules() if isinstance(block, IntegerBlock)]
+        self._enter, self._grow, self._leave = (ExactLinear(layer) for layer in (net.enter, net.grow, net.leave))
+        self._block_32, self._blocks_16 = ExactBlock(net.block_32), [ExactBlock(block) for block in blocks_16]
+
+    @torch.inference_mode()
+    def __call__(self, z_hat: Tensor) -> Tensor:
+        """What the `IntegerNet` gives."""
+        with torch.autocast(z_hat.device.type, enabled=False):
+            x = depth_to_space(requantise(self._enter(z_hat)), 2)
+            x = depth_to_space(requantise(self._grow(self._block_32(x))), 2)
+            for block in self._blocks_16:
+                x = block(x)
+            return self._leave(x)
 
 
 def indexes_of(positions: Tensor, offsets: Tensor, num_scales: int) -> Tensor:

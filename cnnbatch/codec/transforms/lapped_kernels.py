@@ -11,13 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnnbatch.codec.adaptive_filter.filtering import COLOURS, LIMITS, REACH, filter_planes, repeat_edges
+from cnnbatch.codec.adaptive_filter.filtering import COLOURS, REACH, repeat_edges
 from cnnbatch.codec.transforms.asinh import bf16_bits
 from cnnbatch.codec.transforms.lapped import BorderFilter
 
 HALF: Final = BorderFilter.REACH
-
-
 BLOCK: Final = 2 * HALF
 
 
@@ -30,20 +28,6 @@ def lapped_blocks(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     bits = np.empty(shape if rounded else (0, 0, 0, 0), np.uint16)
     _filter(x.contiguous().numpy(), weight.detach().numpy(), exact, bits)
     return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16) if rounded else torch.from_numpy(exact)
-
-
-def filtered_pixels(linear: Tensor, learned: Tensor, weight: Tensor, steps: Tensor, grey: int, weights: Tensor) -> Tensor:
-    """`lapped_planes` through the post-filter, rounded half up and clamped → uint8 [N, 16h, 16w, 3].
-
-    ``weights`` [N, 3, FEATURES]; limits are in ``steps``.
-    """
-    planes = lapped_planes(linear, learned, weight, steps, grey).numpy()
-    n, _, height, width = planes.shape
-    pixels = np.empty((n, height - 2 * REACH, width - 2 * REACH, COLOURS), np.uint8)
-    limits = (steps.float()[:, None] * torch.tensor(LIMITS)).numpy()
-    for one in zip(planes, weights.contiguous().numpy(), limits, pixels, strict=True):
-        filter_planes(*one)
-    return torch.from_numpy(pixels)
 
 
 def lapped_planes(linear: Tensor, learned: Tensor, weight: Tensor, steps: Tensor, grey: int) -> Tensor:

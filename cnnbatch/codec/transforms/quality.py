@@ -51,7 +51,6 @@ def _spread(limits: tuple[float, float]) -> tuple[float, float]:
 
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 
-
 ScaleRange = Annotated[tuple[Positive, Positive], AfterValidator(_spread)]
 """The smallest and the largest scale, in quantisation steps, that a scale index can say."""
 

@@ -9,7 +9,8 @@ import torch
 from cnnbatch.codec import Codec
 from cnnbatch.codec.codec_file import CodecFile, dump_codec, parse_codec
 from cnnbatch.codec.container.sealed import seal, unseal
-from cnnbatch.codec.hyperprior.model import MeanNet
+from cnnbatch.codec.hyperprior.hyper_transforms import MeanNet
+from cnnbatch.codec.hyperprior.inference import ExactMeanNet
 from cnnbatch.codec.runtime.onednn import cpu_has_int8, product_of_integers
 from cnnbatch.errors import CodecFileError
 from tests.codec.models import TINY, tiny_codec_file
@@ -22,9 +23,8 @@ def file() -> CodecFile:
     return parse_codec(DATA)
 
 
-def net() -> MeanNet:
-    found: MeanNet = file().model().mean_net
-    return found
+def net() -> ExactMeanNet:
+    return ExactMeanNet(file().model().mean_net)
 
 
 def random_z(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -33,7 +33,7 @@ def random_z(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def run(one: MeanNet, z: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
+def run(one: ExactMeanNet | MeanNet, z: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
     return one(z, quality)
 
 
@@ -50,11 +50,15 @@ def test_means_are_what_the_specification_says(shape: tuple[int, int], step: int
 @pytest.mark.skipif(not cpu_has_int8(), reason="this CPU has no VNNI")
 def test_products_of_integers_give_the_same_bits() -> None:
     packed, z, quality = net(), random_z(3, 4, 5), torch.tensor([1.0, 30.25, 63.0])
-    packed.pack()
     with mock.patch("cnnbatch.codec.transforms.integer_layers.product_of_integers", side_effect=product_of_integers) as product:
         found = run(packed, z, quality)
     assert product.call_count == 6  # enter, grow, leave and three blocks
-    assert torch.equal(found, run(net(), z, quality))
+    assert torch.equal(found, run(file().model().mean_net, z, quality))
+
+
+def test_what_is_trained_is_what_is_shipped() -> None:
+    z, quality = random_z(2, 6, 7), torch.tensor([1.0, 63.0])
+    assert torch.equal(run(net(), z, quality), run(file().model().mean_net, z, quality))
 
 
 def test_training_goes_on_from_the_integers() -> None:

@@ -28,7 +28,7 @@ from cnnbatch.codec.entropy_coding.exp_golomb import LARGEST_NUMBER, packed, unp
 from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.errors import BitstreamError
 from cnnbatch.metrics import psnr_db
-from cnnbatch.training.post_filter import fit_post_filter
+from cnnbatch.training.adaptive_filter import fit_post_filter
 from tests.codec.models import picture, tiny_codec, tiny_model
 
 PICTURES = [picture(128, 192, seed=n) for n in range(4)]
@@ -142,14 +142,14 @@ def test_a_fitted_filter_makes_pictures_better(quality: int) -> None:
     assert np.mean(better) > 0.1
 
 
-def test_tiles_batches_and_regions_show_the_same() -> None:
+def test_windows_batches_and_regions_show_the_same() -> None:
     image = picture(1100, 1040)
-    tiled, whole = codec(Limits(tile_side=1024)), codec()
-    [bitstream] = tiled.compress([image], 45, effort=1)
+    in_windows, whole = codec(Limits(window_side=1024)), codec()
+    [bitstream] = in_windows.compress([image], 45, effort=1)
     other = whole.compress([PICTURES[0]], 20)[0]
     [alone] = whole.reconstruct([bitstream])
     assert unpack(bitstream).header.own_filter
-    for found in (tiled.reconstruct([bitstream])[0], whole.reconstruct([other, bitstream])[1]):
+    for found in (in_windows.reconstruct([bitstream])[0], whole.reconstruct([other, bitstream])[1]):
         assert int(np.abs(found.astype(int) - alone).max()) <= 1
     part = whole.reconstruct_region(bitstream, top=1000, left=900, height=90, width=130)
     assert int(np.abs(part.astype(int) - alone[1000:1090, 900:1030]).max()) <= 1
@@ -166,6 +166,6 @@ def test_pictures_with_and_without_their_own_go_together() -> None:
 def test_a_filter_of_too_few_numbers_is_refused() -> None:
     [data] = codec().compress([PICTURES[0]], 20)
     parsed = unpack(data)
-    damaged = pack(replace(parsed.header, own_filter=b"\xff"), [bytes(unit) for unit in parsed.units])
+    damaged = pack(replace(parsed.header, own_filter=b"\xff"), [bytes(tile) for tile in parsed.tiles])
     with pytest.raises(BitstreamError, match="filter"):
         codec().reconstruct([damaged])

@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as arrays
 
 from cnnbatch.codec import Codec, Limits
 from cnnbatch.codec.entropy_coding.tables import PRECISION, SYMBOL_LIMIT, gaussian_tables, joined
-from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
+from cnnbatch.codec.hyperprior.synthesis import Synthesis
 from cnnbatch.codec.quantisation.dependent import trellis_tables
 from cnnbatch.codec.quantisation.prices import ESCAPE_BITS, table_prices
 from cnnbatch.codec.quantisation.trellis_search import TrellisQuantiser
@@ -106,14 +106,14 @@ def test_the_same_effort_gives_the_same_bytes() -> None:
 
 
 def test_effort_leaves_the_weights_free_of_gradients() -> None:
-    codec = Codec(tiny_codec_file(), device="cpu", limits=Limits(tile_side=1024))
+    codec = Codec(tiny_codec_file(), device="cpu", limits=Limits(window_side=1024))
     codec.compress([picture(80, 80)], 20, effort=2)
-    model = codec.coder.model  # type: ignore[attr-defined]
-    assert isinstance(model, Hyperprior)
-    assert all(p.grad is None for p in model.parameters())
+    g_s = codec.coder.encoder.latents._synthesis  # type: ignore[attr-defined]
+    assert isinstance(g_s, Synthesis)
+    assert all(p.grad is None for p in g_s.parameters())
 
 
-def test_effort_works_on_gray_pictures_of_one_pixel_and_over_several_units() -> None:
+def test_effort_works_on_gray_pictures_of_one_pixel_and_over_several_tiles() -> None:
     codec = tiny_codec()
     images = [picture(1, 1)[:, :, 0], picture(1100, 40, seed=2)]
     for image, out in zip(images, codec.reconstruct(codec.compress(images, 40, effort=2)), strict=True):

@@ -1,26 +1,26 @@
-"""Which windows of an image the transforms run over: the whole image, or tiles with a halo when it is huge.
+"""Which windows of an image the transforms run over: all of it, or parts with a halo when it is huge.
 
 All coordinates are latent positions (16 × 16 pixels). The halo covers the transforms' receptive field, so the inner part
-of a tile is what the whole image would have given, and there is no seam.
+of a window is what the whole image would have given, and there is no seam.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from cnnbatch.codec.container.bitstream import UNIT_SIDE
+from cnnbatch.codec.container.bitstream import TILE_SIDE, Header
 from cnnbatch.codec.geometry import BLOCK, HYPER_BLOCK, Region
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 
-UNIT = UNIT_SIDE // BLOCK
-"""Latent positions of a full unit in each direction."""
+TILE = TILE_SIDE // BLOCK
+"""Latent positions of a full tile in each direction."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A tile in one direction: the window [start, stop) and inside it the inner part [inner_start, inner_stop)."""
+    """A window in one direction: [start, stop) and inside it the inner part [inner_start, inner_stop)."""
 
     start: int
     stop: int
@@ -34,7 +34,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
+class Window:
     """One window of an image."""
 
     rows: Span
@@ -42,7 +42,7 @@ class Tile:
 
     @property
     def shape(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-        """Tiles of equal shape can be computed in one batch."""
+        """Windows of equal shape can be computed in one batch."""
         return self.rows.shape, self.columns.shape
 
     @property
@@ -50,17 +50,17 @@ class Tile:
         """Pixels of the window, as many as the hyper nets see."""
         return padded_pixels(self.rows.stop - self.rows.start, self.columns.stop - self.columns.start)
 
-    def unit_slices(self) -> Iterator[tuple[tuple[int, int], tuple[slice, slice]]]:
-        """((unit row, unit column) in the image, slices of that unit inside the tile's window)."""
-        for row, row_slice in _unit_slices(self.rows):
-            for column, column_slice in _unit_slices(self.columns):
+    def tile_slices(self) -> Iterator[tuple[tuple[int, int], tuple[slice, slice]]]:
+        """((tile row, tile column) in the image, slices of that tile inside the window)."""
+        for row, row_slice in _tile_slices(self.rows):
+            for column, column_slice in _tile_slices(self.columns):
                 yield (row, column), (row_slice, column_slice)
 
 
-def _unit_slices(span: Span) -> Iterator[tuple[int, slice]]:
-    for start in range(span.inner_start, span.inner_stop, UNIT):
-        stop = min(start + UNIT, span.inner_stop)
-        yield start // UNIT, slice(start - span.start, stop - span.start)
+def _tile_slices(span: Span) -> Iterator[tuple[int, slice]]:
+    for start in range(span.inner_start, span.inner_stop, TILE):
+        stop = min(start + TILE, span.inner_stop)
+        yield start // TILE, slice(start - span.start, stop - span.start)
 
 
 def padded_pixels(rows: int, columns: int) -> int:
@@ -81,13 +81,30 @@ def latent_shape(height: int, width: int) -> tuple[int, int]:
     return -(-height // BLOCK), -(-width // BLOCK)
 
 
-def tiles(shape: tuple[int, int], *, side: int, halo: int) -> list[Tile]:
-    """Tiles of an image of ``shape`` latent positions; ``side``: inner pixels of a tile, a multiple of `UNIT_SIDE`."""
+def windows(shape: tuple[int, int], *, side: int, halo: int) -> list[Window]:
+    """Windows of an image of ``shape`` latent positions; ``side``: inner pixels of a window, a multiple of `TILE_SIDE`."""
     rows, columns = (_spans(length, side // BLOCK, halo) for length in shape)
-    return [Tile(row, column) for row in rows for column in columns]
+    return [Window(row, column) for row in rows for column in columns]
 
 
-def window(region: Region, shape: tuple[int, int], halo: int) -> tuple[slice, slice]:
+@dataclass(frozen=True, slots=True)
+class WindowJob:
+    """One window of one image of a call."""
+
+    image: int
+    window: Window
+
+
+def window_jobs(headers: Sequence[Header], *, side: int, halo: int) -> list[WindowJob]:
+    """All `windows` of all images of a call."""
+    return [
+        WindowJob(image, window)
+        for image, header in enumerate(headers)
+        for window in windows(latent_shape(header.height, header.width), side=side, halo=halo)
+    ]
+
+
+def region_window(region: Region, shape: tuple[int, int], halo: int) -> tuple[slice, slice]:
     """Rows and columns of the latent positions, out of ``shape``, that the pixels of ``region`` depend on."""
     starts, lengths = (region.top, region.left), (region.height, region.width)
     rows, columns = (
@@ -112,7 +129,7 @@ def moved(place: tuple[slice, slice], rows: slice, columns: slice) -> tuple[slic
 
 
 def _spans(length: int, side: int, halo: int) -> list[Span]:
-    if length <= side + halo:  # a little more than one tile is cheaper whole
+    if length <= side + halo:  # a little more than one window is cheaper whole
         return [Span(0, length, 0, length)]
     return [
         Span(max(0, start - halo), min(length, start + side + halo), start, min(length, start + side))
@@ -120,10 +137,10 @@ def _spans(length: int, side: int, halo: int) -> list[Span]:
     ]
 
 
-def window_pixels(image: npt.NDArray[np.uint8], tile: Tile) -> npt.NDArray[np.uint8]:
+def window_pixels(image: npt.NDArray[np.uint8], window: Window) -> npt.NDArray[np.uint8]:
     """The window's pixels [h, w, 3] of ``image`` [H, W, 3] or [H, W]; beyond the edge the last pixel is repeated."""
-    top, left = tile.rows.start * BLOCK, tile.columns.start * BLOCK
-    bottom, right = tile.rows.stop * BLOCK, tile.columns.stop * BLOCK
+    top, left = window.rows.start * BLOCK, window.columns.start * BLOCK
+    bottom, right = window.rows.stop * BLOCK, window.columns.stop * BLOCK
     part = image[top:bottom, left:right]
     missing = [(0, bottom - top - part.shape[0]), (0, right - left - part.shape[1])]
     part = np.pad(part, missing + [(0, 0)] * (image.ndim - 2), mode="edge")

@@ -17,7 +17,7 @@ from cnnbatch.codec.runtime.onednn import LEVEL_MAX, MOST_INPUTS, ZERO, cpu_has_
 from cnnbatch.codec.transforms.int8 import HIDDEN_ZERO, EightBitBlock, EightBitLinear
 from cnnbatch.codec.transforms.layers import Block, keep_variance
 from cnnbatch.metrics import psnr_db
-from cnnbatch.training.steps import fit_steps
+from cnnbatch.training.int8_calibration import fit_steps
 from tests.codec.models import TINY, picture, tiny_model
 
 SETTINGS = TINY.model_copy(update={"synthesis_blocks": (2, 2)})
@@ -102,12 +102,24 @@ def test_extremes_are_cut_off_and_a_layer_without_weights_gives_its_bias(arithme
     assert HIDDEN_ZERO == 64
 
 
+class Floats:
+    """In the place of `EightBitLayers`: the layers as they are trained."""
+
+    def at(self, quality: torch.Tensor) -> "Floats":
+        return self
+
+    def linear(self, layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        return layer(x)
+
+    blocks = linear
+
+
 @pytest.mark.parametrize("quality", [0, 30, 63])
 def test_a_picture_is_nearly_that_of_the_floats(quality: int, arithmetic: str) -> None:
     data = dump_codec(model(), training={})
     exact, rounded = codec(), Codec(data, device="cpu")
     floats = Codec(data, device="cpu")
-    floats.coder.model.g_s._eight_bits = None
+    floats.coder.decoder.synthesis._layers = Floats()
     for image in PICTURES[:2]:
         [bitstream] = exact.compress([image], quality)
         a, b = exact.reconstruct([bitstream])[0], rounded.reconstruct([bitstream])[0]
@@ -116,11 +128,11 @@ def test_a_picture_is_nearly_that_of_the_floats(quality: int, arithmetic: str) -
         assert psnr_db(image, b) == pytest.approx(psnr_db(image, floats.reconstruct([bitstream])[0]), abs=0.2)
 
 
-def test_tiles_and_batches_change_nothing() -> None:
+def test_windows_and_batches_change_nothing() -> None:
     images = [picture(1100, 1040), picture(90, 140, seed=1)]
-    tiled, whole = codec(Limits(tile_side=1024)), codec()
+    in_windows, whole = codec(Limits(window_side=1024)), codec()
     bitstreams = whole.compress(images, [50, 20])
-    for a, b in zip(tiled.reconstruct(bitstreams), [whole.reconstruct([one])[0] for one in bitstreams], strict=True):
+    for a, b in zip(in_windows.reconstruct(bitstreams), [whole.reconstruct([one])[0] for one in bitstreams], strict=True):
         assert int(np.abs(a.astype(int) - b).max()) <= 1
 
 

@@ -15,7 +15,10 @@ from cnnbatch.codec.codec_file import CodecFile, parse_codec
 from cnnbatch.codec.container.sealed import seal, unseal
 from cnnbatch.codec.entropy_coding.tables import Indexes, Symbols, Tables, integer_frequencies
 from cnnbatch.codec.geometry import BLOCK, GREY
-from cnnbatch.codec.hyperprior.latent_codec import LatentCoder
+from cnnbatch.codec.hyperprior.folded_analysis import FoldedAnalysis
+from cnnbatch.codec.hyperprior.inference import decoding_networks
+from cnnbatch.codec.hyperprior.latent_decoder import LatentDecoder
+from cnnbatch.codec.hyperprior.latent_encoder import LatentEncoder
 from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.training.data import Pixels
 
@@ -55,18 +58,18 @@ def _count(file: CodecFile, tables: Tables, pictures: Sequence[Pixels]) -> Count
     assert isinstance(model, Hyperprior)
     counts = np.zeros(len(tables.frequencies), np.int64)
     with ThreadPoolExecutor(1) as pool:
-        coder = LatentCoder(file.settings, file.arrays, model, pool)
+        decoder = LatentDecoder(file.arrays, decoding_networks(model), pool)
+        encoder, analysis = LatentEncoder(decoder, model.h_a, model.g_s), FoldedAnalysis(model.g_a)
         for picture in pictures:
             height, width = (min(n, SIDE) // BLOCK * BLOCK for n in picture.shape[:2])
             if not height * width:
                 continue
-            pixels = torch.from_numpy(picture[None, :height, :width].copy()).float() - GREY
+            pixels = torch.from_numpy(np.bitwise_xor(picture[None, :height, :width], GREY).view(np.int8))
             for quality in QUALITIES:
                 q = torch.tensor([quality])
-                y = model.g_a(pixels, q)
-                side = coder.side(y, q, bf16=False)
-                choice = coder.quantise(y, side)
-                _add(counts, tables, *coder.in_stream(side.z[0], choice.symbols[0], choice.tables[0], side.coded[0], quality))
+                side, choice = encoder.quantised(analysis(pixels, q), (slice(None), slice(None)), q, bf16=False)[1:]
+                tile = side.z[0], choice.symbols[0], choice.tables[0], side.coded[0], quality
+                _add(counts, tables, *encoder.in_stream(*tile))
     return counts
 
 

@@ -1,6 +1,7 @@
-"""A picture's own post-filter: that the encoder finds it, that it is worth its bytes, and that windows tell nearly as much as
+"""A picture's own post-filter: that the encoder finds it, that it is worth its bytes, and that patches tell nearly as much as
 the whole picture."""
 
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -10,22 +11,22 @@ from torch import Tensor
 
 from cnnbatch.codec.adaptive_filter import estimation as own_filter
 from cnnbatch.codec.adaptive_filter.estimation import (
-    WINDOW,
-    WINDOW_HALO,
-    WINDOWS,
+    PATCH_HALO,
+    PATCH_SIDE,
+    PATCHES,
     Statistics,
     own_numbers,
+    patch_places,
     statistics,
-    windows,
 )
 from cnnbatch.codec.adaptive_filter.filtering import AROUND, COLOURS, FEATURES, UNITS, Weights, filtered, surrounded
 from cnnbatch.codec.container.bitstream import Header, unpack
 from cnnbatch.codec.entropy_coding.exp_golomb import unpacked
 from cnnbatch.codec.hyperprior import filter_search
-from cnnbatch.codec.hyperprior.filter_search import FilterSearch
+from cnnbatch.codec.hyperprior.filter_estimation import FilterSearch, Seen
 from cnnbatch.metrics import psnr_db
 from tests.codec.models import picture
-from tests.codec.test_codec_postfilter import PICTURES, codec, model
+from tests.codec.test_codec_adaptive_filter import PICTURES, codec, model
 
 NOTHING: Weights = np.zeros((COLOURS, FEATURES), np.float32)
 
@@ -136,33 +137,33 @@ def test_weights_that_are_no_numbers_get_none_beside_them() -> None:
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (6, 64), (11, 7), (64, 64)])
-def test_windows_lie_in_their_unit_with_what_is_around_them(shape: tuple[int, int]) -> None:
-    found = list(windows(shape, WINDOWS))
-    assert len(found) == WINDOWS
+def test_patches_lie_in_their_tile_with_what_is_around_them(shape: tuple[int, int]) -> None:
+    found = list(patch_places(shape, PATCHES))
+    assert len(found) == PATCHES
     for start, side in zip(np.array(found).T, shape, strict=True):
-        assert start.min() >= WINDOW_HALO
-        assert start.max() <= side - WINDOW - WINDOW_HALO
+        assert start.min() >= PATCH_HALO
+        assert start.max() <= side - PATCH_SIDE - PATCH_HALO
     if shape == (64, 64):
         assert len({(r // 16, c // 16) for r, c in found}) >= 10  # all over it
 
 
 @pytest.mark.parametrize("shape", [(5, 64), (64, 5), (1, 1)])
-def test_small_units_have_no_windows(shape: tuple[int, int]) -> None:
-    assert not list(windows(shape, WINDOWS))
+def test_small_tiles_have_no_patches(shape: tuple[int, int]) -> None:
+    assert not list(patch_places(shape, PATCHES))
 
 
-def test_windows_tell_nearly_as_much_as_the_whole_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patches_tell_nearly_as_much_as_the_whole_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     image = np.tile(picture(448, 640, seed=3), (2, 1, 1))[:, ::-1]
 
     def better(bitstream: bytes) -> float:
         return psnr_db(image, codec().reconstruct([bitstream])[0]) - plain
 
     plain = psnr_db(image, codec().reconstruct(codec().compress([image], 40))[0])
-    [by_windows] = codec().compress([image], 40, effort=1)
+    [by_patches] = codec().compress([image], 40, effort=1)
     monkeypatch.setattr(filter_search, "WHOLE_PIXELS", image.size)
     [by_all] = codec().compress([image], 40, effort=1)
-    assert by_windows != by_all
-    assert 0.7 * better(by_all) < better(by_windows) < better(by_all) + 0.01
+    assert by_patches != by_all
+    assert 0.7 * better(by_all) < better(by_patches) < better(by_all) + 0.01
     assert better(by_all) > 0.02
 
 
@@ -178,8 +179,13 @@ def test_pictures_of_a_call_get_what_they_get_alone() -> None:
 @pytest.mark.parametrize("shape", [(80, 4000), (4100, 80)])
 def test_narrow_pictures_are_decoded_whole(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
-    look_at_all = FilterSearch.look_at_all
-    monkeypatch.setattr(FilterSearch, "look_at_all", lambda *args, **options: looks.append(look_at_all(*args, **options)))
+    whole = FilterSearch.whole
+
+    def noted(*args: Any, **options: Any) -> list[list[Seen]]:
+        looks.append(whole(*args, **options))
+        return looks[-1]
+
+    monkeypatch.setattr(FilterSearch, "whole", noted)
     [data] = codec().compress([picture(*shape)], 50, effort=1)
     assert len(looks) == -(-max(shape) // 2048)
     assert unpack(data).header.own_filter
@@ -187,13 +193,13 @@ def test_narrow_pictures_are_decoded_whole(shape: tuple[int, int], monkeypatch: 
 
 
 def test_every_part_counts_by_its_area() -> None:
-    """The last 96 columns are a unit of their own: its few windows stand for few pixels."""
-    search = FilterSearch(model(), codec().coder.latents, [Header(1120, 1024, False, 128, b"abcd")])
+    """The last 96 columns are a tile of their own: its few patches stand for few pixels."""
+    latents, synthesis = codec().coder.encoder.latents, codec().coder.decoder.synthesis
+    search = FilterSearch(model().settings, latents, synthesis, [Header(1120, 1024, False, 128, b"abcd")])
     left = Statistics(np.ones((COLOURS, FEATURES, FEATURES)), np.ones((COLOURS, FEATURES)), 10)
-    search._found[0] = {(0, 0): (left.times(1024 * 1024 / 10), 1024 * 1024)}
-    search._found[0][0, 64] = left.times(96 * 1024 / 10), 96 * 1024
-    with mock.patch("cnnbatch.codec.hyperprior.filter_search.own_numbers", return_value=b"") as own:
-        search.numbers()
+    parts = [Seen((0, 64), left.times(96 * 1024 / 10), 96 * 1024), Seen((0, 0), left.times(1024 * 1024 / 10), 1024 * 1024)]
+    with mock.patch("cnnbatch.codec.hyperprior.filter_estimation.own_numbers", return_value=b"") as own:
+        search.numbers(0, parts)
     [whole], options = own.call_args.args[:1], own.call_args.kwargs
     assert whole.pixels == 20
     assert options["pixels"] == 1120 * 1024

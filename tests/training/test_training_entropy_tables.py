@@ -3,7 +3,7 @@ import numpy as np
 from cnnbatch.codec import Codec
 from cnnbatch.codec.container.sealed import unseal
 from cnnbatch.codec.entropy_coding.tables import PRECISION
-from cnnbatch.training.tables import with_fitted_tables
+from cnnbatch.training.entropy_tables import with_fitted_tables
 from tests.codec.models import tiny_codec_file
 
 DATA = tiny_codec_file()

@@ -1,4 +1,4 @@
-"""Tiles: every position once, units in order, and a halo that is wide enough and not a position wider."""
+"""Windows: every position once, tiles in order, and a halo that is wide enough and not a position wider."""
 
 import itertools
 from collections.abc import Callable
@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnbatch.codec.adaptive_filter.filtering import COLOURS, FEATURES, filtered
-from cnnbatch.codec.container.bitstream import UNIT_SIDE, Header
+from cnnbatch.codec.container.bitstream import TILE_SIDE, Header
 from cnnbatch.codec.geometry import BLOCK
 from cnnbatch.codec.hyperprior.model import Hyperprior
-from cnnbatch.codec.hyperprior.tiling import UNIT, Span, Tile, halo, latent_shape, tiles, window_pixels
+from cnnbatch.codec.hyperprior.windows import TILE, Span, Window, halo, latent_shape, window_pixels, windows
 from tests.codec.models import TINY, picture, tiny_model
 
 PROPERTY = settings(deadline=None)
-SIDES = st.sampled_from([UNIT_SIDE, 2 * UNIT_SIDE, 5 * UNIT_SIDE])
+SIDES = st.sampled_from([TILE_SIDE, 2 * TILE_SIDE, 5 * TILE_SIDE])
 SHAPES = st.tuples(st.integers(1, 700), st.integers(1, 700))
 
 
@@ -25,8 +25,8 @@ SHAPES = st.tuples(st.integers(1, 700), st.integers(1, 700))
 @given(SHAPES, SIDES, st.integers(0, 40))
 def test_tiles_cover_every_position_exactly_once(shape: tuple[int, int], side: int, width: int) -> None:
     count = np.zeros(shape, int)
-    for tile in tiles(shape, side=side, halo=width):
-        r, c = tile.rows, tile.columns
+    for window in windows(shape, side=side, halo=width):
+        r, c = window.rows, window.columns
         count[r.inner_start : r.inner_stop, c.inner_start : c.inner_stop] += 1
     assert (count == 1).all()
 
@@ -34,8 +34,8 @@ def test_tiles_cover_every_position_exactly_once(shape: tuple[int, int], side: i
 @PROPERTY
 @given(SHAPES, SIDES, st.integers(0, 40))
 def test_a_tile_has_its_halo_and_its_bounds(shape: tuple[int, int], side: int, width: int) -> None:
-    for tile in tiles(shape, side=side, halo=width):
-        for span, length in zip((tile.rows, tile.columns), shape, strict=True):
+    for window in windows(shape, side=side, halo=width):
+        for span, length in zip((window.rows, window.columns), shape, strict=True):
             assert span.start == max(0, span.inner_start - width) or span.start == 0
             assert span.stop >= min(length, span.inner_stop + width)
             assert 0 <= span.start <= span.inner_start < span.inner_stop <= span.stop <= length
@@ -44,17 +44,17 @@ def test_a_tile_has_its_halo_and_its_bounds(shape: tuple[int, int], side: int, w
 
 @PROPERTY
 @given(SHAPES, SIDES, st.integers(0, 40))
-def test_the_units_of_all_tiles_are_those_of_the_bitstream_in_order(shape: tuple[int, int], side: int, width: int) -> None:
+def test_the_tiles_of_all_tiles_are_those_of_the_bitstream_in_order(shape: tuple[int, int], side: int, width: int) -> None:
     found = {}
-    for tile in tiles(shape, side=side, halo=width):
-        places = [place for place, _ in tile.unit_slices()]
+    for window in windows(shape, side=side, halo=width):
+        places = [place for place, _ in window.tile_slices()]
         assert places == sorted(places)
-        for place, (rows, columns) in tile.unit_slices():
+        for place, (rows, columns) in window.tile_slices():
             assert place not in found
-            found[place] = (tile.rows.start + rows.start, tile.columns.start + columns.start)
+            found[place] = (window.rows.start + rows.start, window.columns.start + columns.start)
     grid = Header(shape[1] * BLOCK, shape[0] * BLOCK, False, 0, b"abcd").grid()
     assert sorted(found) == list(itertools.product(*map(range, grid)))
-    assert all(start == (UNIT * row, UNIT * column) for (row, column), start in found.items())
+    assert all(start == (TILE * row, TILE * column) for (row, column), start in found.items())
 
 
 @PROPERTY
@@ -62,8 +62,8 @@ def test_the_units_of_all_tiles_are_those_of_the_bitstream_in_order(shape: tuple
 def test_a_window_repeats_the_last_pixel(height: int, width: int, gray: bool) -> None:
     image = picture(height, width)[..., 0] if gray else picture(height, width)
     rows, columns = latent_shape(height, width)
-    tile = Tile(Span(0, rows, 0, rows), Span(0, columns, 0, columns))
-    window = window_pixels(image, tile)
+    window = Window(Span(0, rows, 0, rows), Span(0, columns, 0, columns))
+    window = window_pixels(image, window)
     assert window.shape == (BLOCK * rows, BLOCK * columns, 3)
     expected = image[np.arange(len(window)).clip(max=height - 1)][:, np.arange(window.shape[1]).clip(max=width - 1)]
     assert (window == (expected[..., None] if gray else expected)).all()
