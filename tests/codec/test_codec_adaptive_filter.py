@@ -40,7 +40,9 @@ Floats = npt.NDArray[np.floating]
 @cache
 def model() -> Hyperprior:
     made = tiny_model()
-    fit_post_filter(made, [picture(300, 300, seed=n) for n in range(4)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cnnbatch.training.adaptive_filter.PICTURES", 24)
+        fit_post_filter(made, [picture(300, 300, seed=n) for n in range(4)])
     return made
 
 

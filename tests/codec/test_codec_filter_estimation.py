@@ -22,7 +22,7 @@ from cnnbatch.codec.adaptive_filter.estimation import (
 from cnnbatch.codec.adaptive_filter.filtering import AROUND, COLOURS, FEATURES, UNITS, Weights, filtered, surrounded
 from cnnbatch.codec.container.bitstream import Header, unpack
 from cnnbatch.codec.entropy_coding.exp_golomb import unpacked
-from cnnbatch.codec.hyperprior import filter_search
+from cnnbatch.codec.hyperprior import filter_estimation
 from cnnbatch.codec.hyperprior.filter_estimation import FilterSearch, Seen
 from cnnbatch.metrics import psnr_db
 from tests.codec.models import picture
@@ -160,7 +160,7 @@ def test_patches_tell_nearly_as_much_as_the_whole_picture(monkeypatch: pytest.Mo
 
     plain = psnr_db(image, codec().reconstruct(codec().compress([image], 40))[0])
     [by_patches] = codec().compress([image], 40, effort=1)
-    monkeypatch.setattr(filter_search, "WHOLE_PIXELS", image.size)
+    monkeypatch.setattr(filter_estimation, "WHOLE_PIXELS", image.size)
     [by_all] = codec().compress([image], 40, effort=1)
     assert by_patches != by_all
     assert 0.7 * better(by_all) < better(by_patches) < better(by_all) + 0.01

@@ -155,7 +155,7 @@ def test_features_of_the_hyperprior_are_pooled_latents(monkeypatch: pytest.Monke
     codec = Codec(tiny_codec().data, device="cpu")
     channels = codec.file.settings.latent_channels
     images = [np.asarray(pictures(COLOUR, 1)[0]), np.zeros((70, 40), np.uint8), pictures(COLOUR, 2)[1]]
-    monkeypatch.setattr(codec.coder.model.g_s, "forward", None)
+    monkeypatch.setattr(codec.coder.decoder.synthesis, "pixels", None)
     found = codec.features(codec.compress(images, 50))
     assert (found.shape, found.dtype) == ((3, 3 * channels), np.float32)
     mean, magnitude, largest = np.split(found, 3, axis=1)

@@ -37,8 +37,9 @@ class Synthesis(nn.Module):
         self.see_gain = QualityCurve(s.width_8)
         self.leave = nn.Linear(s.width_8, 3 * 8**2)
         self.border = BorderFilter(inverse=True)
-        self.post_filter = QualityCurve(COLOURS * FEATURES)
-        self.steps = QualityCurve(sum(2 if isinstance(layer, Block) else 1 for layer in self.rounded_layers()))
+        self.post_filter = QualityCurve(COLOURS * FEATURES).requires_grad_(False)  # fitted to the trained network, as is
+        num_steps = sum(2 if isinstance(layer, Block) else 1 for layer in self.rounded_layers())
+        self.steps = QualityCurve(num_steps).requires_grad_(False)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
