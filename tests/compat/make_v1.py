@@ -33,7 +33,7 @@ FOLDER = Path(__file__).parent / "v1"
 SETTINGS = HyperpriorSettings(
     width_8=8,
     width_16=8,
-    synthesis_blocks=(1, 1),
+    synthesis_blocks=(1, 0),
     latent_channels=8,
     hyper_channels=8,
     hyper_width=8,
@@ -59,7 +59,7 @@ NIGHTS: tuple[tuple[dict[str, bytes], tuple[str, ...]], ...] = (
         (),
     ),
     ({"alpha.png": as_file(with_alpha(picture(26, 24, seed=5))), "new/one.png": as_file(picture(17, 33, seed=6))}, ()),
-    ({"whole.jpg": as_file(picture(72, 72, seed=7), "jpeg", quality=75)}, ("--lossless",)),
+    ({"whole.jpg": as_file(picture(96, 96, seed=7), "jpeg", quality=75)}, ("--lossless",)),
 )
 
 
