@@ -19,7 +19,7 @@ from jobs import engine, nightly
 from jobs.night import forecast, webhook
 from jobs.night.cost import Expected, NodeMeter, Prices, cost_of, kind_of
 from jobs.night.report import ArchiveReport, NightReport, Spent, Step, last_costs
-from jobs.night.settings import load
+from jobs.night.settings import NightlyConfig, load
 from tests.jobs.conftest import Jobs, files_below, run_inline
 from tests.nightly.conftest import FILES, Nights, steps_of
 from tests.stages.pictures import as_file, waves, write_files
@@ -281,3 +281,10 @@ def test_the_configuration_file_that_comes_along_holds_the_defaults(tmp_path: Pa
     (tmp_path / "least.yaml").write_text(f"archives:\n  - source: {entry.source}\n    archive: {entry.archive}\n")
     assert config == load(str(tmp_path / "least.yaml"))
     assert config.expected == Expected()
+
+
+def test_an_entry_says_how_much_of_its_archive_may_be_removed_at_once() -> None:
+    entry = {"source": "/a", "archive": "/b", "mirror_deletes": True}
+    config = NightlyConfig.model_validate({"archives": [entry, entry | {"archive": "/c", "delete_limit": 0.5}]})
+    found = [config.compress_config(entry) for entry in config.archives]
+    assert [(job.mirror_deletes, job.delete_limit) for job in found] == [(True, 0.1), (True, 0.5)]
