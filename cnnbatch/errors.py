@@ -6,6 +6,7 @@
     ├── LeaseHeld                 4   another run works on this archive
     ├── VerifyFailed              5   the archive is not what it says
     ├── StorageError              1   the store refused or could not be reached
+    │   └── TooLarge              1   an object is larger than what it is read as can be; it was not read
     ├── CodecFileError            1   not a codec file, or a damaged or unsupported one
     ├── ArchiveError              1   not an archive, or one of an unknown format version
     │   └── DamagedRow            1   one row's checksum or metadata is wrong; the others stay readable
@@ -53,6 +54,10 @@ class VerifyFailed(CnnbatchError):
 
 class StorageError(CnnbatchError):
     """The store refused a request or could not be reached."""
+
+
+class TooLarge(StorageError):
+    """An object is larger than what it is read as can be; it was not read."""
 
 
 class CodecFileError(CnnbatchError):

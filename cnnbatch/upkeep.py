@@ -7,7 +7,7 @@ import argparse
 import json
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -26,11 +26,11 @@ def doctor(options: argparse.Namespace) -> None:
     grace = _grace(options)
     diagnosis = examine(options.archive, mend=options.mend, grace=grace)
     swept = None
-    if options.sweep and diagnosis.log_version is not None:
+    if options.sweep and diagnosis.log_is_sound:
         swept = sweep(ArchiveLog.open(options.archive), grace=grace, forced=options.force)
         mended = tuple(fault for fault in diagnosis.faults if fault.mended)
         after = examine(options.archive, grace=grace)
-        diagnosis = Diagnosis((*mended, *after.faults), after.orphans, after.log_version, after.num_images)
+        diagnosis = replace(after, faults=(*mended, *after.faults))
     document = asdict(diagnosis) | {"is_sound": diagnosis.is_sound, "swept": None if swept is None else asdict(swept)}
     _print(options, document, _describe_diagnosis(diagnosis, swept))
     if not diagnosis.is_sound:
@@ -118,6 +118,7 @@ def _describe_diagnosis(diagnosis: Diagnosis, swept: Swept | None) -> str:
         log = "the table is not made yet: run the job again" if diagnosis.is_sound else "the log cannot be read"
     lines = [f"{log}, {diagnosis.num_images:,} images"]
     lines += [f"{'mended' if f.mended else 'FAULT'}: {f.where}: {f.kind}: {f.message}" for f in diagnosis.faults]
+    lines += [f"note: {note}" for note in diagnosis.notes]
     if swept is not None:
         lines.append(f"swept {swept.files} files of {swept.num_bytes:,} bytes, and {swept.unfinished} unfinished ones")
     if diagnosis.orphans:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from cnnbatch.archive import open_archive
+from cnnbatch.archive import ArchiveLog
+from cnnbatch.archive.layout import read_format
 from cnnbatch.archive.leftovers import clear_run_folder
 from cnnbatch.archive.snapshot import LiveShard
 from cnnbatch.codec.runtime.process import dedicate_process
@@ -65,7 +66,9 @@ class VerifyJob:
         if config.source is not None and not self.settings.reaches("decode"):
             raise UsageError(f"the level {self.settings.level} does not look at SOURCE: use --level decode or source")
         self.storage = StorageConfig.from_environment(**config.storage)
-        self.archive = open_archive(config.archive, self.storage)
+        log = ArchiveLog(config.archive, self.storage)
+        read_format(log.store)
+        self.archive, self.newest = log.store, log.look()
         self.source = None if config.source is None else open_store(config.source, self.storage)
         if self.source is not None:
             self.source.check()
@@ -78,7 +81,7 @@ class VerifyJob:
 
         The report is left in the archive where that can be written; nothing else in it changes.
         """
-        store, run_id = self.archive.store, self.report.run_id
+        store, run_id = self.archive, self.report.run_id
         self.marks = store if self.report.leave(store) else None
         try:
             self._run()
@@ -94,10 +97,10 @@ class VerifyJob:
                 clear_run_folder(store, run_id)
 
     def _run(self) -> None:
-        snapshot, store = self.archive.snapshot, self.archive.store
+        snapshot, store = self.newest.snapshot, self.archive
         self.report.inputs = snapshot.num_rows
         self.report.findings = self.findings
-        self.findings += verify_plan.check_log(store, snapshot)
+        self.findings += verify_plan.check_log(store, self.newest)
         bad = {finding.path for finding in self.findings}
         self._count("lost", [shard for shard in snapshot.shards if shard.path in bad])
         sound = [shard for shard in snapshot.shards if shard.path not in bad]
@@ -114,9 +117,9 @@ class VerifyJob:
         listing = None if self.source is None else list_source(self.source, exclude=self.config.exclude)
         codec_ids = self._verify_shards(shards, listing)
         load = self.settings.reaches("decode")
-        self.findings += verify_plan.check_codecs(self.archive.store, codec_ids, load=load)
+        self.findings += verify_plan.check_codecs(self.archive, codec_ids, load=load)
         if listing is not None and self.settings.reaches("source"):
-            found, self.report.vanished = verify_plan.check_source(self.archive.store, shards, listing)
+            found, self.report.vanished = verify_plan.check_source(self.archive, shards, listing)
             self.findings += found
         elif load and listing is None:
             logger.info("the recorded PSNR was compared with nothing: it takes the originals (--source)")
@@ -130,18 +133,18 @@ class VerifyJob:
         if not self.settings.reaches("decode"):
             workers = workers.model_copy(update={"gpus": 0.0})
         pool = engine.size_pool(workers)
-        make = Build(self.archive.store, self.source, self.settings, max(1, int(pool.cpus)))
+        make = Build(self.archive, self.source, self.settings, max(1, int(pool.cpus)))
         build: Callable[[], engine.Worker[VerifyTask, VerifyResult]] = partial(
             GuardedVerifier, make, run_id=self.report.run_id, marks=self.marks
         )
-        tasks = list(verify_plan.plan_tasks(self.archive.store, shards, listing))
+        tasks = list(verify_plan.plan_tasks(self.archive, shards, listing))
         self.report.shards = len(tasks)
         progress = Progress(sum(shard.num_rows for shard in shards), 0)
         codec_ids: set[str] = set()
         try:
             for result in engine.run(tasks, build, pool):
                 progress.add(result.tally)
-                record_shard("verify", self.archive.store.url, result.number, result.tally)
+                record_shard("verify", self.archive.url, result.number, result.tally)
                 self._add(result.tally)
                 self.findings += result.findings
                 codec_ids |= result.codec_ids

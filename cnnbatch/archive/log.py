@@ -12,7 +12,7 @@ Every writer advances one shared application id, the fence, so that of two commi
 fails; the loser looks at the new version and leaves out what the winner already brought (``merge.py``).
 """
 
-import json
+import logging
 import os
 import random
 import re
@@ -20,32 +20,36 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Self
 
 from botocore.exceptions import BotoCoreError
-from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction, RemoveAction
 
 from cnnbatch.archive import layout
+from cnnbatch.archive.commits import read_commit
 from cnnbatch.archive.merge import Change, KeyCache, resolve
 from cnnbatch.archive.schema import SCHEMA
 from cnnbatch.archive.shards import ShardInfo
-from cnnbatch.archive.snapshot import DEFAULT_THREADS, Inventory, Snapshot, panics_as_damage, read_inventory, take_snapshot
+from cnnbatch.archive.snapshot import DEFAULT_THREADS, Inventory, Snapshot, delta_faults, read_inventory, take_snapshot
+from cnnbatch.archive.transaction import FENCE
+from cnnbatch.archive.transaction import write_commit as _write_commit
+from cnnbatch.archive.trust import Look, check_live
 from cnnbatch.errors import ArchiveError, StorageError, UsageError
 from cnnbatch.storage import StorageConfig, open_store
 from cnnbatch.storage.durable import has_hard_links, sync_folder
 from cnnbatch.storage.trouble import storage_error
 
-FENCE = "cnnbatch.fence"
 COMMIT_SECONDS = 120.0  # how long one commit goes on trying against other writers
 MAX_BACKOFF_SECONDS = 2.0
 # A checkpoint every ten commits, as Spark does: a cold open on S3 then reads at most ten small files. A checkpoint of an
 # archive of 10⁸ images has several megabytes, so old ones go after a week: nothing here reads an older version.
 TABLE_CONFIGURATION = {"delta.checkpointInterval": "10", "delta.logRetentionDuration": "interval 7 days"}
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ class ArchiveLog:
         self.store = open_store(url, config)
         self._config = _delta_config(self.store.url, config)
         self._keys = KeyCache(self.store)
+        self._warned_of: str | None = None
 
     @classmethod
     def create_or_open(cls, url: str, config: StorageConfig | None = None, *, codec_files: Iterable[bytes] = ()) -> Self:
@@ -102,28 +107,65 @@ class ArchiveLog:
         return log
 
     def snapshot(self) -> Snapshot:
-        """Read the newest version of the log: which shards are live."""
-        return take_snapshot(self.load_table())
+        """Read the newest version of the log: which shards are live.
+
+        Raises:
+            ArchiveError: there is none, or it is damaged.
+            StorageError: the store refused.
+        """
+        return self.load().snapshot
+
+    def load(self) -> Look:
+        """The newest version, with its table; raises what `snapshot` does."""
+        found = self.look()
+        if found.trust.fault is not None:
+            raise ArchiveError(f"the log of {self.store.url} is damaged: {found.trust.fault}; cnnbatch doctor tells more")
+        return found
+
+    def look(self) -> Look:
+        """The newest version as Delta reads it, and what its digests say, for who examines a damaged log.
+
+        Raises:
+            ArchiveError: there is none, or Delta cannot read it.
+            StorageError: the store refused.
+        """
+        for _ in range(2):  # a bit that flipped on the way comes right the second time
+            table = self.load_table()
+            snapshot = take_snapshot(table)
+            trust = check_live(self.store, snapshot, self.snapshot_at)
+            if trust.fault is None:
+                break
+        found = Look(table, snapshot, trust)
+        if found.others is not None and found.others != self._warned_of:
+            self._warned_of = found.others
+            logger.warning("%s: %s", self.store.url, found.others)
+        return found
 
     def snapshot_at(self, version: int) -> Snapshot | None:
-        """Read an earlier version, no shard at all before the first; ``None`` where the log does not go back that far."""
+        """Read an earlier version, no shard at all before the first; ``None`` where the log does not go back that far. It is
+        not compared with its digest.
+        """
         if version < 0:
             return Snapshot(-1, ())
         try:
-            with panics_as_damage(f"version {version} of the log of {self.store.url}"):
+            with delta_faults(f"version {version} of the log of {self.store.url}"):
                 return take_snapshot(DeltaTable(self.store.url, version=version, storage_options=self._options))
-        except DeltaError:
+        except ArchiveError:
             self.load_table()  # it is this version that cannot be read, not the log
             return None
-        except OSError as error:
-            raise storage_error(error, "open the log of", self.store.url) from error
 
     def last_commit(self, *, besides: tuple[str, ...] = ()) -> datetime | None:
-        """Return when a run last committed whose id does not begin with one of ``besides``; looks at the newest 100 commits."""
-        for commit in self.load_table().history(100):
-            run_id = commit.get("cnnbatch.run_id")
-            if run_id is not None and not str(run_id).startswith(besides):
-                return datetime.fromtimestamp(commit["timestamp"] / 1000, UTC)
+        """Return when a run last committed whose id does not begin with one of ``besides``; looks at the newest 100 commits.
+
+        ``None`` where there is none, or it does not say when.
+        """
+        newest = self.load_table().version()
+        for version in range(newest, max(-1, newest - 100), -1):
+            commit = read_commit(self.store, version)
+            if commit is None:
+                break
+            if commit.run_id is not None and not commit.run_id.startswith(besides):
+                return commit.moment
         return None
 
     def inventory(self, snapshot: Snapshot, *, threads: int = DEFAULT_THREADS) -> Inventory:
@@ -132,7 +174,8 @@ class ArchiveLog:
 
     def last_sequence(self, run_id: str) -> int | None:
         """Return the highest sequence number that this run has committed, or ``None``."""
-        return self.load_table().transaction_version(run_id)
+        with delta_faults(f"the log of {self.store.url}"):
+            return self.load_table().transaction_version(run_id)
 
     def commit(
         self,
@@ -171,18 +214,18 @@ class ArchiveLog:
         backoff, change = 0.05, None
         failure: Exception = TimeoutError("no answer")
         while True:
-            table = self.load_table()
-            if _is_in(table, run_id, sequence):  # also when the answer to our own write was lost
-                self._sync(table.version())
-                return _result(table.version(), change)
+            look = self.load()
+            snapshot = look.snapshot
+            if self._is_in(look, run_id, sequence):  # also when the answer to our own write was lost
+                self._sync(snapshot.version)
+                return _result(snapshot.version, change)
             if time.monotonic() > deadline:
                 raise storage_error(failure, f"commit within {COMMIT_SECONDS:g} s to", self.store.url) from failure
-            snapshot = take_snapshot(table)
             change = resolve(self._keys, snapshot, adds=adds, removes=removes, known=known)
             if not change.adds and not change.removes:
                 return _result(snapshot.version, change)
             try:
-                _write_commit(table, change, run_id, sequence)
+                _write_commit(look, change, run_id, sequence)
             except (DeltaError, OSError) as error:  # a conflict, or no answer: the log tells which
                 failure = error
                 _require_hard_links(self.store.url)
@@ -207,15 +250,16 @@ class ArchiveLog:
             ArchiveError: there is none, or its log is damaged.
             StorageError: the store refused.
         """
-        try:
-            with panics_as_damage(f"the log of {self.store.url}"):
+        with delta_faults(f"the log of {self.store.url}"):
+            try:
                 return DeltaTable(self.store.url, storage_options=self._options)
-        except TableNotFoundError:
-            raise ArchiveError(f"{self.store.url} has no log: its creation was not finished, run it again") from None
-        except DeltaError as error:
-            raise ArchiveError(f"the log of {self.store.url} is damaged: {_first_line(error)}") from error
-        except OSError as error:
-            raise storage_error(error, "open the log of", self.store.url) from error
+            except TableNotFoundError:
+                raise ArchiveError(f"{self.store.url} has no log: its creation was not finished, run it again") from None
+
+    def _is_in(self, look: Look, run_id: str, sequence: int) -> bool:
+        with delta_faults(f"the log of {self.store.url}"):
+            last = look.table.transaction_version(run_id)
+        return last is not None and last >= sequence
 
     def _create_table(self) -> None:
         try:
@@ -271,11 +315,6 @@ def _require_hard_links(url: str) -> None:
         raise StorageError(f"{url} is on a file system without hard links, which the log of an archive needs")
 
 
-def _is_in(table: DeltaTable, run_id: str, sequence: int) -> bool:
-    last = table.transaction_version(run_id)
-    return last is not None and last >= sequence
-
-
 def _result(version: int, change: Change | None) -> CommitResult:
     if change is None:
         return CommitResult(version, repeated=True)
@@ -286,35 +325,3 @@ def _result(version: int, change: Change | None) -> CommitResult:
         dropped=change.dropped,
         stale=change.stale,
     )
-
-
-def _write_commit(table: DeltaTable, change: Change, run_id: str, sequence: int) -> None:
-    now_ms = time.time_ns() // 1_000_000
-    actions: list[AddAction | RemoveAction] = [
-        AddAction(shard.path, shard.num_bytes, {}, now_ms, True, _statistics(shard)) for shard in change.adds
-    ]
-    actions += [RemoveAction(shard.path, True, now_ms, shard.num_bytes, {}) for shard in change.removes]
-    fence = (table.transaction_version(FENCE) or 0) + 1
-    properties = CommitProperties(
-        custom_metadata={"cnnbatch.run_id": run_id, "cnnbatch.sequence": sequence},
-        max_commit_retries=0,  # Delta's own retry would commit what was decided on an older version
-        app_transactions=[Transaction(FENCE, fence), Transaction(run_id, sequence)],
-    )
-    table.create_write_transaction(actions, "append", table.schema(), commit_properties=properties)
-
-
-def _statistics(shard: ShardInfo) -> str:
-    """Only the key has a range: by it readers skip shards; the payload has none, as in the Parquet file."""
-    return json.dumps(
-        {
-            "numRecords": shard.num_rows,
-            "minValues": {"key": shard.min_key},
-            "maxValues": {"key": shard.max_key},
-            "nullCount": {"key": 0},
-        },
-        ensure_ascii=False,  # deltalake 1.6.6 misreads the escape of U+20000 and skips the shard
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

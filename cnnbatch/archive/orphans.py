@@ -12,7 +12,8 @@ from cnnbatch.archive.leftovers import run_leftovers, unneeded_codecs
 from cnnbatch.archive.log import ArchiveLog
 from cnnbatch.archive.parquet import read_columns
 from cnnbatch.archive.shards import SHARD_PATH
-from cnnbatch.archive.snapshot import Snapshot, take_snapshot
+from cnnbatch.archive.snapshot import Snapshot
+from cnnbatch.archive.trust import Look
 from cnnbatch.errors import ArchiveError, UsageError
 from cnnbatch.storage import ObjectInfo, Store
 
@@ -55,11 +56,8 @@ def find_orphans(log: ArchiveLog, *, grace: timedelta = GRACE) -> list[Orphan]:
     What has no name of a shard and was never in the log is somebody else's.
     """
     files = list(log.store.list(DATA))  # before the log is read: what is committed in between is live, not an orphan
-    table = log.load_table()
-    live = {shard.path for shard in take_snapshot(table).shards}
-    replaced = set(table.vacuum(retention_hours=0, dry_run=True, enforce_retention_duration=False))
-    hours = -(-grace // timedelta(hours=1))
-    ripe = set(table.vacuum(retention_hours=hours, dry_run=True, enforce_retention_duration=False))
+    newest = log.load()
+    live, replaced, ripe = paths_needed(log, newest), newest.replaced(), newest.replaced(grace)
     limit = datetime.now(UTC) - grace
     found = [
         Orphan(
@@ -74,6 +72,18 @@ def find_orphans(log: ArchiveLog, *, grace: timedelta = GRACE) -> list[Orphan]:
     return sorted(found, key=lambda orphan: orphan.path)
 
 
+def paths_needed(log: ArchiveLog, newest: Look) -> set[str]:
+    """The files that must stay: those that are live, and those that were in the last version that a digest covers, where other
+    tools changed the log since."""
+    live = {shard.path for shard in newest.snapshot.shards}
+    if newest.others is not None and newest.trust.ours is not None:
+        before = log.snapshot_at(newest.trust.ours)
+        if before is None:
+            raise ArchiveError(f"version {newest.trust.ours} of the log of {log.store.url} cannot be read any more")
+        live.update(shard.path for shard in before.shards)
+    return live
+
+
 def sweep(log: ArchiveLog, *, grace: timedelta = GRACE, forced: bool = False) -> Swept:
     """Delete the orphans whose grace is over, and the control files that nothing needs (`leftovers`). A shard that is live
     by now stays, whatever it was when it was found.
@@ -83,7 +93,7 @@ def sweep(log: ArchiveLog, *, grace: timedelta = GRACE, forced: bool = False) ->
     """
     check_grace(grace, forced=forced)
     ripe = [orphan for orphan in find_orphans(log, grace=grace) if orphan.ripe]
-    live = {shard.path for shard in log.snapshot().shards} if ripe else set()
+    live = paths_needed(log, log.load()) if ripe else set()
     gone = [orphan for orphan in ripe if orphan.path not in live]
     for orphan in gone:
         log.store.delete(orphan.path)

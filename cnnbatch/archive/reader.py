@@ -20,15 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from deltalake.exceptions import DeltaError
 
 from cnnbatch.archive import layout
 from cnnbatch.archive.log import ArchiveLog
 from cnnbatch.archive.parquet import damage_as_archive_error, map_parallel, read_columns
 from cnnbatch.archive.schema import COLUMNS, SCHEMA, ArchiveRow, conform, table_to_rows
 from cnnbatch.archive.shards import ShardSummary, read_shard, read_summary
-from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, Snapshot, panics_as_damage, take_snapshot
-from cnnbatch.errors import ArchiveError, DamagedRow, StorageError
+from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, Snapshot, delta_faults
+from cnnbatch.errors import ArchiveError, DamagedRow
 from cnnbatch.storage import StorageConfig, Store
 from cnnbatch.storage.durable import replace_file
 
@@ -63,8 +62,9 @@ class Archive:
     def __init__(self, log: ArchiveLog) -> None:
         self.store: Store = log.store
         self.format = layout.read_format(log.store)
-        self._table = log.load_table()
-        self.snapshot: Snapshot = take_snapshot(self._table)
+        newest = log.load()
+        self._table = newest.table
+        self.snapshot: Snapshot = newest.snapshot
 
     def __len__(self) -> int:
         return self.snapshot.num_rows
@@ -164,14 +164,9 @@ class Archive:
         if not (is_text and any(shard.may_hold(key) for shard in self.snapshot.shards)):
             return pa.schema([(name, pa.null()) for name in columns]).empty_table()
         quoted = key.replace("'", "''")  # the only character that means something inside a literal of this dialect
-        try:
-            with panics_as_damage(f"{key!r} in {self.store.url}"):
-                stream = self._table.scan(columns=columns, predicate=f"key = '{quoted}'")
-                return conform(pa.RecordBatchReader.from_stream(stream).read_all())  # releases the GIL
-        except (DeltaError, pa.ArrowException) as error:
-            raise ArchiveError(f"{key!r} in {self.store.url}: {' '.join(str(error).split())[:300]}") from error
-        except OSError as error:
-            raise StorageError(f"{key!r} in {self.store.url}: {' '.join(str(error).split())[:300]}") from error
+        with delta_faults(f"{key!r} in {self.store.url}"):
+            stream = self._table.scan(columns=columns, predicate=f"key = '{quoted}'")
+            return conform(pa.RecordBatchReader.from_stream(stream).read_all())  # releases the GIL
 
     def _shard_keys(self, shard: LiveShard) -> list[str]:
         return [str(row["key"]) for row in self._shard_columns(["key"], shard)]

@@ -19,7 +19,7 @@ from cnnbatch.archive.log import ArchiveLog
 from cnnbatch.archive.orphans import DATA
 from cnnbatch.archive.parquet import damage_as_archive_error, map_parallel, read_columns
 from cnnbatch.archive.shards import SUMMARY_KEY, read_footer, read_shard, write_shard
-from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, Snapshot, read_rows, take_snapshot
+from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, Snapshot, read_rows
 from cnnbatch.errors import ArchiveError, DamagedRow
 from cnnbatch.storage import ObjectInfo, Store
 
@@ -52,9 +52,9 @@ def removed_rows(log: ArchiveLog, pattern: str = "*") -> list[Removed]:
     Raises:
         ArchiveError: the log, a live shard or the erased list is damaged.
     """
-    table = log.load_table()
-    live = _LiveKeys(log.store, take_snapshot(table))
-    replaced = set(table.vacuum(retention_hours=0, dry_run=True, enforce_retention_duration=False)) - live.paths
+    newest = log.load()
+    live = _LiveKeys(log.store, newest.snapshot)
+    replaced = newest.replaced() - live.paths
     there = [info for info in log.store.list(DATA) if info.key in replaced]
     matches, erased = re.compile(fnmatch.translate(pattern)).match, read_erased(log.store)
     latest: dict[str, tuple[datetime, str]] = {}

@@ -9,15 +9,23 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
 from cnnbatch.archive.parquet import map_parallel, read_columns
-from cnnbatch.errors import ArchiveError
+from cnnbatch.errors import ArchiveError, CnnbatchError
 from cnnbatch.storage import Store
+from cnnbatch.storage.trouble import code_of, storage_error
 
 DEFAULT_THREADS = 16  # requests in flight, not processors: most of the time is spent waiting for the store
 INVENTORY_COLUMNS = ("key", "source_size", "source_etag", "source_mtime", "outcome", "codec_id", "quality")
 _REPEATED = ("outcome", "codec_id")
 _SHARD_PATH = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9_.=-]*(/[A-Za-z0-9_=-][A-Za-z0-9_.=-]*)*\.parquet")
+_NO_DAMAGE = {
+    *("AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "NoCredentials"),
+    *("InternalError", "SlowDown", "Timeout", "Truncated", "Unreachable", "RequestTimeTooSkewed"),
+}
+"""What a store says, and a file does not."""
+
 _SHARD_COLUMNS = ("path", "size_bytes", "num_records", "min.key", "max.key")
 
 
@@ -68,10 +76,22 @@ class Inventory:
 
 
 @contextmanager
-def panics_as_damage(what: str) -> Iterator[None]:
-    """Raise `ArchiveError` where deltalake panics over a malformed log: what its Rust raises then is no `Exception`."""
+def delta_faults(what: str) -> Iterator[None]:
+    """Raise our errors for what deltalake says while it reads ``what``: it is damaged, or the store refused.
+
+    Both are told anywhere, as parts of a checkpoint are read when they are asked for; and over some malformed logs its Rust
+    panics, which is no `Exception`.
+    """
     try:
         yield
+    except CnnbatchError:
+        raise
+    except (DeltaError, pa.ArrowException, ValueError) as error:
+        if code_of(error) in _NO_DAMAGE:
+            raise storage_error(error, "read", what) from error
+        raise ArchiveError(f"{what} is damaged: {' '.join(str(error).split())[:300]}") from error
+    except OSError as error:
+        raise storage_error(error, "read", what) from error
     except BaseException as error:
         if type(error).__name__ != "PanicException":
             raise
@@ -84,15 +104,15 @@ def take_snapshot(table: DeltaTable) -> Snapshot:
     Raises:
         ArchiveError: the log needs a Delta reader feature, or names a file that cannot be a shard of this archive.
     """
-    protocol = table.protocol()
-    if protocol.min_reader_version > 1:
-        raise ArchiveError(
-            f"the log needs Delta reader version {protocol.min_reader_version} with {protocol.reader_features}: "
-            "another tool changed the table"
-        )
-    with panics_as_damage("the log"):
+    with delta_faults("the log"):
+        protocol = table.protocol()
+        if protocol.min_reader_version > 1:
+            raise ArchiveError(
+                f"the log needs Delta reader version {protocol.min_reader_version} with {protocol.reader_features}: "
+                "another tool changed the table"
+            )
         actions = pa.table(table.get_add_actions(flatten=True))
-    shards = sorted(_live_shards(actions), key=lambda shard: (shard.min_key, shard.path))
+        shards = sorted(_live_shards(actions), key=lambda shard: (shard.min_key, shard.path))
     return Snapshot(table.version(), tuple(shards))
 
 

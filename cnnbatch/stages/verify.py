@@ -1,7 +1,7 @@
 """Verifies one shard: checksums → every image decoded → compared with its original. What is wrong becomes a `Finding`.
 
     level       kinds found at it, beside those of the levels before
-    log         missing-shard  wrong-size
+    log         damaged-log  missing-shard  wrong-size
     checksums   damaged-shard  damaged-row  wrong-rows  duplicate-key  damaged-codec
     decode      undecodable  kills-worker  unusable-codec  wrong-psnr (where an unchanged original is at hand)
     source      source-changed  unreadable-source  wrong-metadata  not-archived

@@ -6,11 +6,13 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cnnbatch.archive.commits import LOG
 from cnnbatch.archive.erased import read_erased
 from cnnbatch.archive.layout import codec_path, read_codec
 from cnnbatch.archive.orphans import faults_of_shards
 from cnnbatch.archive.parquet import map_parallel, read_columns
-from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, Snapshot
+from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard
+from cnnbatch.archive.trust import Look
 from cnnbatch.codec import Codec
 from cnnbatch.errors import ArchiveError, CodecFileError
 from cnnbatch.stages.listing import Listing, without_erased
@@ -20,9 +22,11 @@ from cnnbatch.storage import ObjectInfo, Store
 NO_KEYS = pa.chunked_array([], type=pa.string())
 
 
-def check_log(archive: Store, snapshot: Snapshot) -> list[Finding]:
-    """Level ``log``: every shard that the log names is there with the size it says."""
-    return [Finding("log", kind, path, None, message) for path, kind, message in faults_of_shards(archive, snapshot)]
+def check_log(archive: Store, newest: Look) -> list[Finding]:
+    """Level ``log``: it is what was written, and every shard that it names is there with the size it says."""
+    found = [] if newest.trust.fault is None else [Finding("log", "damaged-log", LOG, None, newest.trust.fault)]
+    faults = faults_of_shards(archive, newest.snapshot)
+    return found + [Finding("log", kind, path, None, message) for path, kind, message in faults]
 
 
 def plan_tasks(archive: Store, shards: Iterable[LiveShard], listing: Listing | None) -> Iterator[VerifyTask]:
@@ -59,7 +63,7 @@ def duplicate_keys(archive: Store, shards: Sequence[LiveShard]) -> list[Finding]
     """Keys live in two shards; ``shards`` by their first key. Reads the keys of those whose ranges overlap."""
     counted = pc.value_counts(_concat(keys_of(archive, _overlapping(shards))))
     twice = [item["values"] for item in counted.to_pylist() if item["counts"] > 1] if len(counted) else []
-    return [Finding("checksums", "duplicate-key", "_delta_log", key, "is live more than once") for key in twice]
+    return [Finding("checksums", "duplicate-key", LOG, key, "is live more than once") for key in twice]
 
 
 def _overlapping(shards: Sequence[LiveShard]) -> list[LiveShard]:

@@ -8,6 +8,7 @@
 """
 
 from cnnbatch.storage.config import StorageConfig
+from cnnbatch.storage.documents import parse_json
 from cnnbatch.storage.interface import ObjectInfo, Store
 from cnnbatch.storage.keys import is_safe_key, safe_join
 from cnnbatch.storage.opening import open_object, open_store, read_object
@@ -21,6 +22,7 @@ __all__ = [
     "open_object",
     "open_store",
     "overlaps",
+    "parse_json",
     "read_object",
     "safe_join",
 ]

@@ -18,7 +18,7 @@ from fsspec.spec import AbstractFileSystem
 
 from cnnbatch.errors import StorageError, Unreadable, UsageError
 from cnnbatch.storage.generic_listing import etag_of, fault_of, is_server_error, mtime_of, size_of
-from cnnbatch.storage.interface import FAULTS, ObjectInfo, Refusal
+from cnnbatch.storage.interface import FAULTS, MAX_READ_BYTES, ObjectInfo, Refusal, require_small
 from cnnbatch.storage.keys import is_readable_key, require_safe_key
 from cnnbatch.storage.many import Outcome, put_each, read_many
 from cnnbatch.storage.urls import parse_url
@@ -110,12 +110,14 @@ class FsspecStore:
     def get_many(self, infos: Iterable[ObjectInfo], *, max_bytes: int, concurrency: int) -> Iterator[Outcome]:
         return read_many(self.get, infos, max_bytes=max_bytes, concurrency=concurrency)
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, *, max_bytes: int = MAX_READ_BYTES) -> bytes:
         with self._faults("read", key):
-            return self._read(key)
+            data = self._read(key)
+        require_small(f"{self.url}/{key}", len(data), max_bytes)
+        return data
 
-    def read_versioned(self, key: str) -> tuple[bytes, str]:
-        data = self.read(key)
+    def read_versioned(self, key: str, *, max_bytes: int = MAX_READ_BYTES) -> tuple[bytes, str]:
+        data = self.read(key, max_bytes=max_bytes)
         return data, hashlib.sha256(data).hexdigest()
 
     def read_range(self, key: str, start: int, length: int) -> bytes:

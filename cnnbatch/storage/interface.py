@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, Protocol
 
-from cnnbatch.errors import StorageError, Unreadable, UsageError
+from cnnbatch.errors import StorageError, TooLarge, Unreadable, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,9 @@ FAULTS: Final[Mapping[str, str]] = {
     "io-error": "the system cannot read it",
 }
 """What can be wrong with something that was listed, in words."""
+
+MAX_READ_BYTES = 1 << 30
+"""What `Store.read` reads at most, if nothing less is asked for: the limit of a codec file, the largest of such objects."""
 
 Refusal = StorageError | UsageError
 """Why an object was not written."""
@@ -99,19 +102,16 @@ class Store(Protocol):
         ``Unreadable("too-large")`` and is not read.
         """
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, *, max_bytes: int = MAX_READ_BYTES) -> bytes:
         """Read a whole small object.
 
         Raises:
             FileNotFoundError: there is none.
+            TooLarge: it has more than ``max_bytes``; nothing of it was read.
         """
 
-    def read_versioned(self, key: str) -> tuple[bytes, str]:
-        """Read a small object with the version token that `put_if_match` takes.
-
-        Raises:
-            FileNotFoundError: there is none.
-        """
+    def read_versioned(self, key: str, *, max_bytes: int = MAX_READ_BYTES) -> tuple[bytes, str]:
+        """Read a small object with the version token that `put_if_match` takes; raises what `read` does."""
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """Read ``length`` bytes from byte ``start``; exactly that many, or `StorageError`.
@@ -158,3 +158,9 @@ class Store(Protocol):
 
         Folders without anything in them go too, uncounted: other stores have none.
         """
+
+
+def require_small(where: str, size: int, max_bytes: int) -> None:
+    """Raise `TooLarge` for an object over the limit of what is read at once."""
+    if size > max_bytes:
+        raise TooLarge(f"{where} has {size} bytes: what it should be has {max_bytes} at most")

@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
 
 from cnnbatch.errors import StorageError, Unreadable, UsageError
 from cnnbatch.storage.durable import (
@@ -23,7 +22,7 @@ from cnnbatch.storage.durable import (
     replace_files,
     sync_folder,
 )
-from cnnbatch.storage.interface import FAULTS, ObjectInfo, Refusal
+from cnnbatch.storage.interface import FAULTS, MAX_READ_BYTES, ObjectInfo, Refusal, require_small
 from cnnbatch.storage.keys import TEMPORARY_PREFIX, is_readable_key, is_temporary, require_safe_key, safe_join
 from cnnbatch.storage.many import Outcome, read_many
 
@@ -113,18 +112,20 @@ class LocalStore:
     def get_many(self, infos: Iterable[ObjectInfo], *, max_bytes: int, concurrency: int) -> Iterator[Outcome]:
         return read_many(self.get, infos, max_bytes=max_bytes, concurrency=concurrency, together=READ_TOGETHER)
 
-    def read(self, key: str) -> bytes:
-        with self._faults("read", key), self._regular(key) as file:
-            return file.read()
+    def read(self, key: str, *, max_bytes: int = MAX_READ_BYTES) -> bytes:
+        with self._faults("read", key), self._regular_file(key) as descriptor:
+            size = os.fstat(descriptor).st_size
+            require_small(f"{self.url}/{key}", size, max_bytes)
+            return _read(descriptor, size + 1)
 
-    def read_versioned(self, key: str) -> tuple[bytes, str]:
-        data = self.read(key)
+    def read_versioned(self, key: str, *, max_bytes: int = MAX_READ_BYTES) -> tuple[bytes, str]:
+        data = self.read(key, max_bytes=max_bytes)
         return data, hashlib.sha256(data).hexdigest()
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
-        with self._faults("read", key), self._regular(key) as file:
-            file.seek(start)
-            data = file.read(length)
+        with self._faults("read", key), self._regular_file(key) as descriptor:
+            os.lseek(descriptor, start, os.SEEK_SET)
+            data = _read(descriptor, length)
         if len(data) != length:
             raise StorageError(f"{self.url}/{key} ends before byte {start + length}")
         return data
@@ -288,15 +289,16 @@ class LocalStore:
             os.close(descriptor)
         return os.open(self._inside(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
-    def _regular(self, key: str) -> BinaryIO:
-        """The file of that key, open; never a pipe or a device, which may have no end or no writer."""
+    @contextmanager
+    def _regular_file(self, key: str) -> Iterator[int]:
+        """An open file; what is none, as a pipe that would wait for a writer, is not there."""
         descriptor = self._open(key)
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISREG(mode):
-            return os.fdopen(descriptor, "rb")
-        os.close(descriptor)
-        code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-        raise OSError(code, "not a regular file")
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise FileNotFoundError(errno.ENOENT, "no file", key)
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def _leads_inside(self, link: Path) -> bool:
         return link.exists() and self._contains(str(link))

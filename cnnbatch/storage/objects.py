@@ -15,7 +15,7 @@ from obstore.store import S3Store
 
 from cnnbatch.errors import StorageError, Unreadable, UsageError
 from cnnbatch.storage.config import StorageConfig
-from cnnbatch.storage.interface import FAULTS, ObjectInfo, Refusal
+from cnnbatch.storage.interface import FAULTS, MAX_READ_BYTES, ObjectInfo, Refusal, require_small
 from cnnbatch.storage.keys import require_safe_key
 from cnnbatch.storage.many import Outcome, put_each, read_many
 from cnnbatch.storage.s3_listing import MD5, S3Client, plain_etag, quote_etag
@@ -96,12 +96,13 @@ class ObjectStore:
     def get_many(self, infos: Iterable[ObjectInfo], *, max_bytes: int, concurrency: int) -> Iterator[Outcome]:
         return read_many(self.get, infos, max_bytes=max_bytes, concurrency=concurrency)
 
-    def read(self, key: str) -> bytes:
-        return self.read_versioned(key)[0]
+    def read(self, key: str, *, max_bytes: int = MAX_READ_BYTES) -> bytes:
+        return self.read_versioned(key, max_bytes=max_bytes)[0]
 
-    def read_versioned(self, key: str) -> tuple[bytes, str]:
+    def read_versioned(self, key: str, *, max_bytes: int = MAX_READ_BYTES) -> tuple[bytes, str]:
         with self._faults("read", key):
             result = obstore.get(self._client, self._path(key))
+            require_small(f"{self.url}/{key}", result.meta["size"], max_bytes)
             return bytes(result.bytes()), plain_etag(result.meta["e_tag"]) or ""
 
     def read_range(self, key: str, start: int, length: int) -> bytes:

@@ -183,7 +183,7 @@ class ArchiveNight:
         level = self.config.verify.level
         config = self.config.verify_config(self.entry, level="checksums" if record.damaged and level == "log" else level)
         job = VerifyJob(config)
-        now = job.archive.snapshot
+        now = job.newest.snapshot
         before = log.snapshot_at(record.verified_log_version)
         known = set() if before is None else {shard.path for shard in before.shards}
         damaged = [shard.path for shard in now.shards if shard.path in record.damaged]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cnnbatch.archive import ArchiveLog, open_archive, rewrite_without
-from cnnbatch.archive.doctor import QUARANTINE, _examine_log, examine
+from cnnbatch.archive.doctor import examine
+from cnnbatch.archive.log_doctor import QUARANTINE, examine_log
 from cnnbatch.archive.orphans import find_orphans, sweep
 from cnnbatch.errors import ArchiveError, UsageError
 from tests.archive.rows import keys_of, rows_of, shard_of
@@ -55,7 +56,7 @@ def test_a_commit_torn_at_any_byte_is_noticed(log: ArchiveLog) -> None:
     data = torn.read_bytes()
     for left in range(len(data)):
         torn.write_bytes(data[:left])
-        assert "torn-commit" in {fault.kind for fault in _examine_log(log.store, mend=False)}, left
+        assert "torn-commit" in {fault.kind for fault in examine_log(log.store, mend=False)}, left
     torn.write_bytes(data)
     assert kinds(log) == []
 

@@ -89,11 +89,17 @@ def missing_shard(place: Place) -> None:
 
 
 def edit_log(place: Place, change: Callable[[dict[str, Any]], None]) -> None:
+    """A change without digests, as an older version of the package would have made it."""
     actions = [json.loads(line) for line in place.last_commit.read_text().split("\n") if line]
+    actions[0]["commitInfo"] = {"cnnbatch.run_id": actions[0]["commitInfo"]["cnnbatch.run_id"]}
     for action in actions:
         if "add" in action:
             change(action["add"])
     place.last_commit.write_text("\n".join(map(json.dumps, actions)))
+
+
+def flipped_bit_in_the_log(place: Place) -> None:
+    flip(place.last_commit, place.last_commit.read_bytes().index(b"modificationTime") + 20)
 
 
 def wrong_size_in_the_log(place: Place) -> None:
@@ -110,7 +116,7 @@ def wrong_key_range_in_the_log(place: Place) -> None:
 
 def a_key_twice(place: Place) -> None:
     twin = write_shard(place.log.store, [place.rows()["notes.txt"]], footer={})
-    log_module._write_commit(place.log.load_table(), Change((twin,), (), (), ()), "forger", 0)
+    log_module._write_commit(place.log.load(), Change((twin,), (), (), ()), "forger", 0)
 
 
 def another_codec_file(place: Place) -> None:
@@ -174,6 +180,7 @@ def unreadable_source(place: Place) -> None:
 FAULTS: list[tuple[Callable[[Place], None], str, str, str | None]] = [
     (missing_shard, "log", "missing-shard", None),
     (truncated_shard, "log", "wrong-size", None),
+    (flipped_bit_in_the_log, "log", "damaged-log", None),
     (wrong_size_in_the_log, "log", "wrong-size", None),
     (flipped_payload_byte, "checksums", "damaged-row", "a/photo.png"),
     (damaged_small_columns, "checksums", "damaged-row", None),
