@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from cnnbatch.archive.layout import CODECS, codec_path
-from cnnbatch.archive.parquet import map_parallel
+from cnnbatch.archive.parquet import damage_as_archive_error, map_parallel, read_columns
 from cnnbatch.archive.shards import read_summary
 from cnnbatch.archive.snapshot import DEFAULT_THREADS
 from cnnbatch.errors import ArchiveError
@@ -23,24 +23,31 @@ RUN_GRACES: Final = 7
 def unneeded_codecs(store: Store, *, grace: timedelta) -> list[str]:
     """The paths of codec files that no file below ``data/`` names, live or not, and that no run put there within the grace.
 
-    Reads footers until each old codec file is found to be needed: the first one, mostly. A footer that cannot be read may
-    name any codec, so then none is unneeded.
+    What a footer names is needed; that is all of them, mostly, in the first shard that is looked at. What no footer names is
+    unneeded only where every row of every file was read, and none names it. A file that cannot be read may need any codec, so
+    then none is unneeded.
     """
     unneeded = {info.key for info in store.list(CODECS) if is_older(info, grace)}
-    if not unneeded:
-        return []
     try:
-        for named in map_parallel(partial(_codecs_of, store), store.list(DATA), threads=DEFAULT_THREADS):
-            unneeded -= named
-            if not unneeded:
-                break
+        for codecs_of in (_codecs_in_footer, _codecs_in_rows):
+            files = store.list(DATA) if unneeded else ()
+            for named in map_parallel(partial(codecs_of, store), files, threads=DEFAULT_THREADS):
+                unneeded -= named
+                if not unneeded:
+                    break
     except ArchiveError:
         return []
     return sorted(unneeded)
 
 
-def _codecs_of(store: Store, info: ObjectInfo) -> set[str]:
+def _codecs_in_footer(store: Store, info: ObjectInfo) -> set[str]:
     return set(map(codec_path, read_summary(store, info.key, num_bytes=info.size).codecs))
+
+
+def _codecs_in_rows(store: Store, info: ObjectInfo) -> set[str]:
+    column = read_columns(store, info.key, ["codec_id"], num_bytes=info.size).column("codec_id")
+    with damage_as_archive_error(store, info.key):
+        return {codec_path(codec_id) for codec_id in column.unique().to_pylist() if codec_id is not None}
 
 
 def clear_run_folder(store: Store, run_id: str) -> None:

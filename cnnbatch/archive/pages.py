@@ -1,25 +1,28 @@
 """The pages of a Parquet column as they lie in a file: their sizes, encodings and checksums, before Arrow decodes anything.
 
 Arrow believes what a page claims of its size, and reads as many values as it is told: a file of a few kB may claim gigabytes.
-So the headers are read here first (Thrift's compact protocol, of which a header is one struct), and the page checksums are
-compared on the way.
+So the headers are read here first (structs of Thrift's compact protocol), and the page checksums are compared on the way. The
+page index tells which page has one value; Arrow would read the whole row group for it.
 """
 
 import struct
 import zlib
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 DATA_PAGE: Final = 0
-DICTIONARY_PAGE: Final = 2
 DATA_PAGE_V2: Final = 3
+PLAIN: Final = 0
+UNCOMPRESSED: Final = 0
 
 BOUNDED_ENCODINGS: Final = frozenset({0, 6})
-"""PLAIN and DELTA_LENGTH_BYTE_ARRAY: all bytes of all values are in the page. With the others a value may be there once for many."""
+"""PLAIN and DELTA_LENGTH_BYTE_ARRAY: all bytes of all values are in the page. Of the others one may stand for many values."""
 
 _MAX_DEPTH: Final = 8
 _MAX_VARINT_BYTES: Final = 10
+_LONG_LIST: Final = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +64,46 @@ def _encoding(header: dict[int, Any]) -> int | None:
     return encoding
 
 
+def find_page(
+    footer: memoryview, read: Callable[[int, int], memoryview], group: int, column: str, row: int
+) -> tuple[memoryview, int]:
+    """The page that has the value of a ``row`` of a row group, in an uncompressed column, and which of its values that is.
+
+    ``read`` gives the bytes of the file from one position to another.
+
+    Raises:
+        LookupError: there is no page index, or not such a column.
+        ValueError: footer or page index are damaged.
+    """
+    fields, _ = _read_struct(footer, 0, 0)
+    chunks = fields[4][group][1]
+    [chunk] = [chunk for chunk in chunks if chunk[3][3] == [column.encode()]]
+    if chunk[3][4] != UNCOMPRESSED:
+        raise LookupError(f"{column} is compressed")
+    pages = _read_struct(read(chunk[4], chunk[4] + chunk[5]), 0, 0)[0][1]
+    at = bisect_right(pages, row, key=lambda page: page[3]) - 1
+    return read(pages[at][1], pages[at][1] + pages[at][2]), row - pages[at][3]
+
+
+def plain_value(page: memoryview, index: int) -> memoryview:
+    """One value of a data page of a text column that is never null, and plainly encoded.
+
+    Raises:
+        LookupError: it is another page.
+        ValueError: it is damaged.
+    """
+    header, position = _read_struct(page, 0, 0)
+    if _encoding(header) != PLAIN:
+        raise LookupError("the page is encoded otherwise")
+    for _ in range(index):
+        position += 4 + int.from_bytes(_take(page, position, 4), "little")
+    return _take(page, position + 4, int.from_bytes(_take(page, position, 4), "little"))
+
+
 def _read_struct(data: memoryview, position: int, depth: int) -> tuple[dict[int, Any], int]:
     """A struct as its fields by number, and where it ends."""
     if depth > _MAX_DEPTH:
-        raise ValueError("a header is nested too deeply")
+        raise ValueError("it is nested too deeply")
     fields: dict[int, Any] = {}
     number = 0
     while True:
@@ -91,20 +130,34 @@ def _read_value(data: memoryview, position: int, kind: int, depth: int) -> tuple
         case 8:
             length, position = _varint(data, position)
             return bytes(_take(data, position, length)), position + length
+        case 9 | 10:
+            return _read_list(data, position, depth + 1)
         case 12:
             return _read_struct(data, position, depth + 1)
-    raise ValueError(f"a header has a field of type {kind}")  # lists and maps: no page header has any
+    raise ValueError(f"there is a field of type {kind}")  # maps: Parquet has none
+
+
+def _read_list(data: memoryview, position: int, depth: int) -> tuple[list[Any], int]:
+    head, position = _byte(data, position)
+    count, kind = head >> 4, head & 0x0F
+    if count == _LONG_LIST:
+        count, position = _varint(data, position)
+    values = []
+    for _ in range(count):
+        value, position = _byte(data, position) if kind in (1, 2) else _read_value(data, position, kind, depth)
+        values.append(value)
+    return values, position
 
 
 def _take(data: memoryview, position: int, length: int) -> memoryview:
     if length > len(data) - position:
-        raise ValueError("a header ends too early")
+        raise ValueError("it ends too early")
     return data[position : position + length]
 
 
 def _byte(data: memoryview, position: int) -> tuple[int, int]:
     if position >= len(data):
-        raise ValueError("a header ends too early")
+        raise ValueError("it ends too early")
     return data[position], position + 1
 
 
@@ -115,7 +168,7 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, position
-    raise ValueError("a header has a number that does not end")
+    raise ValueError("a number does not end")
 
 
 def _zigzag(data: memoryview, position: int) -> tuple[int, int]:

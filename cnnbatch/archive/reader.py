@@ -14,19 +14,25 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from cnnbatch.archive import layout
 from cnnbatch.archive.log import ArchiveLog
-from cnnbatch.archive.parquet import damage_as_archive_error, map_parallel, read_columns
-from cnnbatch.archive.schema import COLUMNS, SCHEMA, ArchiveRow, conform, table_to_rows
-from cnnbatch.archive.shards import ShardSummary, read_shard, read_summary
-from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, Snapshot, delta_faults
+from cnnbatch.archive.parquet import (
+    ParquetObject,
+    again_if_damaged,
+    damage_as_archive_error,
+    map_parallel,
+    open_parquet,
+    read_columns,
+)
+from cnnbatch.archive.schema import SCHEMA, ArchiveRow
+from cnnbatch.archive.shards import SHARD_PATH, ShardSummary, read_row, read_shard, read_summary
+from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, Snapshot
 from cnnbatch.errors import ArchiveError, DamagedRow
 from cnnbatch.storage import StorageConfig, Store
 from cnnbatch.storage.durable import replace_file
@@ -62,9 +68,7 @@ class Archive:
     def __init__(self, log: ArchiveLog) -> None:
         self.store: Store = log.store
         self.format = layout.read_format(log.store)
-        newest = log.load()
-        self._table = newest.table
-        self.snapshot: Snapshot = newest.snapshot
+        self.snapshot: Snapshot = log.snapshot()
 
     def __len__(self) -> int:
         return self.snapshot.num_rows
@@ -73,7 +77,7 @@ class Archive:
         return self.keys()
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and self._scan(key, ["key"]).num_rows > 0
+        return isinstance(key, str) and next(self._find(key), None) is not None
 
     def __getitem__(self, key: str) -> ArchiveRow:
         """Read one image.
@@ -82,14 +86,21 @@ class Archive:
             KeyError: there is none of this key.
             DamagedRow: its checksum or metadata is wrong.
         """
-        rows = list(table_to_rows(self._scan(key, list(COLUMNS))))
-        if not rows:
+        places = list(self._find(key))
+        if not places:
             raise KeyError(key)
-        if len(rows) > 1:
-            raise ArchiveError(f"{key!r} is in {self.store.url} {len(rows)} times")
-        if isinstance(rows[0], DamagedRow):
-            raise rows[0]
-        return rows[0]
+        if len(places) > 1:
+            raise ArchiveError(f"{key!r} is in {self.store.url} {len(places)} times")
+        [(shard, place)] = places
+        with suppress(ArchiveError):
+            row = read_row(self.store, shard.path, *place)
+            if isinstance(row, ArchiveRow):
+                return row
+        rows = list(read_shard(self.store, shard.path, keys={key}, num_bytes=shard.num_bytes))  # again, as careful as any other
+        for row in rows:
+            if isinstance(row, ArchiveRow):
+                return row
+        raise rows[0] if isinstance(rows[0], DamagedRow) else KeyError(key)
 
     def keys(self, pattern: str = "*") -> Iterator[str]:
         """Yield the keys that match a glob in which ``*`` crosses ``/``, in shard order; reads only the key column."""
@@ -158,15 +169,28 @@ class Archive:
             archive_bytes=self.snapshot.num_bytes,
         )
 
-    def _scan(self, key: str, columns: list[str]) -> pa.Table:
-        """Read one key's row through the page index, which is what makes it cheap (pyarrow reads whole row groups)."""
-        is_text = key.encode("utf-8", "replace").decode() == key  # a lone surrogate is no key, and not for SQL
-        if not (is_text and any(shard.may_hold(key) for shard in self.snapshot.shards)):
-            return pa.schema([(name, pa.null()) for name in columns]).empty_table()
-        quoted = key.replace("'", "''")  # the only character that means something inside a literal of this dialect
-        with delta_faults(f"{key!r} in {self.store.url}"):
-            stream = self._table.scan(columns=columns, predicate=f"key = '{quoted}'")
-            return conform(pa.RecordBatchReader.from_stream(stream).read_all())  # releases the GIL
+    def _find(self, key: str) -> Iterator[tuple[LiveShard, tuple[ParquetObject, int, int]]]:
+        """The shard that has a key, and where in it: more than one only where the archive is damaged."""
+        for shard in self.snapshot.shards:
+            place = again_if_damaged(partial(self._place, shard, key)) if shard.may_hold(key) else None
+            if place is not None:
+                yield shard, place
+
+    def _place(self, shard: LiveShard, key: str) -> tuple[ParquetObject, int, int] | None:
+        """The shard as a file, and where in it a key is: row group and row. Keys are in order, unless another tool wrote it."""
+        file = open_parquet(self.store, shard.path, num_bytes=shard.num_bytes)
+        low, high, is_ours = 0, file.metadata.num_row_groups, SHARD_PATH.fullmatch(shard.path)
+        while low < high:
+            middle = (low + high) // 2 if is_ours else low
+            with damage_as_archive_error(self.store, shard.path):
+                keys = file.read_group(middle, ["key"]).column("key").to_pylist()
+            if key in keys:
+                return file, middle, keys.index(key)
+            if is_ours and keys and key < keys[0]:
+                high = middle
+            else:
+                low = middle + 1
+        return None
 
     def _shard_keys(self, shard: LiveShard) -> list[str]:
         return [str(row["key"]) for row in self._shard_columns(["key"], shard)]

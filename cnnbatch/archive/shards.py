@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cnnbatch.archive.parquet import ParquetObject, again_if_damaged, damage_as_archive_error, open_parquet
+from cnnbatch.archive.parquet import ParquetObject, again_if_damaged, damage_as_archive_error, open_parquet, seal_footer
 from cnnbatch.archive.schema import (
     BLOBS,
     COLUMNS,
@@ -32,7 +32,7 @@ from cnnbatch.archive.schema import (
     table_to_rows,
 )
 from cnnbatch.errors import ArchiveError, DamagedRow, StorageError
-from cnnbatch.storage import Store
+from cnnbatch.storage import Store, parse_json
 
 ROW_GROUP_BYTES = 16 << 20
 ROW_GROUP_ROWS = 1024
@@ -145,7 +145,7 @@ def _encode(rows: Sequence[ArchiveRow], footer: Mapping[str, str]) -> bytes:
         for group in _row_groups(rows, sizes):
             writer.write_table(rows_to_table(group), row_group_size=len(group))
         writer.add_key_value_metadata(dict(footer))
-    return buffer.getvalue()
+    return seal_footer(buffer.getvalue())
 
 
 def _layout(largest_row: int) -> dict[str, Any]:
@@ -187,15 +187,21 @@ def read_summary(store: Store, path: str, *, num_bytes: int | None = None) -> Sh
     """
     footer = read_footer(store, path, num_bytes=num_bytes)
     try:
-        found = json.loads(footer[SUMMARY_KEY])
+        found = parse_json(footer[SUMMARY_KEY])
         return ShardSummary(
-            outcomes={str(name): int(count) for name, count in found["outcomes"].items()},
-            codecs={str(name): int(count) for name, count in found["codecs"].items()},
-            source_bytes=int(found["source_bytes"]),
-            payload_bytes=int(found["payload_bytes"]),
+            outcomes={str(name): _count(count) for name, count in found["outcomes"].items()},
+            codecs={str(name): _count(count) for name, count in found["codecs"].items()},
+            source_bytes=_count(found["source_bytes"]),
+            payload_bytes=_count(found["payload_bytes"]),
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise ArchiveError(f"{path} in {store.url} has no readable {SUMMARY_KEY} in its footer") from error
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"{value!r} is no count")
+    return value
 
 
 def read_footer(store: Store, path: str, *, num_bytes: int | None = None) -> dict[str, str]:
@@ -226,21 +232,29 @@ def read_shard(
         ArchiveError: the shard is missing, or not one.
     """
 
-    def read(files: tuple[ParquetObject, ParquetObject], group: int) -> list[ArchiveRow | DamagedRow]:
-        return list(_read_group(store, *files, group, where=f"{path} row group {group}", keys=keys, check=check))
+    def read(file: ParquetObject, group: int) -> list[ArchiveRow | DamagedRow]:
+        return list(_read_group(store, file, group, where=f"{path} row group {group}", keys=keys, check=check))
 
-    files = open_shard(store, path, num_bytes)
-    for group in range(files[0].metadata.num_row_groups):
-        rows = read(files, group)
+    file = open_parquet(store, path, num_bytes=num_bytes)
+    for group in range(file.metadata.num_row_groups):
+        rows = read(file, group)
         if any(isinstance(row, DamagedRow) for row in rows):  # opened anew: the damage may be in the footer as it was read
-            rows = _sounder(rows, read(open_shard(store, path, num_bytes), group))
+            rows = _sounder(rows, read(open_parquet(store, path, num_bytes=num_bytes), group))
         yield from rows
 
 
-def open_shard(store: Store, path: str, num_bytes: int | None) -> tuple[ParquetObject, ParquetObject]:
-    """The shard twice: for its small columns with their page checksums, for payloads without, as each row has its own."""
-    small = open_parquet(store, path, num_bytes=num_bytes)
-    return small, open_parquet(store, path, num_bytes=num_bytes, check_pages=False)
+def read_row(store: Store, path: str, file: ParquetObject, group: int, row: int) -> ArchiveRow | DamagedRow:
+    """One row of a row group, checked like the others, without the payloads of its neighbours.
+
+    Raises:
+        ArchiveError: the row group's small columns cannot be read.
+    """
+    with damage_as_archive_error(store, path):
+        small = file.read_group(group, SMALL_COLUMNS).slice(row, 1)
+        payload = pa.array([file.read_payload(group, row)], pa.binary())
+    table = small.append_column(SCHEMA.field("payload").with_nullable(True), payload)
+    [found] = table_to_rows(table.select(COLUMNS))
+    return found
 
 
 def _sounder(first: list[ArchiveRow | DamagedRow], second: list[ArchiveRow | DamagedRow]) -> list[ArchiveRow | DamagedRow]:
@@ -252,8 +266,7 @@ def _sounder(first: list[ArchiveRow | DamagedRow], second: list[ArchiveRow | Dam
 
 def _read_group(
     store: Store,
-    small: ParquetObject,
-    large: ParquetObject,
+    file: ParquetObject,
     group: int,
     *,
     where: str,
@@ -262,11 +275,11 @@ def _read_group(
 ) -> Iterator[ArchiveRow | DamagedRow]:
     try:
         with damage_as_archive_error(store, where):
-            table = small.read_group(group, SMALL_COLUMNS)
+            table = file.read_group(group, SMALL_COLUMNS)
     except ArchiveError as error:
-        yield DamagedRow(f"{small.metadata.row_group(group).num_rows} rows cannot be named: {error}")
+        yield DamagedRow(f"{file.metadata.row_group(group).num_rows} rows cannot be named: {error}")
         return
-    yield from _with_payloads(store, large, group, table, where=where, keys=keys, check=check)
+    yield from _with_payloads(store, file, group, table, where=where, keys=keys, check=check)
 
 
 def _with_payloads(

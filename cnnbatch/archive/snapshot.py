@@ -129,6 +129,9 @@ def _live_shards(actions: pa.Table) -> Iterator[LiveShard]:
     for column in columns:
         if None in column:
             raise ArchiveError(f"the log has no count and key range of {columns[0][column.index(None)]}")
+    for path, *counts in zip(*columns[:3], strict=True):
+        if min(counts) < 0:
+            raise ArchiveError(f"the log says that {path} has {counts[0]} bytes and {counts[1]} rows")
     yield from map(LiveShard, *columns)
 
 

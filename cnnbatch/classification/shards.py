@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cnnbatch.archive.parquet import ParquetObject, damage_as_archive_error
-from cnnbatch.archive.shards import open_shard
+from cnnbatch.archive.parquet import ParquetObject, damage_as_archive_error, open_parquet
 from cnnbatch.codec import Codec
 from cnnbatch.errors import ArchiveError, BitstreamError
 from cnnbatch.stages.codecs import CodecShelf
@@ -74,21 +73,21 @@ def read_features(
     """
     unread = 0
     seen: set[str] = set()
-    small, large = open_shard(store, path, num_bytes)
-    for group in range(small.metadata.num_row_groups):
+    file = open_parquet(store, path, num_bytes=num_bytes)
+    for group in range(file.metadata.num_row_groups):
         where = f"{path} row group {group}"
         try:
             with damage_as_archive_error(store, where):
-                table = _small_rows(small, group)
+                table = _small_rows(file, group)
         except ArchiveError as error:
-            count = small.metadata.row_group(group).num_rows
+            count = file.metadata.row_group(group).num_rows
             if keys is None:
                 yield LeftOut(None, FAILED, str(error), count)
             unread += count
             continue
         rows = [(index, row) for index, row in enumerate(table) if keys is None or row["key"] in keys]
         seen.update(row["key"] for _, row in rows)
-        yield from _read_group(store, large, group, rows, codecs, where=where, wanted=wanted)
+        yield from _read_group(store, file, group, rows, codecs, where=where, wanted=wanted)
     if keys is not None and unread and len(seen) < len(keys):
         yield LeftOut(None, FAILED, f"{unread} rows of {path} cannot be read", min(unread, len(keys) - len(seen)))
 
