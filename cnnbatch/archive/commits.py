@@ -192,7 +192,7 @@ def unflipped(version: int, data: bytes, is_right: Callable[[Commit], bool]) -> 
         others = data[:start] + data[end:]
         rest = tuple(_actions(others))
         known = digest_of_actions(rest)
-        for part in _one_bit_off(data[start:end]):
+        for part in one_bit_off(data[start:end]):
             try:
                 actions = tuple(_actions(part))
             except ValueError:
@@ -201,6 +201,13 @@ def unflipped(version: int, data: bytes, is_right: Callable[[Commit], bool]) -> 
             if commit.recorded in (None, (known + digest_of_actions(actions)) % _MODULUS) and is_right(commit):
                 return commit
     return None
+
+
+def one_bit_off(data: bytes) -> Iterator[bytes]:
+    """Everything that ``data`` may have been before one of its bits flipped."""
+    for at, byte in enumerate(data):
+        for bit in range(8):
+            yield data[:at] + bytes([byte ^ 1 << bit]) + data[at + 1 :]
 
 
 def _suspicious(data: bytes) -> Sequence[tuple[int, int]]:
@@ -222,12 +229,6 @@ def _is_sound(line: bytes) -> bool:
         return len(list(_actions(line))) <= 1
     except ValueError:
         return False
-
-
-def _one_bit_off(data: bytes) -> Iterator[bytes]:
-    for at, byte in enumerate(data):
-        for bit in range(8):
-            yield data[:at] + bytes([byte ^ 1 << bit]) + data[at + 1 :]
 
 
 def _part(action: Action, kind: str) -> Mapping[str, Any]:

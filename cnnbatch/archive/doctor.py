@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from cnnbatch.archive.commits import LOG
+from cnnbatch.archive.erased import mended_part, read_erased_parts
 from cnnbatch.archive.layout import read_format
 from cnnbatch.archive.log import ArchiveLog
-from cnnbatch.archive.log_doctor import Fault, examine_log, is_unmade, mend_live
+from cnnbatch.archive.log_doctor import Fault, examine_log, is_unmade, mend_live, put_away
 from cnnbatch.archive.orphans import GRACE, Orphan, faults_of_shards, find_orphans
 from cnnbatch.archive.trust import Look
 from cnnbatch.errors import ArchiveError
-from cnnbatch.storage import StorageConfig
+from cnnbatch.storage import StorageConfig, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +53,26 @@ def examine(url: str, config: StorageConfig | None = None, *, mend: bool = False
     if found.trust.fault is not None and all(fault.mended for fault in faults):  # else these are why
         found, more = mend_live(log, found, mend=mend)
         faults += more
+    faults += _examine_erased(log.store, mend=mend)
     faults += [Fault(*fault) for fault in faults_of_shards(log.store, found.snapshot)]
     is_sound = found.trust.fault is None
     orphans = tuple(find_orphans(log, grace=grace)) if is_sound else ()
     snapshot, notes = found.snapshot, tuple(_notes(found))
     return Diagnosis(tuple(faults), orphans, snapshot.version, snapshot.num_rows, notes, log_is_sound=is_sound)
+
+
+def _examine_erased(store: Store, *, mend: bool) -> Iterator[Fault]:
+    """The parts of the erased list: without one of them an erased image could come back, so nothing new is archived."""
+    for path in read_erased_parts(store)[1]:
+        right = mended_part(store, path)
+        if right is None:
+            message = "its sha256 is not its name: erase the same keys again, and delete it then"
+            yield Fault(path, "damaged-erased-list", message)
+            continue
+        fault = put_away(store, [path], "damaged-erased-list", "has one flipped bit", mend=mend)
+        if fault.mended:
+            store.put(path, right)
+        yield fault
 
 
 def _notes(found: Look) -> Iterator[str]:

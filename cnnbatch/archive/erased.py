@@ -6,8 +6,9 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from cnnbatch.errors import ArchiveError
-from cnnbatch.storage import Store
+from cnnbatch.archive.commits import MAX_MENDED_BYTES, one_bit_off
+from cnnbatch.errors import ArchiveError, TooLarge
+from cnnbatch.storage import Store, parse_json
 
 ERASED = "_cnnbatch/erased"
 MAX_LIST_BYTES = 1 << 26  # a million keys in one call of ``erase``
@@ -42,25 +43,47 @@ def read_erased(store: Store) -> ErasedKeys:
     Raises:
         ArchiveError: a part of it is damaged; going on without it could bring an erased image back.
     """
-    parts = [_read_part(store, info.key, info.known_bytes) for info in store.list(ERASED)]
-    return ErasedKeys(frozenset().union(*parts))
+    keys, damaged = read_erased_parts(store)
+    if damaged:
+        raise ArchiveError(f"the erased list {damaged[0]} of {store.url} is damaged: cnnbatch doctor tells more")
+    return keys
+
+
+def read_erased_parts(store: Store) -> tuple[ErasedKeys, list[str]]:
+    """What can be read of the list, and the paths of its damaged parts."""
+    parts = {info.key: _read_part(store, info.key) or _read_part(store, info.key) for info in store.list(ERASED)}
+    sound = [digests for digests in parts.values() if digests is not None]
+    return ErasedKeys(frozenset().union(*sound)), [path for path, digests in parts.items() if digests is None]
 
 
 def add_erased(store: Store, keys: Collection[str]) -> None:
-    """Put keys on the list; those that are on it already stay."""
-    digests = sorted({key_digest(key) for key in keys} - read_erased(store).digests)
-    if not digests:
-        return
-    data = (json.dumps({"version": 1, "key_sha256": digests}, indent=1) + "\n").encode()
-    store.put(f"{ERASED}/{hashlib.sha256(data).hexdigest()[:32]}.json", data)
+    """Put keys on the list; those that are on it already stay. A damaged part of it is in nobody's way."""
+    digests = sorted({key_digest(key) for key in keys} - read_erased_parts(store)[0].digests)
+    if digests:
+        data = (json.dumps({"version": 1, "key_sha256": digests}, indent=1) + "\n").encode()
+        store.put(part_path(data), data)
 
 
-def _read_part(store: Store, path: str, num_bytes: int) -> frozenset[str]:
+def part_path(data: bytes) -> str:
+    """Where a part of the list lies: its name is its digest."""
+    return f"{ERASED}/{hashlib.sha256(data).hexdigest()[:32]}.json"
+
+
+def mended_part(store: Store, path: str) -> bytes | None:
+    """A damaged part with the one bit put right that has flipped; ``None`` where it is something else."""
     try:
-        found = json.loads(store.read(path)) if num_bytes <= MAX_LIST_BYTES else {}
-        digests = frozenset(found["key_sha256"]) if found["version"] == 1 else frozenset(["another version"])
-        if not all(_DIGEST.fullmatch(digest) for digest in digests):
-            raise ValueError("not a list of sha256")
-    except (ValueError, KeyError, TypeError, RecursionError, FileNotFoundError) as error:
-        raise ArchiveError(f"the erased list {path} of {store.url} is not readable: {error}") from error
-    return digests
+        data = store.read(path, max_bytes=MAX_MENDED_BYTES)
+    except (FileNotFoundError, TooLarge):
+        return None
+    return next((right for right in one_bit_off(data) if part_path(right) == path), None)
+
+
+def _read_part(store: Store, path: str) -> frozenset[str] | None:
+    """Its digests; ``None`` where it is damaged."""
+    try:
+        data = store.read(path, max_bytes=MAX_LIST_BYTES)
+        found = parse_json(data) if part_path(data) == path else {}
+        digests = frozenset(map(str, found["key_sha256"])) if found["version"] == 1 else frozenset(["of another version"])
+    except (ValueError, KeyError, TypeError, FileNotFoundError, TooLarge):
+        return None
+    return digests if all(map(_DIGEST.fullmatch, digests)) else None

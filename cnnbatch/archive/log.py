@@ -207,8 +207,23 @@ class ArchiveLog:
         known = set() if base is None else {shard.path for shard in base.shards}
         return self._commit_fenced(run_id, sequence, adds, removes, known)
 
+    def pass_fence(self, run_id: str, sequence: int) -> None:
+        """Commit nothing: a commit under way that was decided on an older version has to be decided again.
+
+        Raises:
+            StorageError: as `commit`.
+        """
+        self._commit_fenced(run_id, sequence, (), (), set(), needed=True)
+
     def _commit_fenced(
-        self, run_id: str, sequence: int, adds: Sequence[ShardInfo], removes: Sequence[str], known: set[str]
+        self,
+        run_id: str,
+        sequence: int,
+        adds: Sequence[ShardInfo],
+        removes: Sequence[str],
+        known: set[str],
+        *,
+        needed: bool = False,
     ) -> CommitResult:
         deadline = time.monotonic() + COMMIT_SECONDS
         backoff, change = 0.05, None
@@ -222,7 +237,7 @@ class ArchiveLog:
             if time.monotonic() > deadline:
                 raise storage_error(failure, f"commit within {COMMIT_SECONDS:g} s to", self.store.url) from failure
             change = resolve(self._keys, snapshot, adds=adds, removes=removes, known=known)
-            if not change.adds and not change.removes:
+            if not (change.adds or change.removes or needed):
                 return _result(snapshot.version, change)
             try:
                 _write_commit(look, change, run_id, sequence)

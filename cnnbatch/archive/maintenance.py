@@ -52,8 +52,8 @@ class Erasure:
 def erase(log: ArchiveLog, keys: Collection[str], *, run_id: str) -> Erasure:
     """Take images out of the archive and put their keys on the erased list, so that they are never ingested again.
 
-    The list comes first: what a running job commits from then on leaves them out (`merge.resolve`). The replaced files
-    keep the bytes until a sweep.
+    The list comes first; then a commit, which sends each commit under way back to read the list (`merge.resolve`); then a look
+    at the log. The replaced files keep the bytes until a sweep.
 
     Raises:
         DamagedRow: a row that must be carried on cannot be read at all: the shard stays as it is.
@@ -63,16 +63,22 @@ def erase(log: ArchiveLog, keys: Collection[str], *, run_id: str) -> Erasure:
     add_erased(log.store, wanted)
     erased: set[str] = set()
     replaced: list[str] = []
+    fenced = False
     for sequence in range(ATTEMPTS):
         found = _shards_holding(log.store, log.snapshot(), wanted)
-        if not found:
+        if not found and fenced:
             return Erasure(tuple(sorted(erased)), tuple(replaced))
+        if not found:
+            log.pass_fence(run_id, sequence)
+            fenced = True
+            continue
         rests = {shard.path: rewrite_without(log.store, shard.path, wanted, num_bytes=shard.num_bytes) for shard in found}
         adds = [rest for rest in rests.values() if rest is not None]
         removes = [path for path, rest in rests.items() if rest is None]
         result = log.commit(run_id, sequence, adds, removes=removes)
         erased.update(*(hit for shard, hit in found.items() if shard.path in result.removed))
         replaced += result.removed
+        fenced = fenced or bool(result.removed)
     raise StorageError(f"{log.store.url}: other writers replaced these images' shards {ATTEMPTS} times: run it again")
 
 

@@ -1,8 +1,8 @@
 """Verifies one shard: checksums → every image decoded → compared with its original. What is wrong becomes a `Finding`.
 
     level       kinds found at it, beside those of the levels before
-    log         damaged-log  missing-shard  wrong-size
-    checksums   damaged-shard  damaged-row  wrong-rows  duplicate-key  damaged-codec
+    log         damaged-log  damaged-erased-list  missing-shard  wrong-size
+    checksums   damaged-shard  damaged-row  wrong-rows  duplicate-key  erased-key  damaged-codec
     decode      undecodable  kills-worker  unusable-codec  wrong-psnr (where an unchanged original is at hand)
     source      source-changed  unreadable-source  wrong-metadata  not-archived
 
@@ -14,12 +14,14 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Final, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from cnnbatch.archive.erased import ErasedKeys, read_erased_parts
 from cnnbatch.archive.schema import ArchiveRow
 from cnnbatch.archive.shards import read_shard
 from cnnbatch.archive.snapshot import LiveShard
@@ -181,6 +183,13 @@ class ShardVerifier:
         except ArchiveError as error:
             found.add("checksums", "damaged-shard", error)
         self._check_whole(shard, keys, found)
+        for key in self._erased.among(keys):
+            found.add("checksums", "erased-key", "is on the erased list, and live", key)
+
+    @cached_property
+    def _erased(self) -> ErasedKeys:
+        """What can be read of the list; the driver tells of what cannot."""
+        return read_erased_parts(self.archive)[0]
 
     def _check_whole(self, shard: LiveShard, keys: Sequence[str], found: _Found) -> None:
         if any(finding.level == "checksums" for finding in found.findings):

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cnnbatch.archive.commits import LOG
-from cnnbatch.archive.erased import read_erased
+from cnnbatch.archive.erased import read_erased_parts
 from cnnbatch.archive.layout import codec_path, read_codec
 from cnnbatch.archive.orphans import faults_of_shards
 from cnnbatch.archive.parquet import map_parallel, read_columns
@@ -23,8 +23,10 @@ NO_KEYS = pa.chunked_array([], type=pa.string())
 
 
 def check_log(archive: Store, newest: Look) -> list[Finding]:
-    """Level ``log``: it is what was written, and every shard that it names is there with the size it says."""
+    """Level ``log``: log and erased list are what was written, and every shard that is live is there with its size."""
     found = [] if newest.trust.fault is None else [Finding("log", "damaged-log", LOG, None, newest.trust.fault)]
+    damaged = read_erased_parts(archive)[1]
+    found += [Finding("log", "damaged-erased-list", path, None, "its sha256 is not its name") for path in damaged]
     faults = faults_of_shards(archive, newest.snapshot)
     return found + [Finding("log", kind, path, None, message) for path, kind, message in faults]
 
@@ -95,7 +97,7 @@ def check_codecs(archive: Store, codec_ids: Collection[str], *, load: bool) -> l
 def check_source(archive: Store, shards: Sequence[LiveShard], listing: Listing) -> tuple[list[Finding], int]:
     """Level ``source``: what the source has and the archive has not, erased keys aside; and how many originals are gone."""
     keys = _concat(keys_of(archive, shards))
-    table, _ = without_erased(listing.table, read_erased(archive))
+    table, _ = without_erased(listing.table, read_erased_parts(archive)[0])
     absent = table.filter(pc.invert(pc.is_in(table.column("key"), value_set=keys))).column("key").to_pylist()
     found = [Finding("source", "not-archived", "", key, "is in SOURCE and not in the archive") for key in absent]
     found += [Finding("source", "unreadable-source", "", f.key, f.message) for f in listing.unreadable]

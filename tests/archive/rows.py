@@ -80,6 +80,13 @@ def rows_of(log: ArchiveLog) -> list[ArchiveRow]:
     return sorted(rows, key=lambda row: row.key)
 
 
+def flip(log: ArchiveLog, path: str, needle: bytes) -> None:
+    """Flip a bit at the place of ``needle`` in a file of the archive."""
+    data = log.store.read(path)
+    at = data.index(needle)
+    log.store.put(path, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+
+
 keys = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
 blobs = st.none() | st.binary(max_size=50)
 moments = st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1)).map(lambda moment: moment.replace(tzinfo=UTC))

@@ -1,4 +1,4 @@
-"""Erasing and compaction: nothing live is ever lost, and what is to go goes."""
+"""Compaction: nothing live is ever lost."""
 
 import json
 import os
@@ -14,99 +14,14 @@ import pytest
 from cnnbatch.archive import ArchiveLog, maintenance, open_archive, read_footer, rewrite_without, write_shard
 from cnnbatch.archive import log as log_module
 from cnnbatch.archive.doctor import examine
-from cnnbatch.archive.erased import ERASED, add_erased, read_erased
 from cnnbatch.archive.maintenance import compact, erase
 from cnnbatch.archive.orphans import find_orphans, holders, sweep
 from cnnbatch.cli import main
-from cnnbatch.errors import ArchiveError, DamagedRow
 from cnnbatch.storage.local import LocalStore
-from tests.archive.rows import CODEC_FILE, LINEAGE, keys_of, rows_of, shard_of, stored
+from tests.archive.rows import CODEC_FILE, LINEAGE, flip, rows_of, shard_of, stored
 from tests.conftest import Bucket
 
 NOW = timedelta(0)
-
-
-def flip(log: ArchiveLog, path: str, needle: bytes) -> None:
-    data = log.store.read(path)
-    at = data.index(needle)
-    log.store.put(path, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
-
-
-# Erase
-
-
-def test_an_erased_image_is_gone_and_the_others_are_not(log: ArchiveLog) -> None:
-    log.commit("run", 0, [shard_of(log, "a", "b", "c"), shard_of(log, "d"), shard_of(log, "e", "f")])
-    result = erase(log, ["b", "d", "never"], run_id="erase-1")
-    assert (result.erased, len(result.replaced)) == (("b", "d"), 2)
-    assert keys_of(rows_of(log)) == ["a", "c", "e", "f"]
-    assert log.snapshot().version == 2  # one commit
-    assert erase(log, ["b", "d"], run_id="erase-2").erased == ()
-
-
-def test_the_bytes_are_gone_after_the_grace(log: ArchiveLog) -> None:
-    shard_of(log, "secret", "x")  # an orphan that holds it too
-    log.commit("run", 0, [shard_of(log, "secret", "y")])
-    erase(log, ["secret"], run_id="erase")
-    assert len(list(holders(log.store, frozenset(["secret"])))) == 2
-    sweep(log, grace=NOW, forced=True)
-    assert list(holders(log.store, frozenset(["secret"]))) == []
-    assert not any(b"secret" in log.store.read(info.key) for info in log.store.list("data"))
-
-
-def test_the_list_does_not_keep_the_key(log: ArchiveLog) -> None:
-    add_erased(log.store, ["a/private name.jpg"])
-    assert "a/private name.jpg" in read_erased(log.store)
-    assert "a/private" not in read_erased(log.store)
-    assert not any(b"private" in log.store.read(info.key) for info in log.store.list(ERASED))
-    before = list(log.store.list(ERASED))
-    add_erased(log.store, ["a/private name.jpg"])
-    assert list(log.store.list(ERASED)) == before
-
-
-@pytest.mark.parametrize("data", [b"", b"[]", b'{"version": 2, "key_sha256": []}', b'{"version": 1, "key_sha256": ["x"]}'])
-def test_a_damaged_erased_list_stops_everything_rather_than_bring_an_image_back(log: ArchiveLog, data: bytes) -> None:
-    log.store.put(f"{ERASED}/x.json", data)
-    with pytest.raises(ArchiveError, match="erased list"):
-        log.commit("run", 0, [shard_of(log, "a")])
-
-
-def test_a_run_that_is_under_way_does_not_bring_an_erased_key_back(log: ArchiveLog) -> None:
-    base = log.snapshot()
-    waiting = shard_of(log, "a", "b")
-    erase(ArchiveLog.open(log.store.url), ["a"], run_id="erase")
-    assert log.commit("run", 0, [waiting], base=base).dropped == ("a",)
-    assert keys_of(rows_of(log)) == ["b"]
-
-
-def test_an_erasure_goes_on_when_another_writer_replaces_the_shard(log: ArchiveLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    shard = shard_of(log, "a", "b", "c")
-    log.commit("run", 0, [shard])
-    commit = ArchiveLog.commit
-
-    def is_late(self: ArchiveLog, *arguments: object, **keywords: object) -> object:
-        monkeypatch.setattr(ArchiveLog, "commit", commit)
-        rest = rewrite_without(log.store, shard.path, {"c"})
-        assert rest is not None
-        commit(log, "other", 0, [rest, shard_of(log, "c", text="new ")])
-        return commit(self, *arguments, **keywords)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(ArchiveLog, "commit", is_late)
-    assert erase(ArchiveLog.open(log.store.url), ["a"], run_id="erase").erased == ("a",)
-    assert [row.payload for row in rows_of(log)] == [b"b", b"new c"]
-
-
-def test_a_damaged_neighbour_holds_up_no_erasure_and_stays_reported(log: ArchiveLog) -> None:
-    shard = shard_of(log, "a", "neighbour", "sound", text="payload of ")
-    log.commit("run", 0, [shard])
-    flip(log, shard.path, b"payload of n")
-    assert erase(log, ["a"], run_id="erase").erased == ("a",)
-    damaged, sound = open_archive(log.store.url).rows()
-    assert isinstance(damaged, DamagedRow)
-    assert (damaged.key, keys_of([sound])) == ("neighbour", ["sound"])
-
-
-# Compaction
 
 
 def nights(log: ArchiveLog, count: int) -> dict[str, bytes]:

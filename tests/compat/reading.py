@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import cnnbatch
-from cnnbatch.archive import ArchiveRow, open_archive
+from cnnbatch.archive import ArchiveLog, ArchiveRow, open_archive
 from cnnbatch.codec.entropy_coding import rans
 from cnnbatch.reading import Picture
 from cnnbatch.stages.codecs import CodecShelf
@@ -75,11 +75,12 @@ class Symbols:
 
 def verify(archive: Path) -> list[str]:
     """The findings of all levels that need no originals."""
-    opened = open_archive(str(archive))
-    store, snapshot = opened.store, opened.snapshot
+    log = ArchiveLog.open(str(archive))
+    store, newest = log.store, log.look()
+    snapshot = newest.snapshot
     verifier = ShardVerifier(store, CodecShelf(store), VerifySettings(level="decode"))
     results = [verifier(task) for task in plan_tasks(store, snapshot.shards, None)]
-    findings = [*check_log(store, snapshot), *duplicate_keys(store, snapshot.shards)]
+    findings = [*check_log(store, newest), *duplicate_keys(store, snapshot.shards)]
     findings += [finding for result in results for finding in result.findings]
     findings += check_codecs(store, frozenset().union(*(result.codec_ids for result in results)), load=True)
     return [f"{finding.kind} {finding.path} {finding.key}: {finding.message}" for finding in findings]
