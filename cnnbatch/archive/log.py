@@ -30,6 +30,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from cnnbatch.archive import layout
 from cnnbatch.archive.commits import read_commit
+from cnnbatch.archive.conditions import require_conditions
 from cnnbatch.archive.merge import Change, KeyCache, resolve
 from cnnbatch.archive.schema import SCHEMA
 from cnnbatch.archive.shards import ShardInfo
@@ -78,17 +79,21 @@ class ArchiveLog:
         self._config = _delta_config(self.store.url, config)
         self._keys = KeyCache(self.store)
         self._warned_of: str | None = None
+        self._conditions_kept = self._config is None
 
     @classmethod
     def create_or_open(cls, url: str, config: StorageConfig | None = None, *, codec_files: Iterable[bytes] = ()) -> Self:
         """Open an archive, creating it first where there is none, and put these codec files into it.
 
         Raises:
-            UsageError: there is something else at this URL, or it is of a kind that cannot hold an archive.
+            UsageError: there is something else at this URL, or it is of a kind that cannot hold an archive, or its store does
+                not keep the conditions that commits rely on.
             ArchiveError: an archive of an unknown format.
             StorageError: the store refused.
         """
         log = cls(url, config)
+        layout.check_place(log.store)
+        log._require_conditions()
         layout.write_layout(log.store, codec_files)
         log._create_table()
         log.snapshot()
@@ -198,11 +203,13 @@ class ArchiveLog:
         Data files are never deleted here: after an error nobody knows whether the commit is in.
 
         Raises:
+            UsageError: the store does not keep the conditions that commits rely on.
             ArchiveError: an added shard is missing or of another size than written, or the codec file of new rows is missing.
             StorageError: the store refused, or other writers were faster for `COMMIT_SECONDS`.
         """
         if not _RUN_ID.fullmatch(run_id) or run_id == FENCE or sequence < 0:
             raise ValueError(f"not a run id and sequence number: {run_id!r}, {sequence}")
+        self._require_conditions()
         self._check_written(adds)
         known = set() if base is None else {shard.path for shard in base.shards}
         return self._commit_fenced(run_id, sequence, adds, removes, known)
@@ -213,6 +220,7 @@ class ArchiveLog:
         Raises:
             StorageError: as `commit`.
         """
+        self._require_conditions()
         self._commit_fenced(run_id, sequence, (), (), set(), needed=True)
 
     def _commit_fenced(
@@ -270,6 +278,11 @@ class ArchiveLog:
                 return DeltaTable(self.store.url, storage_options=self._options)
             except TableNotFoundError:
                 raise ArchiveError(f"{self.store.url} has no log: its creation was not finished, run it again") from None
+
+    def _require_conditions(self) -> None:
+        if not self._conditions_kept and self._config is not None:
+            require_conditions(self.store, self._config.endpoint)
+            self._conditions_kept = True
 
     def _is_in(self, look: Look, run_id: str, sequence: int) -> bool:
         with delta_faults(f"the log of {self.store.url}"):

@@ -1,4 +1,4 @@
-"""An S3 in this process that answers GET, HEAD and PUT as badly as it is told to."""
+"""An S3 in this process that answers GET, HEAD, PUT and deletions as badly as it is told to."""
 
 import hashlib
 import re
@@ -26,6 +26,8 @@ class FaultyS3:
         self.requests: Counter[str] = Counter()
         self.payers: list[str | None] = []
         """Of each request, who pays."""
+        self.careless = False
+        """Whether it takes conditions and ignores them."""
         self.port = 0
         self.ended = Event()
 
@@ -92,6 +94,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         self.do_GET()
+
+    def do_PUT(self) -> None:
+        key = unquote(urlsplit(self.path).path).removeprefix("/bucket/")
+        data = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self.state.requests[f"PUT {key}"] += 1
+        if self.headers.get("If-None-Match") == "*" and key in self.state.objects and not self.state.careless:
+            self._answer(412, b"<Error><Code>PreconditionFailed</Code></Error>", "")
+            return
+        self.state.add(key, data)
+        self._answer(200, b"", hashlib.md5(data, usedforsecurity=False).hexdigest())
+
+    def do_POST(self) -> None:
+        """Deletes what the body lists, which is how obstore deletes one."""
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0"))).decode()
+        gone = [key for key in re.findall(r"<Key>([^<]*)</Key>", body) if self.state.objects.pop(key, None) is not None]
+        deleted = "".join(f"<Deleted><Key>{key}</Key></Deleted>" for key in gone)
+        self._answer(200, f"<DeleteResult>{deleted}</DeleteResult>".encode(), "")
 
     def _body(self, data: bytes, fault: str) -> None:
         etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
