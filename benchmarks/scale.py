@@ -50,7 +50,7 @@ from benchmarks.synthetic import (
     write_shard,
 )  # fmt: skip
 from cnnbatch.archive import ArchiveLog, LiveShard
-from cnnbatch.stages.difference import archived_rows, compare
+from cnnbatch.stages.difference import ArchivedRows, compare
 from cnnbatch.stages.listing import Scan
 from cnnbatch.stages.plan import ShardLimits, plan_shards
 from cnnbatch.stages.spill import Scratch
@@ -166,7 +166,7 @@ def read(keys: int, archive: Path, folder: Path, memory_bytes: int) -> dict[str,
     clock, requests = Clock(), []
     plain = LocalStore.read_range
     with mock.patch.object(LocalStore, "read_range", lambda *args: requests.append(1) or plain(*args)):
-        rows = sum(table.num_rows for table in archived_rows(log.store, shards))
+        rows = sum(table.num_rows for table in ArchivedRows(log.store, shards))
     clock.end("read")
     if rows != keys:
         raise SystemExit(f"{rows} rows read, there are {keys}")

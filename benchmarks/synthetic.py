@@ -142,7 +142,7 @@ def page_of(numbers: Numbers, night: Night) -> list[ObjectInfo]:
 
 
 def archived_tables(count: int, night: Night) -> Iterator[pa.Table]:
-    """What `cnnbatch.stages.difference.archived_rows` reads out of such an archive, without the reading."""
+    """What `cnnbatch.stages.difference.ArchivedRows` reads out of such an archive, without the reading."""
     for index, start in enumerate(range(0, count, SHARD_ROWS)):
         numbers = _archived(night, start, count)
         shard = pa.repeat(pa.scalar(index, pa.int32()), len(numbers))

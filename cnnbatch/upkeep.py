@@ -18,7 +18,7 @@ from cnnbatch.archive.maintenance import erase as erase_images
 from cnnbatch.archive.orphans import Swept, check_grace, holders, sweep
 from cnnbatch.archive.restore import removed_rows, restore
 from cnnbatch.commands import visible
-from cnnbatch.errors import UsageError, VerifyFailed
+from cnnbatch.errors import ArchiveError, UsageError, VerifyFailed
 
 
 def doctor(options: argparse.Namespace) -> None:
@@ -51,6 +51,11 @@ def erase(options: argparse.Namespace) -> None:
     if result.replaced and not held:
         line += f"\n{len(result.replaced)} replaced files go after their grace: run it again then, or doctor --sweep"
     _print(options, document, line)
+    if result.unreadable:
+        shown = ", ".join(result.unreadable[:5])
+        raise ArchiveError(
+            f"{len(result.unreadable)} live shards may still have an erased image, as they cannot be read: {shown}"
+        )
     if held:
         raise VerifyFailed(f"{len(held)} files still hold an erased image until their grace is over: {', '.join(held[:5])}")
 

@@ -24,7 +24,7 @@ from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.commit import Committer
 from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
-from cnnbatch.stages.difference import Difference, Recoding, archived_rows, compare, compare_some, removals
+from cnnbatch.stages.difference import ArchivedRows, Difference, Recoding, compare, compare_some, removals
 from cnnbatch.stages.estimate import Estimate, estimate
 from cnnbatch.stages.guarded import GuardedCompressor
 from cnnbatch.stages.listing import Scan, without_erased
@@ -190,12 +190,14 @@ class CompressJob:
     def _difference(self, shards: Sequence[LiveShard]) -> Difference:
         """The source against the archive, its counts noted in the report."""
         report, scan = self.report, Scan(self.source, exclude=self.config.exclude)
+        rows = ArchivedRows(self.archive, shards, self._recoding)
         difference = compare(
             self.scratch,
             self._inputs(scan),
-            archived_rows(self.archive, shards, self._recoding),
+            rows,
             num_shards=len(shards),
             hides=scan.hides if self.retried is None else None,
+            unreadable=rows.unreadable,
         )
         if difference.repeated:
             logger.warning("%d objects were listed more than once", difference.repeated)
@@ -203,7 +205,8 @@ class CompressJob:
         self.failures = [failure for failure in self.faults if self.retried is None or failure.key in self.retried]
         report.failures = self.failures
         report.tally = Tally.of_failures(self.failures)
-        report.inputs = difference.images + difference.unchanged + report.erased + len(self.failures)
+        report.hidden = difference.hidden
+        report.inputs = difference.images + difference.unchanged + difference.hidden + report.erased + len(self.failures)
         report.unchanged, report.new, report.changed = difference.unchanged, difference.new, difference.changed
         report.vanished, report.outdated = difference.vanished, difference.outdated
         return difference
@@ -279,8 +282,13 @@ class CompressJob:
     def _check_complete(self, left_by_others: int) -> None:
         report = self.report
         if not report.complete:
-            done = report.unchanged + report.erased + report.tally.total
+            done = report.unchanged + report.hidden + report.erased + report.tally.total
             raise CnnbatchError(f"{report.inputs} inputs have {done} outcomes: run the same command again")
+        if report.hidden:
+            raise CnnbatchError(
+                f"{report.hidden} images may be in shards that cannot be read, and were left alone: "
+                f"python -m jobs.verify {self.archive.url} names them"
+            )
         if report.blocked:
             raise CnnbatchError(
                 f"{report.blocked} images keep their old rows: other rows of their shards cannot be read, "
@@ -346,6 +354,8 @@ def describe(report: RunReport) -> str:
         lines.append(
             f"{t.source_bytes / 1e6:,.1f} MB → {t.payload_bytes / 1e6:,.1f} MB, ratio {t.source_bytes / t.payload_bytes:.2f}"
         )
+    if report.hidden:
+        lines.append(f"{report.hidden:,} may be in shards that cannot be read, and were left alone")
     if report.erased:
         lines.append(f"{report.erased:,} were erased from the archive and stay out")
     if report.outdated:

@@ -49,9 +49,9 @@ def shown(config: BaseModel, storage: StorageConfig) -> dict[str, Any]:
 class RunReport:
     """What a run was asked, what it found and did.
 
-    ``inputs`` = ``unchanged`` + ``erased`` + ``tally.total`` when it is complete. Of the ``vanished``, whose originals are
-    gone from the source, ``outdated`` have rows that ``--recompress`` would have taken. ``superseded``: another run's rows of
-    these images were first.
+    ``inputs`` = ``unchanged`` + ``erased`` + ``hidden`` + ``tally.total`` when it is complete. ``hidden`` are those that may be
+    in shards that cannot be read. Of the ``vanished``, whose originals are gone from the source, ``outdated`` have rows that
+    ``--recompress`` would have taken. ``superseded``: another run's rows of these images were first.
     """
 
     job: str
@@ -67,6 +67,7 @@ class RunReport:
     inputs: int = 0
     unchanged: int = 0
     erased: int = 0
+    hidden: int = 0
     new: int = 0
     changed: int = 0
     vanished: int = 0
@@ -84,7 +85,7 @@ class RunReport:
     @property
     def complete(self) -> bool:
         """Whether every input has exactly one outcome."""
-        return self.inputs == self.unchanged + self.erased + self.tally.total
+        return self.inputs == self.unchanged + self.erased + self.hidden + self.tally.total
 
     def finish(self, exit_code: int, error: str | None = None) -> None:
         """Notes how the run ended."""

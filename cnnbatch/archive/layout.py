@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cnnbatch.archive.schema import CODEC_ID
-from cnnbatch.errors import ArchiveError, CodecFileError, UsageError
-from cnnbatch.storage import Store
+from cnnbatch.errors import ArchiveError, CodecFileError, TooLarge, UsageError
+from cnnbatch.storage import Store, parse_json
 from cnnbatch.version import VERSION
 
 FORMAT_PATH = "_cnnbatch/format.json"
@@ -110,14 +110,13 @@ def read_format(store: Store) -> ArchiveFormat:
         ArchiveError: no archive here, or one of a version or feature that this code does not know.
     """
     try:
-        data = store.read(FORMAT_PATH) if _size(store, FORMAT_PATH) <= MAX_FORMAT_BYTES else b""
-        found = json.loads(data)
+        found = parse_json(store.read(FORMAT_PATH, max_bytes=MAX_FORMAT_BYTES))
         if found["format"] != FORMAT_NAME:
             raise ValueError(found["format"])
         result = ArchiveFormat(int(found["version"]), tuple(map(str, found["reader_features"])), str(found.get("created_by")))
     except FileNotFoundError:
         raise ArchiveError(f"there is no cnnbatch archive at {store.url}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, TooLarge) as error:
         raise ArchiveError(f"{FORMAT_PATH} in {store.url} is not the one of a cnnbatch archive") from error
     _check_known(store, result)
     return result

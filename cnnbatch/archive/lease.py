@@ -15,13 +15,14 @@ from types import TracebackType
 from typing import Self
 
 from cnnbatch.errors import LeaseHeld, StorageError
-from cnnbatch.storage import Store
+from cnnbatch.storage import Store, parse_json
 
 LEASE_PATH = "_cnnbatch/lease.json"
 LAPSE_SECONDS = 60.0
 WAIT_SECONDS = 90.0
 HEARTBEAT_SECONDS = 15.0
 POLL_SECONDS = 2.0
+MAX_LEASE_BYTES = 1 << 16
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class Lease:
 
     def _read(self) -> tuple[bytes | None, str | None]:
         try:
-            return self._store.read_versioned(LEASE_PATH)
+            return self._store.read_versioned(LEASE_PATH, max_bytes=MAX_LEASE_BYTES)
         except FileNotFoundError:
             return None, None
 
@@ -129,7 +130,7 @@ class Lease:
 
 def _describe(content: bytes | None) -> str:
     try:
-        found = json.loads(content or b"")
+        found = parse_json(content or b"")
         return f"run {found['run_id']} on {found['host']}, process {found['process']}"
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return "its lease is not readable"

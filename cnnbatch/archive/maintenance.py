@@ -14,7 +14,7 @@ from typing import Final
 
 from cnnbatch.archive.erased import add_erased
 from cnnbatch.archive.log import ArchiveLog
-from cnnbatch.archive.parquet import damage_as_archive_error, map_parallel, read_columns
+from cnnbatch.archive.parquet import damage_as_archive_error, map_parallel, or_fault, read_columns
 from cnnbatch.archive.schema import BLOBS, ArchiveRow
 from cnnbatch.archive.shards import ShardInfo, read_footer, read_shard, rewrite_without, write_shard
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, Snapshot
@@ -43,10 +43,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """What `erase` did: the keys that had a row, and the files that still hold them until they are swept."""
+    """What `erase` did: the keys that had a row, and the files that still hold them until they are swept.
+
+    ``unreadable`` are live shards that may have a row of one of the keys, or have, and cannot be read or written again.
+    """
 
     erased: tuple[str, ...]
     replaced: tuple[str, ...]
+    unreadable: tuple[str, ...] = ()
 
 
 def erase(log: ArchiveLog, keys: Collection[str], *, run_id: str) -> Erasure:
@@ -56,23 +60,30 @@ def erase(log: ArchiveLog, keys: Collection[str], *, run_id: str) -> Erasure:
     at the log. The replaced files keep the bytes until a sweep.
 
     Raises:
-        DamagedRow: a row that must be carried on cannot be read at all: the shard stays as it is.
         StorageError: other writers kept replacing the shards.
     """
     wanted = frozenset(keys)
     add_erased(log.store, wanted)
     erased: set[str] = set()
     replaced: list[str] = []
+    stuck: set[str] = set()
     fenced = False
     for sequence in range(ATTEMPTS):
-        found = _shards_holding(log.store, log.snapshot(), wanted)
-        if not found and fenced:
-            return Erasure(tuple(sorted(erased)), tuple(replaced))
-        if not found:
+        found, unreadable = _shards_holding(log.store, log.snapshot(), wanted)
+        rests: dict[str, ShardInfo | None] = {}
+        for shard in found:
+            try:
+                rests[shard.path] = rewrite_without(log.store, shard.path, wanted, num_bytes=shard.num_bytes)
+            except ArchiveError as error:  # a row that must be carried on
+                logger.warning("%s keeps erased images: %s", shard.path, error)
+                stuck.add(shard.path)
+        if not rests and fenced:
+            stuck.intersection_update(shard.path for shard in found)
+            return Erasure(tuple(sorted(erased)), tuple(replaced), tuple(sorted(stuck.union(unreadable))))
+        if not rests:
             log.pass_fence(run_id, sequence)
             fenced = True
             continue
-        rests = {shard.path: rewrite_without(log.store, shard.path, wanted, num_bytes=shard.num_bytes) for shard in found}
         adds = [rest for rest in rests.values() if rest is not None]
         removes = [path for path, rest in rests.items() if rest is None]
         result = log.commit(run_id, sequence, adds, removes=removes)
@@ -82,10 +93,15 @@ def erase(log: ArchiveLog, keys: Collection[str], *, run_id: str) -> Erasure:
     raise StorageError(f"{log.store.url}: other writers replaced these images' shards {ATTEMPTS} times: run it again")
 
 
-def _shards_holding(store: Store, snapshot: Snapshot, keys: frozenset[str]) -> dict[LiveShard, frozenset[str]]:
+def _shards_holding(
+    store: Store, snapshot: Snapshot, keys: frozenset[str]
+) -> tuple[dict[LiveShard, frozenset[str]], list[str]]:
+    """The shards that have some of the keys; and the paths of those that may, and cannot be read."""
     shards = [shard for shard in snapshot.shards if any(map(shard.may_hold, keys))]
-    found = map_parallel(partial(_keys_in, store, keys), shards, threads=DEFAULT_THREADS)
-    return {shard: hit for shard, hit in zip(shards, found, strict=True) if hit}
+    read = partial(or_fault, partial(_keys_in, store, keys))
+    found = dict(zip(shards, map_parallel(read, shards, threads=DEFAULT_THREADS), strict=True))
+    unreadable = [shard.path for shard, hit in found.items() if isinstance(hit, ArchiveError)]
+    return {shard: hit for shard, hit in found.items() if not isinstance(hit, ArchiveError) and hit}, unreadable
 
 
 def _keys_in(store: Store, keys: frozenset[str], shard: LiveShard) -> frozenset[str]:

@@ -350,6 +350,14 @@ def _read_columns(store: Store, path: str, columns: Sequence[str], num_bytes: in
         return file.read(columns)
 
 
+def or_fault(function: Callable[[T], R], item: T) -> R | ArchiveError:
+    """``function(item)``, or what it says that is damaged: for those who go on with the others."""
+    try:
+        return function(item)
+    except ArchiveError as error:
+        return error
+
+
 def map_parallel(function: Callable[[T], R], items: Iterable[T], *, threads: int) -> Iterator[R]:
     """Yield ``function(item)`` in order; at most ``2 * threads`` results wait, so memory does not grow with the items."""
     iterator = iter(items)

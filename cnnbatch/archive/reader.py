@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cnnbatch.archive import layout
 from cnnbatch.archive.log import ArchiveLog
@@ -28,6 +28,7 @@ from cnnbatch.archive.parquet import (
     damage_as_archive_error,
     map_parallel,
     open_parquet,
+    or_fault,
     read_columns,
 )
 from cnnbatch.archive.schema import SCHEMA, ArchiveRow
@@ -36,6 +37,8 @@ from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, Snapshot
 from cnnbatch.errors import ArchiveError, DamagedRow
 from cnnbatch.storage import StorageConfig, Store
 from cnnbatch.storage.durable import replace_file
+
+T = TypeVar("T")
 
 _FIRST_WILDCARD = re.compile(r"[*?\[]")
 
@@ -103,26 +106,43 @@ class Archive:
         raise rows[0] if isinstance(rows[0], DamagedRow) else KeyError(key)
 
     def keys(self, pattern: str = "*") -> Iterator[str]:
-        """Yield the keys that match a glob in which ``*`` crosses ``/``, in shard order; reads only the key column."""
+        """Yield the keys that match a glob in which ``*`` crosses ``/``, in shard order; reads only the key column.
+
+        Raises:
+            ArchiveError: after all others, where a shard cannot be read.
+        """
         matches = _matcher(pattern)
-        shards = self._shards_with_prefix(_literal_prefix(pattern))
-        for keys in map_parallel(self._shard_keys, shards, threads=DEFAULT_THREADS):
+        for keys in self._read_each(self._shard_keys, pattern):
             yield from filter(matches, keys)
 
     def columns(self, names: Sequence[str], pattern: str = "*") -> Iterator[dict[str, Any]]:
-        """Yield these columns of the rows whose key matches, like `keys`; nothing but what is wrong in Parquet is checked."""
+        """Yield these columns of the rows whose key matches, like `keys`; nothing but what is wrong in Parquet is checked.
+
+        Raises:
+            ArchiveError: as `keys`.
+        """
         matches = _matcher(pattern)
         read = partial(self._shard_columns, ["key", *(name for name in names if name != "key")])
-        for rows in map_parallel(read, self._shards_with_prefix(_literal_prefix(pattern)), threads=DEFAULT_THREADS):
+        for rows in self._read_each(read, pattern):
             yield from (row for row in rows if matches(row["key"]))
 
     def rows(self, pattern: str = "*") -> Iterator[ArchiveRow | DamagedRow]:
-        """Yield the rows whose key matches, in shard order, one row group in memory; a damaged one as its error."""
+        """Yield the rows whose key matches, in shard order, one row group in memory; a damaged one as its error.
+
+        Raises:
+            ArchiveError: as `keys`.
+        """
         matches = _matcher(pattern)
+        faults: list[ArchiveError] = []
         for shard in self._shards_with_prefix(_literal_prefix(pattern)):
-            keys = None if pattern == "*" else set(filter(matches, self._shard_keys(shard)))
-            if keys is None or keys:
-                yield from read_shard(self.store, shard.path, keys=keys, num_bytes=shard.num_bytes)
+            try:
+                keys = None if pattern == "*" else set(filter(matches, self._shard_keys(shard)))
+                if keys is None or keys:
+                    yield from read_shard(self.store, shard.path, keys=keys, num_bytes=shard.num_bytes)
+            except ArchiveError as error:
+                faults.append(error)
+        if faults:
+            raise faults[0]
 
     def shards(self) -> tuple[LiveShard, ...]:
         """Return the live shards, ordered by their first key."""
@@ -191,6 +211,18 @@ class Archive:
             else:
                 low = middle + 1
         return None
+
+    def _read_each(self, read: Callable[[LiveShard], list[T]], pattern: str) -> Iterator[list[T]]:
+        """What ``read`` gives of each shard that may hold a match; in the end what the first said that it cannot read."""
+        faults: list[ArchiveError] = []
+        shards = self._shards_with_prefix(_literal_prefix(pattern))
+        for found in map_parallel(partial(or_fault, read), shards, threads=DEFAULT_THREADS):
+            if isinstance(found, ArchiveError):
+                faults.append(found)
+            else:
+                yield found
+        if faults:
+            raise faults[0]
 
     def _shard_keys(self, shard: LiveShard) -> list[str]:
         return [str(row["key"]) for row in self._shard_columns(["key"], shard)]

@@ -277,9 +277,22 @@ def _read_group(
         with damage_as_archive_error(store, where):
             table = file.read_group(group, SMALL_COLUMNS)
     except ArchiveError as error:
-        yield DamagedRow(f"{file.metadata.row_group(group).num_rows} rows cannot be named: {error}")
+        yield from _named(store, file, group, error, where=where, keys=keys)
         return
     yield from _with_payloads(store, file, group, table, where=where, keys=keys, check=check)
+
+
+def _named(
+    store: Store, file: ParquetObject, group: int, fault: ArchiveError, *, where: str, keys: Container[str] | None
+) -> Iterator[DamagedRow]:
+    """The rows of a group whose small columns cannot be read: by their keys, if these can."""
+    try:
+        with damage_as_archive_error(store, where):
+            names = _decode_keys(file.read_group(group, ["key"]))
+    except ArchiveError:
+        yield DamagedRow(f"{file.metadata.row_group(group).num_rows} rows cannot be named: {fault}")
+    else:
+        yield from (DamagedRow(f"{name!r}: {fault}", name) for name in names if keys is None or name in keys)
 
 
 def _with_payloads(

@@ -65,15 +65,20 @@ def read_features(
     wanted: Collection[str],
     keys: Collection[str] | None = None,
     num_bytes: int | None = None,
+    num_rows: int = 1,
 ) -> Iterator[Features | LeftOut]:
     """Every row of one shard, or of ``keys``, once: its features if its codec is one of ``wanted`` (ids), else why not.
 
     Raises:
-        ArchiveError: the shard is missing, or not one; or the archive lacks a codec file.
+        ArchiveError: the archive lacks a codec file.
     """
     unread = 0
     seen: set[str] = set()
-    file = open_parquet(store, path, num_bytes=num_bytes)
+    try:
+        file = open_parquet(store, path, num_bytes=num_bytes)
+    except ArchiveError as error:
+        yield LeftOut(None, FAILED, str(error), num_rows if keys is None else max(1, len(keys)))
+        return
     for group in range(file.metadata.num_row_groups):
         where = f"{path} row group {group}"
         try:

@@ -21,7 +21,7 @@ from safetensors.numpy import save as save_safetensors
 from cnnbatch.archive import Archive
 from cnnbatch.classification.recognition import Heads, Recogniser
 from cnnbatch.classification.shards import Features, LeftOut, read_features
-from cnnbatch.errors import CnnbatchError
+from cnnbatch.errors import ArchiveError, CnnbatchError
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.records import MAX_MESSAGE, Failure, ShardResult, ShardTask, Tally
 from cnnbatch.storage import Store
@@ -139,7 +139,7 @@ class Predictor:
 
 def _read(store: Store, task: ShardTask, codecs: CodecShelf, wanted: frozenset[str]) -> Iterator[Features | LeftOut]:
     keys = None if task.keys is None else frozenset(task.keys)
-    return read_features(store, task.path, codecs, wanted=wanted, keys=keys, num_bytes=task.num_bytes)
+    return read_features(store, task.path, codecs, wanted=wanted, keys=keys, num_bytes=task.num_bytes, num_rows=task.num_images)
 
 
 def _scratch_key(task: ShardTask) -> str:
@@ -153,7 +153,11 @@ def label_tasks(archive: Archive, labels: Mapping[str, str]) -> list[ShardTask]:
     for shard in archive.shards():
         if bisect_left(ordered, shard.min_key) == bisect_right(ordered, shard.max_key):
             continue
-        keys = tuple(key for key in archive.shard_keys(shard) if key in labels)
+        try:
+            keys = tuple(key for key in archive.shard_keys(shard) if key in labels)
+        except ArchiveError:  # its worker will say so
+            tasks.append(ShardTask(len(tasks), shard.path, shard.num_bytes, 0, ()))
+            continue
         if keys:
             tasks.append(ShardTask(len(tasks), shard.path, shard.num_bytes, len(keys), keys))
     return tasks

@@ -3,6 +3,7 @@
 Both sides are spilled by key and compared range by range.
 """
 
+import logging
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,14 +15,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cnnbatch.archive.parquet import map_parallel
+from cnnbatch.archive.parquet import damage_as_archive_error, map_parallel, or_fault
 from cnnbatch.archive.shards import read_footer
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, read_rows
+from cnnbatch.errors import ArchiveError
 from cnnbatch.stages.compress import CompressionSettings
 from cnnbatch.stages.listing import LISTING_SCHEMA, Scan
 from cnnbatch.stages.spill import Pile, Scratch, Spill, in_order, ranges
 from cnnbatch.storage import Store
 from cnnbatch.version import VERSION
+
+logger = logging.getLogger(__name__)
 
 ROW_SCHEMA = pa.schema(
     [
@@ -65,6 +69,8 @@ class Difference:
     """Of ``todo``, as far as they are known."""
     repeated: int = 0
     """Entries of the listing beyond the first of their key."""
+    hidden: int = 0
+    """Entries that may be in shards whose keys cannot be read."""
 
     @property
     def images(self) -> int:
@@ -119,27 +125,34 @@ def coded_otherwise(table: pa.Table, codec_id: str, settings: CompressionSetting
     return pc.or_(pc.invert(coded), pc.fill_null(pc.or_(other, moved), True)).combine_chunks()
 
 
-def archived_rows(
-    store: Store, shards: Sequence[LiveShard], recoding: Recoding | None = None, *, threads: int = DEFAULT_THREADS
-) -> Iterator[pa.Table]:
-    """Every row of the archive as `ROW_SCHEMA`, a table for each shard.
+class ArchivedRows:
+    """Every row of the archive: iterate it once; then ``unreadable`` has the shards of which nobody can tell the keys."""
 
-    Raises:
-        ArchiveError: a shard is missing or damaged.
-    """
-    if recoding is None:
-        parts = read_rows(store, shards, _COMPARED, threads=threads)
-    else:
-        parts = map_parallel(partial(_with_again, store, recoding), shards, threads=threads)
-    for index, table in enumerate(parts):
-        again = table.column("again") if recoding else pa.repeat(pa.scalar(False), table.num_rows)
-        shard = pa.repeat(pa.scalar(index, pa.int32()), table.num_rows)
-        yield pa.table([*table.select(_COMPARED).columns, shard, again], schema=ROW_SCHEMA)
+    def __init__(
+        self, store: Store, shards: Sequence[LiveShard], recoding: Recoding | None = None, *, threads: int = DEFAULT_THREADS
+    ) -> None:
+        self._store, self._shards, self._recoding, self._threads = store, shards, recoding, threads
+        self.unreadable: list[LiveShard] = []
 
+    def __iter__(self) -> Iterator[pa.Table]:
+        """A table of `ROW_SCHEMA` for each shard that can be read."""
+        for index, table in enumerate(map_parallel(partial(or_fault, self._read), self._shards, threads=self._threads)):
+            if isinstance(table, ArchiveError):
+                logger.warning("%d images cannot be compared: %s", self._shards[index].num_rows, table)
+                self.unreadable.append(self._shards[index])
+                continue
+            shard = pa.repeat(pa.scalar(index, pa.int32()), table.num_rows)
+            yield pa.table([*table.select(_COMPARED).columns, shard, table.column("again")], schema=ROW_SCHEMA)
 
-def _with_again(store: Store, recoding: Recoding, shard: LiveShard) -> pa.Table:
-    [table] = read_rows(store, [shard], (*_COMPARED, *_CODING), threads=1)
-    return table.append_column("again", recoding.wants(store, shard, table))
+    def _read(self, shard: LiveShard) -> pa.Table:
+        columns = _COMPARED if self._recoding is None else (*_COMPARED, *_CODING)
+        [table] = read_rows(self._store, [shard], columns, threads=1)
+        with damage_as_archive_error(self._store, shard.path):
+            table.validate(full=True)  # that keys are UTF-8
+        again = pa.repeat(pa.scalar(False), table.num_rows)
+        if self._recoding is not None:
+            again = self._recoding.wants(self._store, shard, table)
+        return table.append_column("again", again)
 
 
 def compare(
@@ -149,13 +162,15 @@ def compare(
     *,
     num_shards: int,
     hides: Callable[[], Callable[[str], bool]] | None,
+    unreadable: Sequence[LiveShard] = (),
 ) -> Difference:
     """Unchanged ⇔ the size is equal, or unknown now, and the ETag is, or where either has none, the modification time.
 
     A key that the listing names more than once counts once, with its latest time.
 
     ``listing`` (`LISTING_SCHEMA`) is used up before ``rows`` (`ROW_SCHEMA`). Keys that ``hides()`` tells of, asked when the
-    listing is complete, have not vanished; None: nothing has, as the listing is not the whole source.
+    listing is complete, have not vanished; None: nothing has, as the listing is not the whole source. ``unreadable`` are, once
+    ``rows`` are used up, shards that may hold any key of their range: what is nowhere else is left alone then.
     """
     now, before = Spill(scratch, LISTING_SCHEMA, by="key"), Spill(scratch, ROW_SCHEMA, by="key")
     for table in listing:
@@ -169,6 +184,7 @@ def compare(
     for listed, other in ranges(now, before):
         one = _once(listed)
         found.repeated += listed.num_rows - one.num_rows
+        one = _without_hidden(found, one, other, unreadable)
         _compare_range(found, one, other)
         if is_hidden is not None:
             _note_gone(found, one, other, is_hidden)
@@ -185,8 +201,8 @@ def compare_some(
     def among(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         return (table.filter(pc.is_in(table.column("key"), value_set=wanted)) for table in tables)
 
-    rows = archived_rows(store, near, recoding)
-    return compare(scratch, among(scan), among(rows), num_shards=len(near), hides=scan.hides)
+    rows = ArchivedRows(store, near, recoding)
+    return compare(scratch, among(scan), among(rows), num_shards=len(near), hides=scan.hides, unreadable=rows.unreadable)
 
 
 def removals(gone: Spill, shards: Sequence[LiveShard]) -> Iterator[dict[str, str]]:
@@ -209,6 +225,20 @@ def _once(listing: pa.Table) -> pa.Table:
     ordered = listing.take(pc.sort_indices(listing, sort_keys=[("key", "ascending"), ("mtime", "descending")]))
     keys = ordered.column("key").combine_chunks()
     return ordered.filter(pa.concat_arrays([pa.array([True]), pc.not_equal(keys.slice(1), keys.slice(0, len(keys) - 1))]))
+
+
+def _without_hidden(found: Difference, listing: pa.Table, rows: pa.Table, unreadable: Sequence[LiveShard]) -> pa.Table:
+    """The listing without keys that an unreadable shard may hold; they are counted."""
+    if not unreadable:
+        return listing
+    keys = listing.column("key")
+    hidden = pa.repeat(pa.scalar(False), len(keys))
+    for shard in unreadable:
+        within = pc.and_(pc.greater_equal(keys, shard.min_key), pc.less_equal(keys, shard.max_key))
+        hidden = pc.or_(hidden, within)
+    hidden = pc.and_(hidden, pc.invert(pc.is_in(keys, value_set=rows.column("key"))))
+    found.hidden += int(pc.sum(hidden).as_py() or 0)
+    return listing.filter(pc.invert(hidden))
 
 
 def _compare_range(found: Difference, listing: pa.Table, rows: pa.Table) -> None:

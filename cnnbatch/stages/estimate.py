@@ -27,6 +27,7 @@ class Counts(Protocol):
     new: int
     changed: int
     vanished: int
+    hidden: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,8 @@ class Estimate:
             f"{counts.vanished:,} only in the archive",
             f"to read: {self.source_bytes / 1e6:,.1f} MB",
         ]
+        if counts.hidden:
+            lines.append(f"{counts.hidden:,} may be in shards that cannot be read: they would be left alone")
         if self.kept is not None and counts.vanished:
             lines.append(f"they would stay there: {self.kept}")
         if self.payload_bytes is not None and self.worker_hours is not None:

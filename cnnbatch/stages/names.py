@@ -10,10 +10,12 @@ A part of a key that is reserved (the folder of marks where it would hold what i
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Final
 
 from cnnbatch.archive.reader import Archive
 from cnnbatch.archive.schema import ArchiveRow
+from cnnbatch.errors import ArchiveError
 from cnnbatch.storage.keys import is_temporary
 
 MARKS: Final = ".cnnbatch-reconstruct"
@@ -48,12 +50,17 @@ def names_taken(archive: Archive, format: str) -> Mapping[str, tuple[str, ...]]:
     if format == "original":
         return {}
     ending = f".{format}"
-    stored = {row["key"] for row in archive.columns(["outcome"], f"*{ending}") if row["outcome"] == "store"}
+    stored: set[str] = set()
+    with suppress(ArchiveError):  # those of a shard that cannot be read are not written either
+        for row in archive.columns(["outcome"], f"*{ending}"):
+            stored |= {row["key"]} if row["outcome"] == "store" else set()
     bases = sorted(key.removesuffix(ending) for key in stored)
     taken: dict[str, tuple[str, ...]] = {}
     for shard in archive.shards():
         near = set(bases[bisect_left(bases, shard.min_key) : bisect_right(bases, shard.max_key)])
-        clashing = near.intersection(archive.shard_keys(shard)) if near else near
+        clashing: set[str] = set()
+        with suppress(ArchiveError):
+            clashing = near.intersection(archive.shard_keys(shard)) if near else near
         if clashing:
             taken[shard.path] = tuple(name for base in sorted(clashing) for name in _chain(base, ending, stored))
     return taken

@@ -17,7 +17,7 @@ from cnnbatch.archive.schema import ArchiveRow
 from cnnbatch.archive.shards import read_shard
 from cnnbatch.codec import Codec
 from cnnbatch.codec.codec import Pixels
-from cnnbatch.errors import BitstreamError, DamagedRow, ImageError
+from cnnbatch.errors import ArchiveError, BitstreamError, DamagedRow, ImageError
 from cnnbatch.images import FORMATS as IMAGE_FORMATS
 from cnnbatch.images import DecodedImage, encode, restore_jpeg
 from cnnbatch.stages.codecs import CodecShelf
@@ -136,11 +136,14 @@ class ShardReconstructor:
 
     def _rows(self, task: ShardTask, failures: list[Failure]) -> Iterator[ArchiveRow]:
         keys = None if task.keys is None else frozenset(task.keys)
-        for row in read_shard(self.archive, task.path, keys=keys, num_bytes=task.num_bytes):
-            if isinstance(row, DamagedRow):
-                failures.append(Failure.of(task.path, "read", row))
-            else:
-                yield row
+        try:
+            for row in read_shard(self.archive, task.path, keys=keys, num_bytes=task.num_bytes):
+                if isinstance(row, DamagedRow):
+                    failures.append(Failure.of(task.path, "read", row))
+                else:
+                    yield row
+        except ArchiveError as error:  # no row of it can be read: the other shards can
+            failures.append(Failure.of(task.path, "read", error))
 
     def _batches(self, rows: Iterable[ArchiveRow]) -> Iterator[list[ArchiveRow]]:
         batch: list[ArchiveRow] = []
@@ -266,7 +269,11 @@ def plan_tasks(archive: Archive, pattern: str, *, format: str = "original") -> l
     tasks: list[ShardTask] = []
     taken = names_taken(archive, format)
     for shard in archive.shards():
-        keys = None if pattern == "*" else tuple(archive.shard_keys(shard, pattern))
+        try:
+            keys = None if pattern == "*" else tuple(archive.shard_keys(shard, pattern))
+        except ArchiveError:  # nobody knows which of them it has; its worker will say so
+            tasks.append(ShardTask(len(tasks), shard.path, shard.num_bytes, 0, (), ()))
+            continue
         if keys is None or keys:
             count = shard.num_rows if keys is None else len(keys)
             tasks.append(ShardTask(len(tasks), shard.path, shard.num_bytes, count, keys, taken.get(shard.path, ())))

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import resource
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +31,10 @@ READ_TOGETHER = 64
 """Tiny files that one thread reads in a row."""
 
 WRITE_TOGETHER = 64
-"""Files that are written before the first of them is synced; a process may have 1,024 open, and writes with 8 threads."""
+"""Files that are written before the first of them is synced; fewer where a process may not have many open …"""
+
+OPEN_SHARE = 64
+"""… so that two shards of 8 threads each have a quarter of them."""
 
 _Fault = OSError | Refusal | None
 _WriteFiles = Callable[[Sequence[tuple[Path, Fill]]], list[OSError | None]]
@@ -188,7 +192,8 @@ class LocalStore:
         return len(found)
 
     def _write_many(self, items: Sequence[tuple[str, bytes]], write: _WriteFiles) -> Sequence[_Fault]:
-        parts = (items[first : first + WRITE_TOGETHER] for first in range(0, len(items), WRITE_TOGETHER))
+        together = max(1, min(WRITE_TOGETHER, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // OPEN_SHARE))
+        parts = (items[first : first + together] for first in range(0, len(items), together))
         return [fault for part in parts for fault in self._write_together(part, write)]
 
     def _write_together(self, items: Sequence[tuple[str, bytes]], write: _WriteFiles) -> Sequence[_Fault]:

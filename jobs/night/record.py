@@ -5,11 +5,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final, Self
 
-from cnnbatch.errors import ArchiveError
+from cnnbatch.errors import ArchiveError, TooLarge
 from cnnbatch.stages.records import Finding
-from cnnbatch.storage import Store
+from cnnbatch.storage import Store, parse_json
 
 RECORD: Final = "_cnnbatch/nightly.json"
+MAX_RECORD_BYTES: Final = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +29,11 @@ class Record:
     def read(cls, store: Store) -> Self:
         """Raises FileNotFoundError, and ArchiveError where it is not one."""
         try:
-            found = json.loads(store.read(RECORD))
+            found = parse_json(store.read(RECORD, max_bytes=MAX_RECORD_BYTES))
             wall = found.get("wall_seconds")
             damaged = tuple(str(path) for path in found.get("damaged", ()))
             return cls(int(found["verified_log_version"]), damaged, None if wall is None else float(wall))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, TooLarge) as error:
             raise ArchiveError(f"{RECORD} of {store.url} is not readable, remove it: {error!r}") from error
 
     def write(self, store: Store) -> None:
