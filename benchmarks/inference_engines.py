@@ -46,7 +46,7 @@ PIECES = 2
 OPERATORS = 6
 """Of eager's that the profile names."""
 
-NOT_INT8 = (".*bypass.*", ".*border.*")
+NOT_INT8 = (".*bypass.*", ".*filter.*")
 """Linear layers, whose products of hundreds of quantisation steps need more than eight bits."""
 
 

@@ -34,14 +34,14 @@ from cnnbatch.images import decode
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.reconstruct import reconstruct_each, restore_file
 from cnnbatch.storage import StorageConfig, open_store, read_object
-from cnnbatch.training.adaptive_filter import fit_post_filter
+from cnnbatch.training.adaptive_filter import fit_adaptive_filter
 from cnnbatch.training.checkpoint import Progress
 from cnnbatch.training.data import load_pictures
 from cnnbatch.training.dense import DenseTrainer
 from cnnbatch.training.dense_data import MAX_PIXELS, decoded_files, gather, read_labels
 from cnnbatch.training.entropy_tables import with_fitted_tables
 from cnnbatch.training.growth import grown
-from cnnbatch.training.int8_calibration import fit_steps
+from cnnbatch.training.int8_calibration import calibrate_int8
 from cnnbatch.training.trainer import Trainer
 from jobs.command import LOG_FORMAT, run_command
 from jobs.settings import TrainConfig, read_codec, resolve
@@ -84,8 +84,8 @@ def _train_process(rank: int, config: TrainConfig, rendezvous: str | None) -> No
     notes = config.training.model_dump(mode="json")
 
     def export(model: Hyperprior, progress: Progress) -> None:
-        fit_steps(model, trainer.train_pictures)
-        fit_post_filter(model, trainer.train_pictures)
+        calibrate_int8(model, trainer.train_pictures)
+        fit_adaptive_filter(model, trainer.train_pictures)
         data = dump_codec(model, training={**progress, "config": notes})
         _export(config, with_fitted_tables(data, trainer.train_pictures))
 

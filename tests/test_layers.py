@@ -28,7 +28,7 @@ BELOW = {
     "cnnbatch.planes": set(),
     "cnnbatch.butteraugli": {"cnnbatch.planes"},
     "cnnbatch.ssimulacra2": {"cnnbatch.planes"},
-    "cnnbatch.codecs": set(),
+    "cnnbatch.weights": set(),
     "cnnbatch.codec": {"cnnbatch.metrics", *FLOOR},
     "cnnbatch.archive": {"cnnbatch.storage", *FLOOR},
     "cnnbatch.images": FLOOR,

@@ -75,9 +75,9 @@ class Codec:
     ) -> list[bytes]:
         """Images → one bitstream each; ``quality`` in [0, 63], rounded to quarters, for all or each.
 
-        ``effort``: what makes the bitstream better and decoding no slower. 1: a filter of the image's own, where the codec
-        has one, by patches of it, for about the time of encoding or less; every further one a pass over the latents, ten times
-        as long, and the filter by all of the image. ``dense`` has none.
+        ``effort``: two settings under one number, which make the bitstream better and decoding no slower. 1 and more fit an
+        adaptive filter to each image (by patches of it, for about the time of encoding or less; from 2 on by all of it); N − 1
+        is the number of passes of latent refinement, each ten times as long as encoding. ``dense`` has neither.
         Raises ValueError for an array that is not an image, one that `refusal` refuses, or a quality outside the range.
         """
         qualities = [quality] * len(images) if isinstance(quality, int | float) else quality
@@ -113,7 +113,7 @@ class Codec:
 
 def shipped_codec(name: str = SHIPPED[0]) -> bytes:
     """A codec file that comes with the package."""
-    return (files("cnnbatch.codecs") / f"{name}.safetensors").read_bytes()
+    return (files("cnnbatch.weights") / f"{name}.safetensors").read_bytes()
 
 
 def read_codec_file(path: str | os.PathLike[str] | None) -> bytes:

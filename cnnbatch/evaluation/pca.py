@@ -138,9 +138,8 @@ class PrincipalComponents:
         coefficients = (image.reshape(-1).astype(np.float32) - self.components.mean) @ self.components.rows.T
         symbols = _rounded(coefficients, number)
         out = np.empty(_BYTES_OF_A_SYMBOL * len(symbols) + SMALL_STATE_BYTES, np.uint8)
-        t = self.components.tables(number)
         own = np.arange(len(symbols))  # each coefficient has its own table
-        start = push_stream(np.int64(SMALL_LOWER), symbols, own, t.start, t.radius, t.frequencies, t.cumulative, out)
+        start = push_stream(np.int64(SMALL_LOWER), symbols, own, self.components.tables(number).compiled, out)
         return bytes([number]) + out[start:].tobytes()
 
     def decode(self, data: bytes) -> Pixels:
@@ -148,9 +147,8 @@ class PrincipalComponents:
         if len(data) < 1 + SMALL_STATE_BYTES or data[0] > SPEC.highest:
             raise BitstreamError(f"{len(data)} bytes are no coefficients")
         number = data[0]
-        t, symbols = self.components.tables(number), np.empty(len(self.components.rows), np.int64)
-        stream = np.frombuffer(data, np.uint8, offset=1)
-        if _decode(stream, t.start, t.radius, t.frequencies, t.cumulative, t.buckets, symbols):
+        symbols = np.empty(len(self.components.rows), np.int64)
+        if _decode(np.frombuffer(data, np.uint8, offset=1), self.components.tables(number).compiled, symbols):
             raise BitstreamError("the coefficients do not end where the stream ends")
         samples = (symbols * step(number)).astype(np.float32) @ self.components.rows + self.components.mean
         pixels: Pixels = np.clip(np.rint(samples), 0, 255).astype(np.uint8)
@@ -167,12 +165,12 @@ def _size(shape: Sequence[int]) -> str:
 
 
 @numba.njit(nogil=True, cache=True)
-def _decode(data, start, radius, frequencies, cumulative, buckets, symbols):  # type: ignore[no-untyped-def]
+def _decode(data, tables, symbols):  # type: ignore[no-untyped-def]
     """Fills ``symbols``; returns whether the stream is damaged."""
     x = np.int64(data[0]) | np.int64(data[1]) << 8 | np.int64(data[2]) << 16
     position = 3
     for i in range(len(symbols)):
-        symbol, x, position = pop(x, i, start, radius, frequencies, cumulative, buckets, data, position, len(data))
+        symbol, x, position = pop(x, i, tables, data, position, len(data))
         if position < 0:
             return True
         symbols[i] = symbol

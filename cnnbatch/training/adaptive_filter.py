@@ -1,4 +1,4 @@
-"""Weights of the post-filter that a codec file holds: least squares on training pictures, quality by quality.
+"""Weights of the adaptive filter that a codec file holds: least squares on training pictures, quality by quality.
 
 Each picture counts by the bits that it takes, as every picture does in BD-rates. The synthesis is trained without the filter.
 """
@@ -23,11 +23,11 @@ RIDGE = 1e-5
 
 
 @torch.no_grad()
-def fit_post_filter(model: Hyperprior, pictures: Sequence[Pixels]) -> None:
-    """Sets the weights of ``model``'s post-filter in place."""
+def fit_adaptive_filter(model: Hyperprior, pictures: Sequence[Pixels]) -> None:
+    """Sets the weights of ``model``'s adaptive filter in place."""
     source = crops(pictures, size=SIDE, rng=np.random.default_rng(0))
     originals = [torch.from_numpy(next(source).copy()).float()[None] for _ in range(PICTURES)]
-    anchors = model.g_s.post_filter.anchors
+    anchors = model.g_s.adaptive_filter.anchors
     for anchor, quality in enumerate(torch.linspace(0, 63, len(anchors))):
         anchors[anchor] = torch.from_numpy(_least_squares(model, originals, quality)).flatten()
 

@@ -19,7 +19,7 @@ from cnnbatch.errors import UsageError
 SIZES = ("width_8", "width_16", "synthesis_blocks")
 """Settings that may grow."""
 
-FREE = ("dependent_states",)
+FREE = ("trellis_states",)
 """Settings that change nothing of the network's weights; all others must be those of the smaller model."""
 
 SPLIT = {"g_a.down.weight": (1, 4), "g_s.up.weight": (4, 1), "g_s.up.bias": (4,)}

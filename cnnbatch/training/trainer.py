@@ -35,14 +35,14 @@ GRADIENT_NORM = 40.0
 RELATIVE_RATES = {
     "g_a.bypass.": 0.2,
     "g_s.bypass.": 0.2,
-    "g_a.border.": 0.2,
-    "g_s.border.": 0.2,
+    "g_a.prefilter.": 0.2,
+    "g_s.postfilter.": 0.2,
     "g_a.leave.": 0.12,
     "g_s.leave.": 0.12,
     "scale_net.leave.": 10.0,
     "scale_offset.": 10.0,
     "z_scale.": 10.0,
-    "context.": 0.3,
+    "prediction.": 0.3,
     "hyper_context.": 0.1,
 }
 """Learning rate relative to the others, by the beginning of a name, from the size of an update over that of the weight:
@@ -117,7 +117,7 @@ class Trainer:
         logger.info("resumed %s at step %d", path, self.progress["step"])
 
     def _initialise(self) -> None:
-        klt = block_klt(self.train_pictures, self.model.settings.latent_channels, border=self.model.g_a.border)
+        klt = block_klt(self.train_pictures, self.model.settings.latent_channels, prefilter=self.model.g_a.prefilter)
         self.model.initialise_from_klt(*klt)
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
 

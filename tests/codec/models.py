@@ -12,13 +12,13 @@ from cnnbatch.codec import Codec, Limits
 from cnnbatch.codec.codec_file import dump_codec
 from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
-from cnnbatch.codec.transforms.lapped import BorderFilter
+from cnnbatch.codec.transforms.lapped import LappingFilter
 from cnnbatch.training.klt import block_klt
 
 Pixels = npt.NDArray[np.uint8]
 
 STEP = 0.05
-"""Of all layers in eight bits, coarse enough that nothing is cut off; `fit_steps` finds better ones."""
+"""Of all layers in eight bits, coarse enough that nothing is cut off; `calibrate_int8` finds better ones."""
 
 TINY = HyperpriorSettings(
     width_8=8,
@@ -27,9 +27,9 @@ TINY = HyperpriorSettings(
     latent_channels=16,
     hyper_channels=8,
     hyper_width=8,
-    context_channels=3,
+    predicted_channels=3,
     scale_range=(0.11, 32.0),
-    dependent_states=64,
+    trellis_states=64,
 )
 
 
@@ -40,18 +40,18 @@ def tiny_model(seed: int = 0, settings: HyperpriorSettings = TINY) -> Hyperprior
     model.initialise_from_klt(*klt(settings.latent_channels))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith(("project.weight", "leave.weight", "gain.anchors", "context.anchors")):
+            if name.endswith(("project.weight", "leave.weight", "gain.anchors", "prediction.anchors")):
                 parameter.copy_(0.05 * torch.randn(parameter.shape))
         model.hyper_context.weight.copy_(0.3 * torch.randn(model.hyper_context.weight.shape))
         for block in (*model.g_s.blocks_8, *model.g_s.blocks_16):
             block.project.weight.copy_(0.1 * torch.randn(block.project.weight.shape))
-        model.g_s.steps.anchors.fill_(math.log(STEP))
+        model.g_s.activation_scales.anchors.fill_(math.log(STEP))
     return model.eval()
 
 
 @cache
 def klt(components: int) -> tuple[Tensor, Tensor]:
-    return block_klt([picture(128, 192, seed=n) for n in range(3)], components, border=BorderFilter(inverse=False))
+    return block_klt([picture(128, 192, seed=n) for n in range(3)], components, prefilter=LappingFilter(inverse=False))
 
 
 @cache

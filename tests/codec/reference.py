@@ -96,10 +96,10 @@ def decode_tile(
     tables, reader = split_tables(arrays), RansReader(tile)
     z = hyper_latents(arrays, reader, tables, (-(-a // 4), -(-b // 4)), [int(i) for i in arrays["z_scale.table"][step]])
     indexes = scale_indexes(arrays, z, settings["num_scales"], step)[:a, :b]
-    states, state = settings["dependent_states"], 0
+    states, state = settings["trellis_states"], 0
     flips, quantisers = {64: (44, 19), 256: (189, 127), 1024: (972, 319)}[states]
     r = np.zeros(indexes.shape)
-    for place in in_order(indexes.shape, settings["context_channels"]):
+    for place in in_order(indexes.shape, settings["predicted_channels"]):
         index = int(indexes[place])
         if index < settings["coded_from"]:
             continue
@@ -152,11 +152,11 @@ def hyper_latents(
 EDGES = [int(256 * 2 ** (k / 4) + 0.5) for k in range(-14, 7)]
 
 
-def with_context(arrays: Mapping[str, Array], settings: Mapping[str, Any], r: Array, step: int) -> Array:
+def with_prediction(arrays: Mapping[str, Array], settings: Mapping[str, Any], r: Array, step: int) -> Array:
     """'Pixels': v of the symbols r [a, b, M], the prediction of the first K channels added."""
-    k, v = settings["context_channels"], r.astype(np.float64)
+    k, v = settings["predicted_channels"], r.astype(np.float64)
     anchor, share = divmod(step / 4 / 9, 1)
-    low, high = (arrays["context.anchors"][min(int(anchor) + i, 7)].reshape(k, 4 * k).astype(np.float64) for i in (0, 1))
+    low, high = (arrays["prediction.anchors"][min(int(anchor) + i, 7)].reshape(k, 4 * k).astype(np.float64) for i in (0, 1))
     matrix = low + share * (high - low)
     rows, columns = r.shape[:2]
     for i, j in np.ndindex(rows, columns):

@@ -1,4 +1,4 @@
-"""The post-filter: what it computes, that a picture's own is worth its bytes, and that every reader sees the same."""
+"""The Adaptive filter: what it computes, that a picture's own is worth its bytes, and that every reader sees the same."""
 
 from dataclasses import replace
 from functools import cache
@@ -28,7 +28,7 @@ from cnnbatch.codec.entropy_coding.exp_golomb import LARGEST_NUMBER, packed, unp
 from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.errors import BitstreamError
 from cnnbatch.metrics import psnr_db
-from cnnbatch.training.adaptive_filter import fit_post_filter
+from cnnbatch.training.adaptive_filter import fit_adaptive_filter
 from tests.codec.models import picture, tiny_codec, tiny_model
 
 PICTURES = [picture(128, 192, seed=n) for n in range(4)]
@@ -42,7 +42,7 @@ def model() -> Hyperprior:
     made = tiny_model()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cnnbatch.training.adaptive_filter.PICTURES", 24)
-        fit_post_filter(made, [picture(300, 300, seed=n) for n in range(4)])
+        fit_adaptive_filter(made, [picture(300, 300, seed=n) for n in range(4)])
     return made
 
 
@@ -52,7 +52,7 @@ def codec(limits: Limits | None = None) -> Codec:
 
 
 def by_definition(image: Floats, weights: Floats, step: float) -> Floats:
-    """docs/format.md, *Post-filter*, sample by sample."""
+    """docs/format.md, *Adaptive filter*, sample by sample."""
     height, width, _ = image.shape
     offsets = [(0, 1), (0, 2), *((r, c) for r in (1, 2) for c in (-2, -1, 0, 1, 2))]
     out = image.astype(np.float64).copy()
@@ -135,7 +135,7 @@ def test_damaged_numbers_are_refused(data: bytes) -> None:
 @pytest.mark.parametrize("quality", [5, 32, 60])
 def test_a_fitted_filter_makes_pictures_better(quality: int) -> None:
     without = tiny_codec()
-    assert not without.file.arrays["g_s.post_filter.anchors"].any()
+    assert not without.file.arrays["g_s.adaptive_filter.anchors"].any()
     better = []
     for image in PICTURES:
         [a], [b] = (one.compress([image], quality) for one in (without, codec()))

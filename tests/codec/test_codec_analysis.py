@@ -10,7 +10,7 @@ from cnnbatch.codec import Codec, Limits
 from cnnbatch.codec.geometry import GREY
 from cnnbatch.codec.hyperprior.encoder import FLOATS_FROM
 from cnnbatch.codec.hyperprior.folded_analysis import KEPT_MATRICES, FoldedAnalysis
-from cnnbatch.codec.transforms.lapped import BorderFilter
+from cnnbatch.codec.transforms.lapped import LappingFilter
 from cnnbatch.codec.transforms.lapped_kernels import lapped_blocks
 from cnnbatch.codec.transforms.layers import space_to_depth
 from cnnbatch.metrics import psnr_db
@@ -88,7 +88,7 @@ def test_from_some_quality_on_pictures_are_analysed_in_floats() -> None:
 def test_the_compiled_filter_is_the_layers(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(-128, 128, (*shape, 3), generator=generator, dtype=torch.int8)
-    border = BorderFilter(inverse=False)
+    border = LappingFilter(inverse=False)
     with torch.no_grad():
         border.weight += 0.1 * torch.randn(border.weight.shape, generator=generator)
         expected = space_to_depth(border(x.float()), 16)

@@ -14,7 +14,7 @@ from cnnbatch.codec.hyperprior.windows import windows
 from cnnbatch.errors import BitstreamError
 from cnnbatch.metrics import psnr_db
 from tests.codec.models import picture, tiny_codec, tiny_codec_file
-from tests.codec.reference import decode_tile, parse_container, with_context
+from tests.codec.reference import decode_tile, parse_container, with_prediction
 
 PROPERTY = settings(deadline=None, max_examples=60)
 CODEC = tiny_codec()
@@ -130,7 +130,7 @@ def test_the_procedure_of_the_specification_reads_the_symbols(shape: tuple[int, 
     quality = torch.tensor([step / 4])
     with torch.inference_mode():
         y_hat = codec.coder.decoder.latents.decode(container.tiles, positions, quality)[0].numpy()
-    means = y_hat - with_context(codec.file.arrays, settings, r, container.quality_steps)
+    means = y_hat - with_prediction(codec.file.arrays, settings, r, container.quality_steps)
     assert np.abs(r).sum() > 0 or step == 0
     assert np.abs(means).max() < 2
     assert container.prefix.hex() == codec.id[:8]
@@ -189,12 +189,18 @@ def test_a_list_of_qualities_of_another_length_is_refused() -> None:
         np.zeros((4, 4, 3), np.uint16),
         np.zeros(4, np.uint8),
         np.zeros((0, 4, 3), np.uint8),
-        np.zeros((1, MAX_SIDE + 1), np.uint8),
     ],
     ids=lambda image: f"{image.dtype}{list(image.shape)}",
 )
 def test_what_is_no_image_is_refused(image: np.ndarray) -> None:
     with pytest.raises(ValueError, match="an image"):
+        CODEC.compress([image])
+
+
+def test_an_image_beyond_the_limits_of_the_format_is_refused() -> None:
+    image = np.zeros((1, MAX_SIDE + 1), np.uint8)
+    assert CODEC.refusal(image) == "too-large"
+    with pytest.raises(ValueError, match="too-large"):
         CODEC.compress([image])
 
 

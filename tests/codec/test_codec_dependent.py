@@ -18,8 +18,8 @@ from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.codec.quantisation.dependent import MASKS, SPACING, dequantise, state_machine, symbol_mass, trellis_tables
 from cnnbatch.codec.quantisation.prediction import restore
 from cnnbatch.codec.quantisation.prices import gaussian_prices, table_prices
-from cnnbatch.codec.quantisation.quantised import Choice, chosen_values
-from cnnbatch.codec.quantisation.scan import stream_order
+from cnnbatch.codec.quantisation.quantised import QuantisedLatents, chosen_values
+from cnnbatch.codec.quantisation.scan import scan_order
 from cnnbatch.codec.quantisation.trellis_search import TrellisQuantiser
 from cnnbatch.codec.quantisation.viterbi import WINDOW
 from cnnbatch.errors import BitstreamError
@@ -34,9 +34,9 @@ KINDS = np.array([0, 6, 7, 8], np.uint8)
 
 TABLES = joined(gaussian_tables(SCALES.numpy()), trellis_tables(SCALES))
 PRICES = gaussian_prices(SCALES)
-MACHINES = {states: SETTINGS.model_copy(update={"dependent_states": states}) for states in MASKS}
+MACHINES = {states: SETTINGS.model_copy(update={"trellis_states": states}) for states in MASKS}
 QUANTISERS = {states: TrellisQuantiser(PRICES, settings) for states, settings in MACHINES.items()}
-NO_CONTEXT = np.zeros((0, 0), np.float32)
+NO_PREDICTION = np.zeros((0, 0), np.float32)
 PROPERTY = settings(deadline=None)  # the first call compiles
 
 Values = npt.NDArray[np.float32]
@@ -67,7 +67,7 @@ def cost(symbols: Iterable[int], values: Values, indexes: Indexes, weights: Valu
     arrays.arrays(np.float32, 4, elements=st.floats(8, 64, width=32)),
 )
 def test_no_other_sequence_of_symbols_is_cheaper(states: int, v: Values, i: Indexes, w: Values) -> None:
-    found = QUANTISERS[states](v[None, None], i[None, None], w, NO_CONTEXT).symbols[0, 0]
+    found = QUANTISERS[states](v[None, None], i[None, None], w, NO_PREDICTION).symbols[0, 0]
     least = min(cost(symbols, v, i, w, states) for symbols in product(range(-3, 4), repeat=4))
     assert cost((int(s) for s in found), v, i, w, states) <= least + 1e-4
 
@@ -90,19 +90,19 @@ def test_more_states_cost_less(states: int) -> None:
 def total(states: int, values: Values) -> float:
     """Cost of what is found for ``values`` [1, 1, M] of one scale."""
     indexes, weights = np.full(values.shape, 7, np.uint8), np.full(values.shape[-1], 8.0, np.float32)
-    symbols = QUANTISERS[states](values, indexes, weights, NO_CONTEXT).symbols[0, 0]
+    symbols = QUANTISERS[states](values, indexes, weights, NO_PREDICTION).symbols[0, 0]
     return cost((int(s) for s in symbols), values[0, 0], indexes[0, 0], weights, states)
 
 
 def quantised(
-    shape: tuple[int, int, int], seed: int, context_channels: int = 0, states: int = 64
-) -> tuple[Choice, Values, Indexes, Values]:
+    shape: tuple[int, int, int], seed: int, predicted_channels: int = 0, states: int = 64
+) -> tuple[QuantisedLatents, Values, Indexes, Values]:
     rng = np.random.default_rng(seed)
     indexes = KINDS[rng.integers(0, len(KINDS), shape)]
     values = (SCALES.numpy()[indexes] * rng.normal(size=shape)).astype(np.float32)
-    context = rng.uniform(-0.2, 0.2, (context_channels, 4 * context_channels)).astype(np.float32)
+    prediction = rng.uniform(-0.2, 0.2, (predicted_channels, 4 * predicted_channels)).astype(np.float32)
     weights = rng.uniform(0.5, 2, shape[-1]).astype(np.float32)
-    return QUANTISERS[states](values, indexes, weights, context), values, indexes, context
+    return QUANTISERS[states](values, indexes, weights, prediction), values, indexes, prediction
 
 
 @pytest.mark.parametrize("states", MASKS)
@@ -112,7 +112,7 @@ def test_the_decoder_finds_what_the_encoder_saw(
     states: int, rows: int, columns: int, channels: int, drawn: st.DataObject
 ) -> None:
     known, shape = drawn.draw(st.integers(0, channels)), (rows, columns, channels)
-    choice, _, indexes, context = quantised(shape, drawn.draw(st.integers(0, 99)), known, states)
+    choice, _, indexes, prediction = quantised(shape, drawn.draw(st.integers(0, 99)), known, states)
     order = [place for place in in_order(shape, known) if indexes[place] >= 1]
     coded = tuple(np.array(order, int).reshape(-1, 3).T)
     data = encode(choice.symbols[coded], choice.tables[coded], TABLES)
@@ -124,7 +124,7 @@ def test_the_decoder_finds_what_the_encoder_saw(
     assert (symbols == choice.symbols[coded]).all()
     assert (values == chosen_values(choice, MACHINES[states])).all()
     assert (choice.symbols[indexes < 1] == 0).all()
-    assert (restore(values, context) == choice.found).all()
+    assert (restore(values, prediction) == choice.restored).all()
 
 
 @PROPERTY
@@ -133,7 +133,7 @@ def test_predicted_symbols_come_first_and_after_what_predicts_them(
     rows: int, columns: int, channels: int, drawn: st.DataObject
 ) -> None:
     known, shape = drawn.draw(st.integers(0, channels)), (rows, columns, channels)
-    order = stream_order(*shape, known)
+    order = scan_order(*shape, known)
     places = [place for first, last in order.runs for place in range(first, last)]
     expected = in_order(shape, known)
     assert [tuple(map(int, np.unravel_index(place, shape))) for place in places] == expected
@@ -150,7 +150,7 @@ def test_predicted_symbols_come_first_and_after_what_predicts_them(
 
 
 def test_the_settings_allow_the_machines_that_there_are() -> None:
-    assert get_args(HyperpriorSettings.model_fields["dependent_states"].annotation) == tuple(MASKS)
+    assert get_args(HyperpriorSettings.model_fields["trellis_states"].annotation) == tuple(MASKS)
 
 
 @PROPERTY
@@ -169,16 +169,16 @@ def test_random_bytes_never_do_more_than_raise(data: bytes, count: int, states: 
 @pytest.mark.parametrize("states", MASKS)
 def test_symbols_are_near_their_values_with_a_context_too(states: int) -> None:
     choice, values, indexes, _ = quantised((6, 7, 9), 3, 4, states)
-    known = choice.found.shape[-1]
-    found = np.concatenate([choice.found, chosen_values(choice, MACHINES[states])[..., known:]], -1)
+    known = choice.restored.shape[-1]
+    found = np.concatenate([choice.restored, chosen_values(choice, MACHINES[states])[..., known:]], -1)
     error = np.abs(found - values)[indexes >= 1]
     assert np.median(error) < SPACING
-    assert np.sqrt((error**2).mean()) < 2 * SPACING  # what the context adds here is dearer to code than to leave
+    assert np.sqrt((error**2).mean()) < 2 * SPACING  # what the prediction adds here is dearer to code than to leave
 
 
 def test_of_a_large_value_the_symbol_is_as_large_as_can_be() -> None:
     values = np.array([[[1e6, -1e6, 20000.0]]], np.float32)
-    choice = QUANTISERS[64](values, np.full((1, 1, 3), 8, np.uint8), np.ones(3, np.float32), NO_CONTEXT)
+    choice = QUANTISERS[64](values, np.full((1, 1, 3), 8, np.uint8), np.ones(3, np.float32), NO_PREDICTION)
     assert np.abs(choice.symbols[0, 0, :2]).min() >= 32766
     assert abs(chosen_values(choice, MACHINES[64])[0, 0, 2] - 20000) < 2
 
@@ -208,22 +208,23 @@ def test_prices_are_what_the_entropy_coder_takes() -> None:
 def test_it_has_less_distortion_than_rounding_at_the_same_rate(scale: float) -> None:
     """By the entropies of what comes up: 0.4 dB and more of the 1.53 that any quantiser could gain."""
     values = (scale * np.random.default_rng(0).normal(size=(1, 200, 100))).astype(np.float32)
-    alike = SETTINGS.model_copy(update={"dependent_states": 256})
-    quantise = TrellisQuantiser(gaussian_prices(torch.full((len(SCALES),), scale, dtype=torch.float64)), alike)
+    alike = SETTINGS.model_copy(update={"trellis_states": 256})
 
-    def point(index: int, weight: float) -> tuple[float, float]:
-        """(bits a symbol, mean squared error)"""
-        choice = quantise(values, np.full(values.shape, index, np.uint8), np.full(100, weight, np.float32), NO_CONTEXT)
-        return rate_of(choice), float(np.square(values - chosen_values(choice, alike)).mean())
+    def point(index: int, weight: float, step: float = 1.0) -> tuple[float, float]:
+        """(bits a symbol, mean squared error), with integers as far as a ``step`` apart."""
+        prices = gaussian_prices(torch.full((len(SCALES),), scale / step, dtype=torch.float64))
+        indexes, weights = np.full(values.shape, index, np.uint8), np.full(100, weight, np.float32)
+        choice = TrellisQuantiser(prices, alike)(values / np.float32(step), indexes, weights, NO_PREDICTION)
+        return rate_of(choice), float(np.square(values - step * chosen_values(choice, alike)).mean())
 
-    rate, distortion = point(1, 6.0)
-    rates, distortions = np.array(sorted(point(7, weight) for weight in (1, 1.5, 2, 3, 4, 6, 9, 14, 30))).T
+    rate, distortion = point(1, 6.0, step=1.65)
+    rates, distortions = np.array(sorted(point(7, weight) for weight in (1, 1.5, 2, 3, 4, 6, 9, 14, 60))).T
     assert rates[0] < rate < rates[-1]
     at_the_rate = np.exp(np.interp(rate, rates, np.log(distortions)))
     assert 10 * np.log10(distortion / at_the_rate) > 0.4
 
 
-def rate_of(choice: Choice) -> float:
+def rate_of(choice: QuantisedLatents) -> float:
     """Bits a symbol, each table by what is found in it."""
     bits = 0.0
     for table in np.unique(choice.tables):

@@ -10,14 +10,14 @@ from benchmarks.inference_engines import Array, Figures, Outcome, Run, Work
 from cnnbatch.codec import Codec
 from cnnbatch.codec.codec_file import dump_codec
 from cnnbatch.codec.runtime.cpu import cpu_has_bf16
-from cnnbatch.training.int8_calibration import fit_steps
+from cnnbatch.training.int8_calibration import calibrate_int8
 from tests.codec.models import picture, tiny_model
 
 
 @cache
 def fitted_codec() -> Codec:
     model = tiny_model()
-    fit_steps(model, [picture(128, 192, seed=n) for n in range(6)])
+    calibrate_int8(model, [picture(128, 192, seed=n) for n in range(6)])
     return Codec(dump_codec(model, training={}), device="cpu")
 
 

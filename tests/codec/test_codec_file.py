@@ -70,7 +70,7 @@ def test_the_model_of_a_file_computes_what_the_exported_one_did() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [*(f"cnnbatch/codecs/{name}.safetensors" for name in SHIPPED), "tests/golden/dense/gray.safetensors"]
+    "name", [*(f"cnnbatch/weights/{name}.safetensors" for name in SHIPPED), "tests/golden/dense/gray.safetensors"]
 )
 def test_reading_a_codec_file_does_not_import_the_compiler_of_torch(name: str) -> None:
     """Two seconds of the start of every command and worker."""
@@ -86,7 +86,7 @@ def test_reading_a_codec_file_does_not_import_the_compiler_of_torch(name: str) -
 def test_a_shipped_codec_file_has_a_name_and_is_whole(name: str) -> None:
     codec = Codec.load(name, device="cpu")
     assert codec.id == hashlib.sha256(shipped_codec(name)).hexdigest()
-    assert codec.data == Codec.load(ROOT / "cnnbatch" / "codecs" / f"{name}.safetensors", device="cpu").data
+    assert codec.data == Codec.load(ROOT / "cnnbatch" / "weights" / f"{name}.safetensors", device="cpu").data
 
 
 def test_the_first_shipped_codec_file_is_the_default() -> None:

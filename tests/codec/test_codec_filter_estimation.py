@@ -1,5 +1,5 @@
-"""A picture's own post-filter: that the encoder finds it, that it is worth its bytes, and that patches tell nearly as much as
-the whole picture."""
+"""A picture's own adaptive filter: the encoder finds it, it is worth its bytes, and patches tell nearly as much as the whole
+picture."""
 
 from typing import Any
 from unittest import mock

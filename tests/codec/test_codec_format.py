@@ -99,7 +99,7 @@ def test_every_array_has_its_row(name: str) -> None:
     kind, documented = row_of(name, shape)
     assert kind == np.dtype(dtype).name
     sizes = {setting: getattr(TINY, setting) for setting in ("num_scales", "latent_channels", "hyper_channels")}
-    sizes |= {"3 · num_scales": 3 * TINY.num_scales, "4 · context_channels²": 4 * TINY.context_channels**2}
+    sizes |= {"3 · num_scales": 3 * TINY.num_scales, "4 · predicted_channels²": 4 * TINY.predicted_channels**2}
     sizes |= {"2 + 2 · (all blocks of the synthesis)": 2 + 2 * sum(TINY.synthesis_blocks)}
     if documented[0].isdigit() or documented in sizes:
         parts = [part.strip() for part in documented.split(",")]

@@ -10,7 +10,7 @@ from cnnbatch.codec import Codec
 
 FOLDER = Path(__file__).parents[1] / "golden"
 NAMES = ["one_pixel", "colour_low", "colour_high", "gray", "two_tiles", "escapes"]
-CODEC_ID = "2c1e7067226e02182c30878c28466ea748233127f4b4cb52c1fe7a617d606e8a"
+CODEC_ID = "38529f4cb06f68adf3bd1dc15e4d8b94aacc70714dac1514b00e0589b17226e1"
 
 
 @cache

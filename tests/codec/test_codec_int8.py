@@ -13,11 +13,11 @@ from cnnbatch.codec import Codec, Limits
 from cnnbatch.codec.codec_file import dump_codec, parse_codec
 from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
-from cnnbatch.codec.runtime.onednn import LEVEL_MAX, MOST_INPUTS, ZERO, cpu_has_int8
-from cnnbatch.codec.transforms.int8 import HIDDEN_ZERO, EightBitBlock, EightBitLinear
+from cnnbatch.codec.runtime.onednn import LEVEL_MAX, MOST_INPUTS, ZERO_POINT, cpu_has_int8
+from cnnbatch.codec.transforms.int8 import HIDDEN_ZERO_POINT, Int8Block, Int8Linear
 from cnnbatch.codec.transforms.layers import Block, keep_variance
 from cnnbatch.metrics import psnr_db
-from cnnbatch.training.int8_calibration import fit_steps
+from cnnbatch.training.int8_calibration import calibrate_int8
 from tests.codec.models import TINY, picture, tiny_model
 
 SETTINGS = TINY.model_copy(update={"synthesis_blocks": (2, 2)})
@@ -27,7 +27,7 @@ PICTURES = [picture(128, 192, seed=n) for n in range(6)]
 @cache
 def model() -> Hyperprior:
     made = tiny_model(settings=SETTINGS)
-    fit_steps(made, PICTURES)
+    calibrate_int8(made, PICTURES)
     return made
 
 
@@ -73,7 +73,7 @@ def by_definition(made: Block, x: torch.Tensor, step: float, hidden_step: float)
 def test_a_block_is_what_the_specification_says(arithmetic: str) -> None:
     made, x = block(), torch.randn(3, 5, 7, 24, generator=torch.Generator().manual_seed(1))
     steps, hidden_steps = torch.tensor([0.03, 0.01, 0.02]), torch.tensor([0.02, 0.05, 0.01])
-    found = EightBitBlock(made)(x.clone(), steps, hidden_steps)
+    found = Int8Block(made)(x.clone(), steps, hidden_steps)
     expected = torch.cat([by_definition(made, x[n : n + 1], float(steps[n]), float(hidden_steps[n])) for n in range(3)])
     off = (found - expected).abs() > 1e-3
     assert float(off.float().mean()) < 0.02  # a value between two levels
@@ -83,7 +83,7 @@ def test_a_block_is_what_the_specification_says(arithmetic: str) -> None:
 
 @torch.inference_mode()
 def test_a_batch_is_its_images(arithmetic: str) -> None:
-    rounded, x = EightBitBlock(block()), torch.randn(4, 6, 5, 24)
+    rounded, x = Int8Block(block()), torch.randn(4, 6, 5, 24)
     for steps in (torch.full((4,), 0.02), torch.tensor([0.01, 0.02, 0.02, 0.03])):
         together = rounded(x.clone(), steps, 2 * steps)
         alone = [rounded(x[n : n + 1].clone(), steps[n : n + 1], 2 * steps[n : n + 1]) for n in range(4)]
@@ -96,14 +96,14 @@ def test_extremes_are_cut_off_and_a_layer_without_weights_gives_its_bias(arithme
     layer.weight.copy_(torch.tensor([[1.0, 0, 0], [0, 0, 0]]))
     layer.bias.copy_(torch.tensor([0.0, 5.0]))
     x = torch.tensor([1e6, 0, 0, -1e6, 0, 0]).reshape(1, 1, 2, 3)
-    found = EightBitLinear(layer)(x, torch.tensor([0.5]))
-    assert found.flatten().tolist() == pytest.approx([0.5 * (LEVEL_MAX - ZERO), 5, -0.5 * ZERO, 5]), arithmetic
-    assert LEVEL_MAX - ZERO == 127
-    assert HIDDEN_ZERO == 64
+    found = Int8Linear(layer)(x, torch.tensor([0.5]))
+    assert found.flatten().tolist() == pytest.approx([0.5 * (LEVEL_MAX - ZERO_POINT), 5, -0.5 * ZERO_POINT, 5]), arithmetic
+    assert LEVEL_MAX - ZERO_POINT == 127
+    assert HIDDEN_ZERO_POINT == 64
 
 
 class Floats:
-    """In the place of `EightBitLayers`: the layers as they are trained."""
+    """In the place of `Int8Layers`: the layers as they are trained."""
 
     def at(self, quality: torch.Tensor) -> "Floats":
         return self
@@ -141,18 +141,18 @@ def test_training_goes_on_in_floats() -> None:
     x = torch.from_numpy(np.stack(PICTURES[:2])).float()
     x_hat, bits = trained(x, torch.tensor([5.0, 50.0]), noise=True)
     torch.autograd.backward((x_hat - x).square().mean() + bits.mean())
-    fitted = ("steps.anchors", "post_filter.anchors")
+    fitted = ("activation_scales.anchors", "adaptive_filter.anchors")
     assert all((p.grad is None) == (name in fitted) for name, p in trained.g_s.named_parameters())
 
 
 def test_steps_grow_with_what_the_layers_read() -> None:
-    anchors = model().g_s.steps.anchors.detach()
+    anchors = model().g_s.activation_scales.anchors.detach()
     assert bool(anchors.isfinite().all())
     louder = tiny_model(settings=SETTINGS)
     with torch.no_grad():
         louder.g_s.gain.anchors += 2.0  # features e² times as large
-    fit_steps(louder, PICTURES)
-    assert float((louder.g_s.steps.anchors.detach() - anchors)[:, 1].mean()) == pytest.approx(2.0, abs=0.3)
+    calibrate_int8(louder, PICTURES)
+    assert float((louder.g_s.activation_scales.anchors.detach() - anchors)[:, 1].mean()) == pytest.approx(2.0, abs=0.3)
 
 
 @pytest.mark.parametrize(

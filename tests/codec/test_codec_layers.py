@@ -8,7 +8,7 @@ from cnnbatch.codec.hyperprior.inference import Int8Synthesis
 from cnnbatch.codec.hyperprior.synthesis import patches, without_local_mean
 from cnnbatch.codec.transforms.asinh import asinh, asinh_and_magnitude
 from cnnbatch.codec.transforms.integer_layers import soft_clamp
-from cnnbatch.codec.transforms.lapped import BorderFilter, lapping_matrix
+from cnnbatch.codec.transforms.lapped import LappingFilter, lapping_matrix
 from cnnbatch.codec.transforms.layers import Block, depth_to_space, keep_variance, space_to_depth
 from cnnbatch.training.trainer import FAN_IN, _relative_rate
 from tests.codec.models import TINY, tiny_model
@@ -22,8 +22,8 @@ def test_a_new_block_is_the_identity() -> None:
 def test_the_border_filters_undo_each_other() -> None:
     x = torch.randn(2, 64, 48, 3, generator=torch.manual_seed(0))
     with torch.no_grad():
-        filtered = BorderFilter(inverse=False)(x)
-        back = BorderFilter(inverse=True)(filtered)
+        filtered = LappingFilter(inverse=False)(x)
+        back = LappingFilter(inverse=True)(filtered)
     torch.testing.assert_close(back, x)
     assert not torch.allclose(filtered[:, 8:-8, 8:-8], x[:, 8:-8, 8:-8], atol=0.1)
     assert torch.equal(filtered[:, :8, :8], x[:, :8, :8])
@@ -31,13 +31,13 @@ def test_the_border_filters_undo_each_other() -> None:
 
 def test_the_border_filter_leaves_a_flat_picture_flat() -> None:
     x = torch.full((1, 32, 32, 3), 77.0)
-    torch.testing.assert_close(BorderFilter(inverse=False)(x), x)
+    torch.testing.assert_close(LappingFilter(inverse=False)(x), x)
 
 
 def test_a_border_filter_sees_eight_pixels_on_each_side_of_a_border() -> None:
     x = torch.zeros(1, 48, 48, 3)
     x[0, 24, 24] = 1  # the last pixel that the borders at 16 know
-    changed = BorderFilter(inverse=False)(x)[0].detach().abs().sum(-1) > 1e-7
+    changed = LappingFilter(inverse=False)(x)[0].detach().abs().sum(-1) > 1e-7
     assert changed.any(1).nonzero().flatten().tolist() == list(range(24, 40))
     assert changed.any(0).nonzero().flatten().tolist() == list(range(24, 40))
 

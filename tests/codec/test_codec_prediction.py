@@ -26,14 +26,14 @@ def test_the_decoder_restores_what_the_encoder_saw(rows: int, columns: int, chan
     """Of integers on their own."""
     rng = np.random.default_rng(seed)
     values = rng.normal(0, 5, (rows, columns, channels + 2)).astype(np.float32)
-    context = rng.normal(0, 0.2, (channels, 4 * channels)).astype(np.float32)
+    prediction = rng.normal(0, 0.2, (channels, 4 * channels)).astype(np.float32)
     indexes = rng.integers(0, 2, values.shape).astype(np.uint8)
     scales = torch.tensor([0.5, 6.0], dtype=torch.float64)
     quantise = TrellisQuantiser(gaussian_prices(scales), HyperpriorSettings(num_scales=2, coded_from=0))
-    symbols, found, *_ = quantise(values, indexes, np.full(channels + 2, 8, np.float32), context)
-    assert (restore(symbols, context) == found).all()
+    symbols, found, *_ = quantise(values, indexes, np.full(channels + 2, 8, np.float32), prediction)
+    assert (restore(symbols, prediction) == found).all()
     assert (np.abs(found - values[..., :channels]) < 1).all()
-    expected = torch.einsum("nhwj,kj->nhwk", known_neighbours(torch.from_numpy(found)[None]), torch.from_numpy(context))
+    expected = torch.einsum("nhwj,kj->nhwk", known_neighbours(torch.from_numpy(found)[None]), torch.from_numpy(prediction))
     np.testing.assert_allclose(found - symbols[..., :channels], expected[0].numpy(), atol=1e-3)
 
 
@@ -43,5 +43,5 @@ def test_without_a_context_nothing_is_predicted() -> None:
 
 
 def test_more_context_than_latents_is_refused() -> None:
-    with pytest.raises(ValueError, match="context_channels"):
-        HyperpriorSettings(latent_channels=16, context_channels=17)
+    with pytest.raises(ValueError, match="predicted_channels"):
+        HyperpriorSettings(latent_channels=16, predicted_channels=17)

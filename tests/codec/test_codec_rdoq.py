@@ -24,7 +24,7 @@ PROPERTY = settings(deadline=None)  # the first call compiles
 
 
 def chosen_symbols(v: npt.NDArray[np.float32], i: npt.NDArray[np.uint8], w: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
-    """On their own and without a context: values [rows, M] of one row of positions."""
+    """On their own and without a prediction: values [rows, M] of one row of positions."""
     return QUANTISER(v[None], i[None], w, np.zeros((0, 0), np.float32)).symbols[0]
 
 

@@ -57,7 +57,7 @@ def entropy(values: np.ndarray) -> float:
 
     hidden, inputs = np.zeros(GRAY.context_width, np.int32), np.zeros(GRAY.latents, np.int32)
     known, bits = 0, 0.0
-    start, radius, frequencies, _ = CODER._tables
+    frequencies, _, start, radius, _ = CODER.tables.compiled
     for i, value in enumerate(values.tolist()):
         mean, place, known = _predict(i, 128, known, CODER._context, inputs, hidden)
         table = _index(place, len(radius))

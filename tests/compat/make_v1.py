@@ -37,10 +37,10 @@ SETTINGS = HyperpriorSettings(
     latent_channels=8,
     hyper_channels=8,
     hyper_width=8,
-    context_channels=1,
+    predicted_channels=1,
     num_scales=9,
     scale_range=(0.11, 8.0),
-    dependent_states=64,
+    trellis_states=64,
 )
 CNB = "colour.png"
 ERASED = "erased.txt"

@@ -13,8 +13,8 @@ import numpy as np
 
 from cnnbatch.codec import Codec
 from cnnbatch.codec.codec_file import dump_codec
-from cnnbatch.training.adaptive_filter import fit_post_filter
-from cnnbatch.training.int8_calibration import fit_steps
+from cnnbatch.training.adaptive_filter import fit_adaptive_filter
+from cnnbatch.training.int8_calibration import calibrate_int8
 from tests.codec.models import picture, tiny_model
 
 FOLDER = Path(__file__).parent
@@ -32,8 +32,8 @@ OWN = ("colour_high", "gray", "two_tiles")
 
 def main() -> None:
     model = tiny_model()
-    fit_steps(model, [picture(128, 192, seed=n) for n in range(6)])
-    fit_post_filter(model, [picture(300, 300, seed=n) for n in range(6)])
+    calibrate_int8(model, [picture(128, 192, seed=n) for n in range(6)])
+    fit_adaptive_filter(model, [picture(300, 300, seed=n) for n in range(6)])
     (FOLDER / "codec.safetensors").write_bytes(dump_codec(model, training={}))
     codec = Codec.load(FOLDER / "codec.safetensors", device="cpu")
     pixels = {}

@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from cnnbatch.codec.transforms.lapped import BorderFilter
+from cnnbatch.codec.transforms.lapped import LappingFilter
 from cnnbatch.errors import UsageError
 from cnnbatch.storage import open_store
 from cnnbatch.training.data import crops, load_pictures
 from cnnbatch.training.klt import block_klt
 from tests.codec.models import picture
 
-NO_FILTER = BorderFilter(inverse=False)
+NO_FILTER = LappingFilter(inverse=False)
 torch.nn.init.eye_(NO_FILTER.weight)
 
 
@@ -69,7 +69,7 @@ def test_crops_have_their_size_whatever_the_picture(shape: tuple[int, int]) -> N
 
 
 def test_klt_rows_are_orthonormal_and_in_order_of_their_deviation() -> None:
-    basis, deviations = block_klt([picture(128, 192, seed=n) for n in range(3)], 40, border=NO_FILTER)
+    basis, deviations = block_klt([picture(128, 192, seed=n) for n in range(3)], 40, prefilter=NO_FILTER)
     assert basis.shape == (40, 768)
     torch.testing.assert_close(basis @ basis.T, torch.eye(40), rtol=0, atol=1e-5)
     assert (deviations.diff() <= 0).all()
@@ -79,7 +79,7 @@ def test_klt_rows_are_orthonormal_and_in_order_of_their_deviation() -> None:
 def test_klt_keeps_the_energy_of_its_blocks() -> None:
     """All 768 components: an orthonormal basis of the whole space, deviations that add up to the mean square."""
     pixels = picture(512, 512)
-    basis, deviations = block_klt([pixels], 768, border=NO_FILTER)
+    basis, deviations = block_klt([pixels], 768, prefilter=NO_FILTER)
     torch.testing.assert_close(basis.T @ basis, torch.eye(768), rtol=0, atol=1e-4)
     blocks = pixels.reshape(32, 16, 32, 16, 3).transpose(0, 2, 1, 3, 4)[::4, ::4].reshape(-1, 768).astype(float) - 128
     assert float(deviations.double().square().sum()) == pytest.approx(np.square(blocks).sum(1).mean(), rel=1e-3)

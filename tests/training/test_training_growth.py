@@ -12,10 +12,10 @@ from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.errors import UsageError
 from cnnbatch.metrics import psnr_db
 from cnnbatch.storage import open_store
-from cnnbatch.training.adaptive_filter import fit_post_filter
+from cnnbatch.training.adaptive_filter import fit_adaptive_filter
 from cnnbatch.training.data import load_pictures
 from cnnbatch.training.growth import grown
-from cnnbatch.training.int8_calibration import fit_steps
+from cnnbatch.training.int8_calibration import calibrate_int8
 from jobs.settings import TrainConfig
 from jobs.train import train
 from tests.codec.dense_models import dense_codec_file
@@ -74,7 +74,7 @@ def test_two_steps_move_every_weight_of_the_transforms() -> None:
         torch.autograd.backward(loss)
         optimiser.step()
     still = [n for n, p in model.named_parameters() if n.startswith(("g_a.", "g_s.")) and torch.equal(p, before[n])]
-    assert still == ["g_s.post_filter.anchors", "g_s.steps.anchors"]  # fitted to the trained network
+    assert still == ["g_s.adaptive_filter.anchors", "g_s.activation_scales.anchors"]  # fitted to the trained network
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ def test_a_run_starts_from_a_smaller_codec_file(source: Path, tmp_path: Path) ->
     codec = Codec.load(large, device="cpu")
     assert codec.file.settings == LARGER
     model, (pictures, _) = tiny_model(), load_pictures(open_store(str(source)))
-    fit_steps(model, pictures)
-    fit_post_filter(model, pictures)
+    calibrate_int8(model, pictures)
+    fit_adaptive_filter(model, pictures)
     exported, image = Codec(dump_codec(model, training={}), device="cpu"), picture(90, 140)
     before, after = (psnr_db(image, c.reconstruct(c.compress([image], 50))[0]) for c in (exported, codec))
     assert after == pytest.approx(before, abs=0.1)

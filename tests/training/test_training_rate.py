@@ -29,7 +29,7 @@ def test_noise_is_in_the_gradient_alone() -> None:
     """Bits and picture are those of the chosen symbols either way."""
     torch.manual_seed(0)
     model = tiny_model()
-    model.with_context = lambda means, *_, **__: means  # which sees noisy neighbours
+    model.with_prediction = lambda means, *_, **__: means  # which sees noisy neighbours
     with torch.no_grad():
         (a, bits_a), (b, bits_b) = (model(X, QUALITY, noise=noise) for noise in (False, True))
     torch.testing.assert_close(a, b)

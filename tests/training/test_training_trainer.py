@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def one_klt(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes a second, so it is computed once."""
-    monkeypatch.setattr("cnnbatch.training.trainer.block_klt", lambda _, components, border: klt(components))
+    monkeypatch.setattr("cnnbatch.training.trainer.block_klt", lambda _, components, prefilter: klt(components))
 
 
 def loss(model: Hyperprior) -> float:

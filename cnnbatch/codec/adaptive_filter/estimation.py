@@ -1,4 +1,4 @@
-"""What a picture's own post-filter is, as an encoder finds it: least squares, from all of the picture or a few patches.
+"""What a picture's own adaptive filter is, as an encoder finds it: least squares, from all of the picture or a few patches.
 
 An encoder does not decode its picture. Patches of it are enough: thirty weights a colour are looked for, and a patch has
 thousands of samples. What they cannot tell, because no patch has it (no red roof, no sharp edge), must not be extrapolated:

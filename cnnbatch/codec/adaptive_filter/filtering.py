@@ -1,4 +1,4 @@
-"""Post-filter: what the pixels around a pixel tell of the error that the synthesis leaves in it.
+"""Adaptive filter: what the pixels around a pixel tell of the error that the synthesis leaves in it.
 
 Every sample x gains a weighted sum of `FEATURES` numbers, with weights of its colour:
 

@@ -58,7 +58,6 @@ class SymbolCoder:
         units = [arrays[f"context.{name}_unit"].astype(np.int64) for name in ("input", "mean")]
         downs = np.array([bits[0] - HIDDEN_BITS, bits[1] - ANCHOR_BITS, bits[2] - VALUE_BITS], np.int64)
         self._context = (enter, mean, scale, *biases, *units, downs, degree)
-        self._tables = (t.start, t.radius, t.frequencies, t.cumulative)
         self._costs = PRECISION - np.log2(t.frequencies).astype(np.float32)
         checks = [zlib.crc32(bytes([q]), zlib.crc32(check_with)) & 0xFFFF for q in range(MAX_QUALITY_STEPS + 1)]
         self._ends = np.array(checks, np.int64) + SMALL_LOWER
@@ -71,7 +70,7 @@ class SymbolCoder:
         width = _BYTES_PER_SYMBOL * self.latents + SMALLEST
         out = np.empty((len(y), width), np.uint8)
         starts = np.empty(len(y), np.int64)
-        _encode(y, steps, weight, self._costs, self._ends, self._context, self._tables, out, starts)
+        _encode((y, steps, weight), self._costs, self._ends, self._context, self.tables.compiled, out, starts)
         return [row[start:].tobytes() for row, start in zip(out, starts.tolist(), strict=True)]
 
     def decode(self, bitstreams: Sequence[bytes]) -> tuple[Values, npt.NDArray[np.uint8]]:
@@ -85,7 +84,7 @@ class SymbolCoder:
         if (high := np.flatnonzero(steps > MAX_QUALITY_STEPS)).size:
             raise _damaged(f"quality of {steps[high[0]]} quarter steps, the highest is {MAX_QUALITY_STEPS}")
         values = np.empty((len(bitstreams), self.latents), np.int32)
-        damaged = _decode(data, starts, self._ends, self._context, self._tables, self.tables.buckets, values)
+        damaged = _decode(data, starts, self._ends, self._context, self.tables.compiled, values)
         if damaged:
             raise _damaged("it does not end where its symbols end: damaged, or of another codec")
         return values, steps.copy()
@@ -136,8 +135,8 @@ def _choose(distance, weight, start, radius, costs):  # type: ignore[no-untyped-
 
 
 @numba.njit(nogil=True, cache=True)
-def _encode(y, steps, weight, costs, ends, context, tables, out, starts):  # type: ignore[no-untyped-def]
-    start, radius, frequencies, cumulative = tables
+def _encode(latents, costs, ends, context, tables, out, starts):  # type: ignore[no-untyped-def]
+    (y, steps, weight), (_, _, start, radius, _) = latents, tables
     count = y.shape[1]
     inputs, hidden = np.zeros(count, np.int32), np.zeros(len(context[9]), np.int32)
     symbols, indexes = np.empty(count, np.int64), np.empty(count, np.int64)
@@ -150,22 +149,21 @@ def _encode(y, steps, weight, costs, ends, context, tables, out, starts):  # typ
             distance = y[n, i] - mean / 256.0
             symbols[i] = _choose(distance, weight[n, i], start[table], radius[table], costs)
             inputs[i] = _input((symbols[i] << VALUE_BITS) + mean, context[6][q])
-        starts[n] = _write(symbols, indexes, q, ends[q], start, radius, frequencies, cumulative, out[n])
+        starts[n] = _write(symbols, indexes, q, ends[q], tables, out[n])
 
 
 @numba.njit(nogil=True, cache=True)
-def _write(symbols, indexes, q, x, start, radius, frequencies, cumulative, out):  # type: ignore[no-untyped-def]
+def _write(symbols, indexes, q, x, tables, out):  # type: ignore[no-untyped-def]
     """The stream from its last symbol to its first, to the end of ``out``; returns where it begins."""
-    position = push_stream(x, symbols, indexes, start, radius, frequencies, cumulative, out)
+    position = push_stream(x, symbols, indexes, tables, out)
     out[position - 1] = q
     return position - 1
 
 
 @numba.njit(nogil=True, cache=True)
-def _decode(data, starts, ends, context, tables, buckets, values):  # type: ignore[no-untyped-def]
+def _decode(data, starts, ends, context, tables, values):  # type: ignore[no-untyped-def]
     """Fills ``values``; returns whether a bitstream is damaged."""
-    start, radius, frequencies, cumulative = tables
-    count = values.shape[1]
+    count, num_scales = values.shape[1], len(tables[3])
     inputs, hidden = np.zeros(count, np.int32), np.zeros(len(context[9]), np.int32)
     for n in range(len(values)):
         position, end = starts[n], starts[n + 1]
@@ -175,8 +173,8 @@ def _decode(data, starts, ends, context, tables, buckets, values):  # type: igno
         known = 0
         for i in range(count):
             mean, scale, known = _predict(i, q, known, context, inputs, hidden)
-            table = _index(scale, len(radius))
-            symbol, x, position = pop(x, table, start, radius, frequencies, cumulative, buckets, data, position, end)
+            table = _index(scale, num_scales)
+            symbol, x, position = pop(x, table, tables, data, position, end)
             if position < 0:
                 return True
             value = (symbol << VALUE_BITS) + mean

@@ -26,8 +26,9 @@ def push(x, frequency, cumulative, out, position):  # type: ignore[no-untyped-de
 
 
 @numba.njit(nogil=True, cache=True)
-def _push_symbol(x, symbol, table, start, radius, frequencies, cumulative, out, position):  # type: ignore[no-untyped-def]
+def _push_symbol(x, symbol, table, tables, out, position):  # type: ignore[no-untyped-def]
     """`push` of a symbol of ``table``, with 16 raw bits where the table does not hold it; `pop` is the inverse."""
+    frequencies, cumulative, start, radius, _ = tables
     r = np.int64(radius[table])
     entry = start[table] + symbol + r
     if symbol > r or symbol < -r:
@@ -37,11 +38,11 @@ def _push_symbol(x, symbol, table, start, radius, frequencies, cumulative, out, 
 
 
 @numba.njit(nogil=True, cache=True)
-def push_stream(x, symbols, indexes, start, radius, frequencies, cumulative, out):  # type: ignore[no-untyped-def]
+def push_stream(x, symbols, indexes, tables, out):  # type: ignore[no-untyped-def]
     """A whole small stream from state ``x``, last symbol first, and the final state, to the end of ``out``; where it begins."""
     position = len(out)
     for i in range(len(symbols) - 1, -1, -1):
-        x, position = _push_symbol(x, symbols[i], indexes[i], start, radius, frequencies, cumulative, out, position)
+        x, position = _push_symbol(x, symbols[i], indexes[i], tables, out, position)
     for shift in (16, 8, 0):
         position -= 1
         out[position] = x >> shift & 0xFF
@@ -60,8 +61,9 @@ def refill(x, data, position, end):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def pop(x, table, start, radius, frequencies, cumulative, buckets, data, position, end):  # type: ignore[no-untyped-def]
+def pop(x, table, tables, data, position, end):  # type: ignore[no-untyped-def]
     """The next symbol of ``table``. Returns (symbol, state, position); a position of −1: the data ended."""
+    frequencies, cumulative, start, radius, buckets = tables
     slot = x & 0xFFFF
     begin = start[table]
     last = begin + 2 * radius[table] + 1

@@ -48,7 +48,7 @@ class StateMachine:
 def encode(symbols: Symbols, indexes: Indexes, tables: Tables) -> bytes:
     """Symbols [n] with their table indexes [n] → bytes; |symbol| ≤ `SYMBOL_LIMIT`."""
     words = np.empty(2 * len(symbols) + 2, np.uint32)
-    first = _encode(symbols, indexes, tables.frequencies, tables.cumulative, tables.start, tables.radius, words)
+    first = _encode(symbols, indexes, tables.compiled, words)
     return words[first:].astype("<u4", copy=False).tobytes()
 
 
@@ -59,18 +59,15 @@ class Decoder:
         if len(data) % 4 or len(data) < 8:
             raise BitstreamError(f"entropy-coded stream of {len(data)} bytes, expected a multiple of 4, at least 8")
         self._words = np.frombuffer(data, "<u4").astype(np.uint32)  # a copy: aligned, so numba compiles one version
-        self._tables = tables
         self._state = self._words[:2].astype("<u4").view("<u8").astype(np.uint64)  # an array: compiled loops change it
+        self._stream = tables.compiled, self._words, self._state
         self._position = 2
 
     def decode(self, indexes: Indexes, machine: StateMachine | None = None) -> Symbols:
         """The next ``len(indexes)`` symbols; raises BitstreamError at the end of the data."""
-        t, symbols = self._tables, np.empty(len(indexes), np.int16)
-        offsets, moves, first = (None, None, 0) if machine is None else (machine.offsets, machine.moves, machine.first)
-        self._position = _decode(
-            symbols, indexes, t.frequencies, t.cumulative, t.start, t.radius, t.buckets, self._words, self._state,
-            self._position, offsets, moves, first,
-        )  # fmt: skip
+        symbols = np.empty(len(indexes), np.int16)
+        states = None if machine is None else (machine.offsets, machine.moves, machine.first)
+        self._position = _decode(symbols, indexes, self._stream, self._position, states)
         if self._position < 0:
             raise BitstreamError("entropy-coded stream ends too early")
         return symbols
@@ -81,9 +78,7 @@ class Decoder:
         ``loop(values, *args, stream, position)`` decodes as many symbols as there are values and returns the position
         after them, −1 at the end of the data, or −2 where a value cannot be; then BitstreamError is raised.
         """
-        t = self._tables
-        stream = (t.frequencies, t.cumulative, t.start, t.radius, t.buckets, self._words, self._state)
-        self._position = loop(values, *args, stream, self._position)
+        self._position = loop(values, *args, self._stream, self._position)
         if self._position < 0:
             fault = "ends too early" if self._position == -1 else "holds a value that cannot be"
             raise BitstreamError(f"entropy-coded stream {fault}")
@@ -95,7 +90,9 @@ class Decoder:
 
 
 @numba.njit(nogil=True, cache=True)
-def _encode(symbols, indexes, frequencies, cumulative, start, radius, words):  # type: ignore[no-untyped-def]
+def _encode(symbols, indexes, tables, words):  # type: ignore[no-untyped-def]
+    """Fills ``words`` from their end; returns where the stream begins."""
+    frequencies, cumulative, start, radius, _ = tables
     x = _LOWER
     position = len(words)
     for i in range(len(symbols) - 1, -1, -1):
@@ -124,14 +121,14 @@ def _encode(symbols, indexes, frequencies, cumulative, start, radius, words):  #
 
 
 @numba.njit(nogil=True, cache=True)
-def _decode(  # type: ignore[no-untyped-def]
-    symbols, indexes, frequencies, cumulative, start, radius, buckets, words, rans_state, position, offsets, moves, first
-):
+def _decode(symbols, indexes, stream, position, machine):  # type: ignore[no-untyped-def]
+    """Fills ``symbols``; returns the position after them, −1 at the end of the data. ``machine``: a `StateMachine`'s fields."""
+    (frequencies, cumulative, start, radius, buckets), words, rans_state = stream
     num_words, x, state = len(words), rans_state[0], 0
     for i in range(len(symbols)):
         table = np.int64(indexes[i])
-        if moves is not None and table >= first:
-            table += offsets[state]
+        if machine is not None and table >= machine[2]:
+            table += machine[0][state]
         slot = np.uint32(x & _MASK16)
         begin = start[table]
         last = begin + 2 * radius[table] + 1
@@ -154,8 +151,8 @@ def _decode(  # type: ignore[no-untyped-def]
                 x = (x << _S32) | np.uint64(words[position])
                 position += 1
         symbols[i] = symbol
-        if moves is not None and indexes[i] >= first:
-            state = moves[state, symbol & 1]
+        if machine is not None and indexes[i] >= machine[2]:
+            state = machine[1][state, symbol & 1]
     rans_state[0] = x
     return position
 
@@ -163,9 +160,6 @@ def _decode(  # type: ignore[no-untyped-def]
 @numba.njit(nogil=True, cache=True)
 def next_symbol(index, stream, position):  # type: ignore[no-untyped-def]
     """The next symbol of a `Decoder.decode_by` stream, and the position after it; −1: the data ended."""
-    frequencies, cumulative, start, radius, buckets, words, rans_state = stream
     symbol, table = np.zeros(1, np.int16), np.full(1, index, np.uint8)
-    position = _decode(
-        symbol, table, frequencies, cumulative, start, radius, buckets, words, rans_state, position, None, None, 0
-    )
+    position = _decode(symbol, table, stream, position, None)
     return np.int64(symbol[0]), position

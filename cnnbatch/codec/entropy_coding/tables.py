@@ -55,6 +55,11 @@ class Tables:
             buckets[table] = np.searchsorted(edges, slots, side="right") - 1
         return cls(np.ascontiguousarray(frequencies, np.uint32), radius.astype(np.int32), start, cumulative, buckets)
 
+    @property
+    def compiled(self) -> tuple[npt.NDArray[Any], ...]:
+        """All arrays for a compiled loop: (frequencies, cumulative, start, radius, buckets)."""
+        return self.frequencies, self.cumulative, self.start, self.radius, self.buckets
+
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> "Tables":
         """Of ``tables.frequencies`` and ``tables.radius`` of a codec file; raises CodecFileError if they are no tables."""

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from cnnbatch.codec.geometry import BLOCK, PIXEL_UNIT
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
-from cnnbatch.codec.transforms.lapped import BorderFilter
+from cnnbatch.codec.transforms.lapped import LappingFilter
 from cnnbatch.codec.transforms.layers import space_to_depth
 from cnnbatch.codec.transforms.quality import QualityCurve
 
@@ -21,7 +21,7 @@ class Analysis(nn.Module):
     def __init__(self, s: HyperpriorSettings) -> None:
         super().__init__()
         self.settings = s
-        self.border = BorderFilter(inverse=False)
+        self.prefilter = LappingFilter(inverse=False)
         self.bypass = nn.Linear(3 * BLOCK**2, s.latent_channels, bias=False)
         self.enter = nn.Linear(3 * 8**2, s.width_8)
         self.gain = QualityCurve(s.width_8)
@@ -32,7 +32,7 @@ class Analysis(nn.Module):
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
         """``x`` [N, H, W, 3], pixels less `GREY`; ``quality`` [N] → y [N, H/16, W/16, M]."""
         step = self.settings.step(quality)[:, None, None, None]
-        x = self.border(x.float()).to(_working_dtype(x))
+        x = self.prefilter(x.float()).to(_working_dtype(x))
         patches = space_to_depth(x, 8)
         features = F.linear(patches, self.enter.weight / PIXEL_UNIT, self.enter.bias)
         features = features * torch.exp(self.gain(quality)).to(features.dtype)
@@ -41,7 +41,7 @@ class Analysis(nn.Module):
         return y * (torch.exp(self.latent_gain(quality)) / step)
 
     def as_matrix(self, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """All of g_a behind the border filter, which is linear: matrices [N, M, 768] and biases [N, M]."""
+        """All of g_a behind the pre-filter, which is linear: matrices [N, M, 768] and biases [N, M]."""
         s = self.settings
         with torch.autocast(quality.device.type, enabled=False):
             behind = self.leave.weight @ self.down.weight

@@ -105,7 +105,7 @@ def _float_parameters(model: Hyperprior) -> list[tuple[str, torch.nn.Parameter]]
 
 
 def _float_dtype(name: str, parameter: torch.nn.Parameter) -> str:
-    exact = name.endswith((".anchors", ".border.weight")) or name == "hyper_context.weight"
+    exact = name.endswith((".anchors", "filter.weight")) or name == "hyper_context.weight"
     return "<f2" if parameter.ndim >= 2 and not exact else "<f4"
 
 

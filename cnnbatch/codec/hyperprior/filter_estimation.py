@@ -28,7 +28,7 @@ from cnnbatch.codec.hyperprior.inference import Int8Synthesis
 from cnnbatch.codec.hyperprior.latent_encoder import LatentEncoder, QuantisedTile
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.codec.hyperprior.windows import Window, latent_shape
-from cnnbatch.codec.quantisation.quantised import Choice
+from cnnbatch.codec.quantisation.quantised import QuantisedLatents
 
 S = TypeVar("S", bound=np.generic)
 
@@ -140,7 +140,7 @@ class FilterSearch:
         def taken(part: npt.NDArray[S]) -> npt.NDArray[S]:
             return np.stack([part[place] for place in places])
 
-        choice = Choice(taken(tile.choice.symbols), taken(tile.choice.found), taken(tile.choice.tables))
+        choice = QuantisedLatents(taken(tile.choice.symbols), taken(tile.choice.restored), taken(tile.choice.tables))
         means = torch.stack([tile.side.means[place] for place in places])
         y_hat = self._latents.dequantise(choice, means)
         planes = self._synthesis.planes(y_hat, quality[[n for n, *_ in chosen]])

@@ -1,4 +1,4 @@
-"""What a CPU or a GPU runs of a trained analysis: at one quality it is one matrix behind the border filter."""
+"""What a CPU or a GPU runs of a trained analysis: at one quality it is one matrix behind the pre-filter."""
 
 import copy
 from functools import lru_cache
@@ -28,9 +28,9 @@ class FoldedAnalysis:
         """``x`` int8 [N, H, W, 3], pixels less `GREY`, ``quality`` [N] → y [N, H/16, W/16, M] float32."""
         dtype = torch.bfloat16 if bf16 else torch.float32
         if x.device.type == "cpu":
-            blocks = lapped_blocks(x, self._network.border.weight, dtype)
+            blocks = lapped_blocks(x, self._network.prefilter.weight, dtype)
         else:
-            blocks = space_to_depth(self._network.border(x.float()).to(dtype), BLOCK)
+            blocks = space_to_depth(self._network.prefilter(x.float()).to(dtype), BLOCK)
         if bool((quality == quality[0]).all()):
             return F.linear(blocks, *self._matrix(float(quality[0]), dtype)).float()
         pictures = zip(blocks, quality.tolist(), strict=True)

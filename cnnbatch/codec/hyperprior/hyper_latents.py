@@ -125,9 +125,10 @@ def _around(activity, i, j, channels):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _index(activity, i, j, c, around, count, static, shifts, num_scales):  # type: ignore[no-untyped-def]
-    """The scale index of one symbol."""
-    total = around + activity[i, j, -1]
+def _index(activity, place, around, static, shifts, num_scales):  # type: ignore[no-untyped-def]
+    """The scale index of the symbol at ``place``; ``around``: see `_around`."""
+    (i, j, c), (total, count) = place, around
+    total += activity[i, j, -1]
     count += c
     if j > 0:
         total += OWN * activity[i, j - 1, c]
@@ -153,9 +154,9 @@ def _encode(z, symbols, indexes, static, weights, shifts, inverse):  # type: ign
     activity = np.zeros((rows, columns, channels + 1), np.int64)
     for i in range(rows):
         for j in range(columns):
-            around, count = _around(activity, i, j, channels)
+            around = _around(activity, i, j, channels)
             for c in range(channels):
-                indexes[i, j, c] = _index(activity, i, j, c, around, count, static[c], shifts, len(inverse))
+                indexes[i, j, c] = _index(activity, (i, j, c), around, static[c], shifts, len(inverse))
                 symbols[i, j, c] = z[i, j, c] - _predicted(z, i, j, c, weights)
                 _note(activity, i, j, c, np.int64(symbols[i, j, c]), inverse[static[c]])
 
@@ -167,9 +168,9 @@ def _decode(z, static, weights, shifts, inverse, stream, position):  # type: ign
     activity = np.zeros((rows, columns, channels + 1), np.int64)
     for i in range(rows):
         for j in range(columns):
-            around, count = _around(activity, i, j, channels)
+            around = _around(activity, i, j, channels)
             for c in range(channels):
-                index = _index(activity, i, j, c, around, count, static[c], shifts, len(inverse))
+                index = _index(activity, (i, j, c), around, static[c], shifts, len(inverse))
                 symbol, position = next_symbol(index, stream, position)
                 if position < 0:
                     return position

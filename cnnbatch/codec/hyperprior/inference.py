@@ -21,7 +21,7 @@ from cnnbatch.codec.hyperprior.hyper_transforms import MeanNet
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.codec.hyperprior.synthesis import Synthesis, local_means, patches
 from cnnbatch.codec.transforms.asinh import asinh
-from cnnbatch.codec.transforms.int8 import EightBitLayers
+from cnnbatch.codec.transforms.int8 import Int8Layers
 from cnnbatch.codec.transforms.integer_layers import ExactNet, IntegerNet
 from cnnbatch.codec.transforms.lapped_kernels import lapped_planes
 from cnnbatch.codec.transforms.layers import depth_to_space
@@ -37,7 +37,7 @@ class Decodable(Protocol):
     g_s: Synthesis
     scale_net: IntegerNet
     mean_net: MeanNet
-    context: QualityCurve
+    prediction: QualityCurve
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class DecodingNetworks:
 
     def prediction_weights(self, quality: Tensor) -> Tensor:
         """[N, K, 4·K]: what each of the K predicted channels takes of its decoded neighbours."""
-        k = self.settings.context_channels
+        k = self.settings.predicted_channels
         return cast(Tensor, self.prediction(quality)).reshape(len(quality), k, -1)
 
 
@@ -65,7 +65,7 @@ def decoding_networks(model: Decodable) -> DecodingNetworks:
         model.settings,
         ExactNet(model.scale_net),
         ExactMeanNet(model.mean_net),
-        _frozen(model.context),
+        _frozen(model.prediction),
         Int8Synthesis(model.g_s),
     )
 
@@ -87,7 +87,7 @@ class Int8Synthesis:
 
     def __init__(self, synthesis: Synthesis) -> None:
         self._network = _frozen(synthesis)
-        self._layers = EightBitLayers(self._network.rounded_layers(), self._network.steps)
+        self._layers = Int8Layers(self._network.rounded_layers(), self._network.activation_scales)
         on_cpu = self._network.bypass.weight.device.type == "cpu"
         self._merged = _MergedMatrices(self._network) if on_cpu else None
 
@@ -108,7 +108,7 @@ class Int8Synthesis:
         """What the filter reads: float32 [N, 3, 16h + 2·REACH, 16w + 2·REACH], last pixels repeated beyond the edge."""
         if self._merged is None:
             return surrounded(self._picture(y_hat, quality))
-        weight, step = self._network.border.weight, self._network.settings.step(quality)
+        weight, step = self._network.postfilter.weight, self._network.settings.step(quality)
         return lapped_planes(*self._parts(y_hat, quality), weight, step, GREY)
 
     @torch.inference_mode()
@@ -124,7 +124,7 @@ class Int8Synthesis:
 
     def _picture(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         linear, learned = self._parts(y_hat, quality)
-        picture = self._network.border(depth_to_space(depth_to_space(linear, 2) + learned, 8))
+        picture = self._network.postfilter(depth_to_space(depth_to_space(linear, 2) + learned, 8))
         return cast(Tensor, picture * self._network.settings.step(quality)[:, None, None, None] + GREY)
 
     def _parts(self, y_hat: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:

@@ -79,7 +79,7 @@ class LatentDecoder:
 
     def scan(self, indexes: Indexes) -> Coded:
         """Which symbols are in the stream of a tile with these scale indexes [a, b, M], and in which order."""
-        return stream_symbols(self.settings, indexes, self.settings.context_channels)
+        return stream_symbols(self.settings, indexes, self.settings.predicted_channels)
 
     def z_indexes(self, quality: float) -> Indexes:
         """Scale index of each hyper-latent channel."""

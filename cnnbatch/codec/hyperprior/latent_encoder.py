@@ -22,7 +22,7 @@ from cnnbatch.codec.hyperprior.latent_decoder import LatentDecoder, stacked, wit
 from cnnbatch.codec.hyperprior.synthesis import Synthesis
 from cnnbatch.codec.quantisation.dependent import Values
 from cnnbatch.codec.quantisation.prices import magnitude_bits, table_prices
-from cnnbatch.codec.quantisation.quantised import Choice, chosen_values
+from cnnbatch.codec.quantisation.quantised import QuantisedLatents, chosen_values
 from cnnbatch.codec.quantisation.scan import Coded
 from cnnbatch.codec.quantisation.trellis_search import TrellisQuantiser
 from cnnbatch.codec.transforms.integer_layers import Z_MAX
@@ -51,7 +51,7 @@ class QuantisedTile(NamedTuple):
     place: tuple[slice, slice]
     """Where in its window, in latent positions."""
     side: SideInformation
-    choice: Choice
+    choice: QuantisedLatents
 
 
 class LatentEncoder:
@@ -98,17 +98,17 @@ class LatentEncoder:
             coded=self._decoder.each(self._decoder.scan, host),
         )
 
-    def quantise(self, latents: Tensor, side: SideInformation) -> Choice:
+    def quantise(self, latents: Tensor, side: SideInformation) -> QuantisedLatents:
         """Latents [N, a, b, M] → N quantised tiles."""
         arrays = (part.float().contiguous().cpu().numpy() for part in (latents, side.means))
         tiles = zip(*arrays, side.indexes, side.weights, side.prediction, side.coded, strict=True)
-        return Choice(*map(stacked, zip(*self._decoder.each(self._quantise_tile, tiles), strict=True)))
+        return QuantisedLatents(*map(stacked, zip(*self._decoder.each(self._quantise_tile, tiles), strict=True)))
 
-    def _quantise_tile(self, tile: tuple[Values, Values, Indexes, Values, Values, Coded]) -> Choice:
+    def _quantise_tile(self, tile: tuple[Values, Values, Indexes, Values, Values, Coded]) -> QuantisedLatents:
         latents, means, indexes, weights, prediction, coded = tile
         return self._quantiser(latents, indexes, weights, prediction, means=means, in_stream=coded)
 
-    def bits(self, choice: Choice, side: SideInformation) -> npt.NDArray[np.float64]:
+    def bits(self, choice: QuantisedLatents, side: SideInformation) -> npt.NDArray[np.float64]:
         """[N]: of the symbols of each tile, by the entropy coder's tables."""
         coded = side.indexes >= self._settings.coded_from
         escape = int(self._tables.radius.max()) + 1  # the largest magnitude that any table has a price for
@@ -117,9 +117,9 @@ class LatentEncoder:
         found: npt.NDArray[np.float64] = np.where(coded, prices[choice.tables, magnitudes], 0).sum((1, 2, 3))
         return found
 
-    def dequantise(self, choice: Choice, means: Tensor) -> Tensor:
+    def dequantise(self, choice: QuantisedLatents, means: Tensor) -> Tensor:
         """ŷ [N, a, b, M], as a decoder finds it."""
-        return with_means(chosen_values(choice, self._settings), choice.found, means)
+        return with_means(chosen_values(choice, self._settings), choice.restored, means)
 
     def latents_of(self, tiles: Sequence[QuantisedTile], y: Tensor) -> Tensor:
         """ŷ of a window: as a decoder finds it in its tiles, elsewhere ``y``."""

@@ -68,7 +68,7 @@ class Hyperprior(nn.Module):
             latent_channels=settings.latent_channels,
         )
         self.scale_offset = QualityCurve(settings.latent_channels)
-        self.context = QualityCurve(settings.context_channels * NUM_NEIGHBOURS * settings.context_channels)
+        self.prediction = QualityCurve(settings.predicted_channels * NUM_NEIGHBOURS * settings.predicted_channels)
         self.z_scale = QualityCurve(settings.hyper_channels)
         self.hyper_context = HyperContext(settings.hyper_channels, settings.scale_range, settings.num_scales)
 
@@ -92,7 +92,7 @@ class Hyperprior(nn.Module):
         z = self.h_a(y, quality)
         z_hat = round_half_up(z.clamp(-Z_MAX, Z_MAX))
         hyper = self.hyper_synthesis(z_hat, quality)
-        means = self.with_context(hyper.means, y, quality, noise=noise)
+        means = self.with_prediction(hyper.means, y, quality, noise=noise)
         residual = y - means
         positions = soft_clamp(round_half_up(hyper.scale_positions), 0, s.num_scales - 1, share=1)
         scales = s.scale_at(positions)
@@ -109,18 +109,18 @@ class Hyperprior(nn.Module):
         scales = s.scale_at(positions.clamp(0, s.num_scales - 1))
         return gaussian_bits(values - predicted, scales)
 
-    def context_weights(self, quality: Tensor) -> Tensor:
+    def prediction_weights(self, quality: Tensor) -> Tensor:
         """[N, K, 4·K]: what each of the K predicted channels takes of its `known_neighbours`."""
-        k = self.settings.context_channels
-        return cast(Tensor, self.context(quality)).reshape(-1, k, NUM_NEIGHBOURS * k)
+        k = self.settings.predicted_channels
+        return cast(Tensor, self.prediction(quality)).reshape(-1, k, NUM_NEIGHBOURS * k)
 
-    def with_context(self, means: Tensor, y: Tensor, quality: Tensor, *, noise: bool) -> Tensor:
+    def with_prediction(self, means: Tensor, y: Tensor, quality: Tensor, *, noise: bool) -> Tensor:
         """The means with the prediction added: in parallel, from neighbours that are rounded apart from each other."""
-        k = self.settings.context_channels
+        k = self.settings.predicted_channels
         deviation = (y - means)[..., :k]
         known = known_neighbours(noisy(deviation) if noise else round_half_up(deviation))
         with torch.autocast(y.device.type, enabled=False):
-            predicted = torch.einsum("nhwj,nkj->nhwk", known.float(), self.context_weights(quality))
+            predicted = torch.einsum("nhwj,nkj->nhwk", known.float(), self.prediction_weights(quality))
         return torch.cat([means[..., :k] + predicted, means[..., k:]], -1)
 
     @torch.no_grad()

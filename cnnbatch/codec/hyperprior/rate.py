@@ -23,8 +23,8 @@ def on_the_trellis(
     quantise = TrellisQuantiser(gaussian_prices(settings.scales()), settings)
     inputs = (residual.float(), positions.to(torch.uint8), weights)
     images = zip(*(part.detach().cpu().numpy() for part in inputs), strict=True)
-    no_context = np.zeros((0, 0), np.float32)
-    choices = [quantise(values, indexes, w, no_context) for values, indexes, w in images]
+    no_prediction = np.zeros((0, 0), np.float32)
+    choices = [quantise(values, indexes, w, no_prediction) for values, indexes, w in images]
     chosen = zip(*((choice.symbols, choice.tables, chosen_values(choice, settings)) for choice in choices), strict=True)
     symbols, tables, values = (torch.from_numpy(np.stack(part)).to(residual.device) for part in chosen)
     quantiser = tables.long() // settings.num_scales

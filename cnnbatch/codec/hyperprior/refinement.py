@@ -22,7 +22,7 @@ from cnnbatch.codec.hyperprior.distortion import bits_per_square
 from cnnbatch.codec.hyperprior.inference import Int8Synthesis
 from cnnbatch.codec.hyperprior.latent_encoder import LatentEncoder, QuantisedTile
 from cnnbatch.codec.hyperprior.synthesis import Synthesis
-from cnnbatch.codec.quantisation.quantised import Choice
+from cnnbatch.codec.quantisation.quantised import QuantisedLatents
 
 CURVATURE = 0.75
 """Of the parabola, relative to that of the bypass: as small as it may be, for large steps. The learned path takes away much of
@@ -85,7 +85,7 @@ def _merged(better: npt.NDArray[np.bool_], new: QuantisedTile, old: QuantisedTil
     """Of each image [N] the new choice where it is ``better``."""
     images = better[:, None, None, None]
     a, b = new.choice, old.choice
-    choice = Choice(
-        np.where(images, a.symbols, b.symbols), np.where(images, a.found, b.found), np.where(images, a.tables, b.tables)
+    choice = QuantisedLatents(
+        np.where(images, a.symbols, b.symbols), np.where(images, a.restored, b.restored), np.where(images, a.tables, b.tables)
     )
     return new._replace(choice=choice)

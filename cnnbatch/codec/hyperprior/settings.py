@@ -25,7 +25,7 @@ class HyperpriorSettings(BaseModel):
     latent_channels: int = Field(320, ge=8, le=MOST_INPUTS)
     hyper_channels: int = Field(96, ge=8, le=512)
     hyper_width: int = Field(96, ge=8, le=512)
-    context_channels: int = Field(8, ge=1, le=64)
+    predicted_channels: int = Field(8, ge=1, le=64)
     """Latent channels, the first, whose means are also predicted from decoded neighbours, see `known_neighbours`; at most
     ``latent_channels``."""
     lmbda_range: tuple[Positive, Positive] = (0.0009, 0.6)
@@ -33,13 +33,13 @@ class HyperpriorSettings(BaseModel):
     scale_range: ScaleRange = (0.11, 128.0)
     coded_from: int = Field(1, ge=0, le=63)
     """Symbols of smaller scale indexes are taken as zero and not coded."""
-    dependent_states: Literal[64, 256, 1024] = 256
+    trellis_states: Literal[64, 256, 1024] = 256
     """Of the machine of dependent quantisation: the more, the fewer bytes, and the longer an encoder searches."""
 
     @model_validator(mode="after")
     def _context_in_latents(self) -> "HyperpriorSettings":
-        if self.context_channels > self.latent_channels:
-            raise ValueError(f"context_channels {self.context_channels} of {self.latent_channels} latent_channels")
+        if self.predicted_channels > self.latent_channels:
+            raise ValueError(f"predicted_channels {self.predicted_channels} of {self.latent_channels} latent_channels")
         return self
 
     def lmbda(self, quality: Tensor) -> Tensor:

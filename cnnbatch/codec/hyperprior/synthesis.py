@@ -15,7 +15,7 @@ from cnnbatch.codec.adaptive_filter.filtering import COLOURS, FEATURES
 from cnnbatch.codec.geometry import BLOCK, GREY
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.codec.transforms.asinh import asinh
-from cnnbatch.codec.transforms.lapped import BorderFilter
+from cnnbatch.codec.transforms.lapped import LappingFilter
 from cnnbatch.codec.transforms.layers import Block, FullPrecisionLinear, blocks, depth_to_space, space_to_depth
 from cnnbatch.codec.transforms.quality import QualityCurve
 
@@ -36,10 +36,10 @@ class Synthesis(nn.Module):
         self.see = nn.Linear(3 * 8**2, s.width_8)
         self.see_gain = QualityCurve(s.width_8)
         self.leave = nn.Linear(s.width_8, 3 * 8**2)
-        self.border = BorderFilter(inverse=True)
-        self.post_filter = QualityCurve(COLOURS * FEATURES).requires_grad_(False)  # fitted to the trained network, as is
-        num_steps = sum(2 if isinstance(layer, Block) else 1 for layer in self.rounded_layers())
-        self.steps = QualityCurve(num_steps).requires_grad_(False)
+        self.postfilter = LappingFilter(inverse=True)
+        self.adaptive_filter = QualityCurve(COLOURS * FEATURES).requires_grad_(False)  # fitted to the trained network, as is
+        num_scales = sum(2 if isinstance(layer, Block) else 1 for layer in self.rounded_layers())
+        self.activation_scales = QualityCurve(num_scales).requires_grad_(False)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
@@ -47,10 +47,10 @@ class Synthesis(nn.Module):
         """``y_hat`` [N, h, w, M], ``quality`` [N] → [N, 16h, 16w, 3], around 0…255, before clamping and filtering."""
         linear, learned = self.parts(y_hat, quality)
         picture = depth_to_space(depth_to_space(linear, 2) + learned, 8)
-        return cast(Tensor, self.border(picture)) * self.settings.step(quality)[:, None, None, None] + GREY
+        return cast(Tensor, self.postfilter(picture)) * self.settings.step(quality)[:, None, None, None] + GREY
 
     def parts(self, y_hat: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """Patches of 8×8 pixels before the border filter, in units of Δ(q): of the bypass [N, h, w, 4·192], four for each
+        """Patches of 8×8 pixels before the post-filter, in units of Δ(q): of the bypass [N, h, w, 4·192], four for each
         block, and learned ones [N, 2h, 2w, 192]."""
         linear = patches(self.bypass(y_hat * torch.exp(self.latent_gain(quality))))
         features = self.enter(asinh(y_hat)) * torch.exp(self.gain(quality))
@@ -64,10 +64,10 @@ class Synthesis(nn.Module):
 
     def filter_weights(self, quality: Tensor) -> Tensor:
         """Of the adaptive filter, [N, 3, FEATURES]."""
-        return cast(Tensor, self.post_filter(quality)).reshape(-1, COLOURS, FEATURES)
+        return cast(Tensor, self.adaptive_filter(quality)).reshape(-1, COLOURS, FEATURES)
 
     def rounded_layers(self) -> list[nn.Linear | Block]:
-        """What a decoder computes in eight bits, in order; a layer has one step, a block two.
+        """What a decoder computes in eight bits, in order; a layer has one activation scale, a block two.
 
         Not what reads or writes pixels: `see` and `leave` would cost as much as all others together.
         """

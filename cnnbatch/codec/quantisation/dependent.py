@@ -15,7 +15,7 @@ A symbol k stands for the level 2k in the first quantiser and for 2k less its si
 tables of their own: with T scale indexes, index i has table T + i in the first and 2T + i in the second; tables 0 … T − 1
 are those of integers on their own, hyper-latents among them. A *quantiser* below is 0 (integers), 1 or 2.
 
-Shapes: a × b positions of one tile, M channels. K channels, the first, have a context, see `cnnbatch.codec.quantisation.rdoq`.
+Shapes: a × b positions of one tile, M channels. K channels, the first, are predicted, see `cnnbatch.codec.quantisation.rdoq`.
 """
 
 from functools import lru_cache
@@ -73,7 +73,7 @@ class TrellisSettings(Protocol):
     @property
     def num_scales(self) -> int: ...
     @property
-    def dependent_states(self) -> int: ...
+    def trellis_states(self) -> int: ...
     @property
     def coded_from(self) -> int: ...
     def scales(self) -> Tensor: ...
@@ -103,7 +103,7 @@ def symbol_mass(symbols: Tensor, quantisers: Tensor, scales: Tensor) -> Tensor:
 
 def state_machine(settings: TrellisSettings) -> StateMachine:
     """Which table each symbol of a tile has."""
-    second, moves = _moves(settings.dependent_states)
+    second, moves = _moves(settings.trellis_states)
     return StateMachine(settings.num_scales * (1 + second), moves, FIRST_DEPENDENT)
 
 
@@ -118,7 +118,7 @@ def _moves(states: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
 def dequantise(symbols: Symbols, indexes: Indexes, settings: TrellisSettings) -> Values:
     """What the symbols of one tile stand for; symbols and their scale indexes in the order of the stream [n]."""
     values = np.empty(len(symbols), np.float32)
-    _follow(symbols, indexes, *_moves(settings.dependent_states), values)
+    _follow(symbols, indexes, *_moves(settings.trellis_states), values)
     return values
 
 

@@ -9,19 +9,19 @@ from cnnbatch.codec.entropy_coding.tables import Indexes, Symbols
 from cnnbatch.codec.quantisation.dependent import SPACING, TrellisSettings, Values, level
 
 
-class Choice(NamedTuple):
+class QuantisedLatents(NamedTuple):
     """One quantised tile, or several as arrays with an axis more."""
 
     symbols: Symbols
     """[a, b, M]."""
-    found: Values
+    restored: Values
     """[a, b, K]: what a decoder will find for the values of the first K channels, prediction included."""
     tables: Indexes
     """[a, b, M]: of each symbol that is in the stream, elsewhere without a meaning."""
 
 
-def chosen_values(choice: Choice, settings: TrellisSettings) -> Values:
-    """What the symbols of a `Choice` stand for, of one tile or several; those that are in no stream are zero."""
+def chosen_values(choice: QuantisedLatents, settings: TrellisSettings) -> Values:
+    """What the symbols of a `QuantisedLatents` stand for, of one tile or several; those that are in no stream are zero."""
     values = np.empty(choice.symbols.shape, np.float32)
     flat = (part.reshape(-1) for part in (choice.symbols, choice.tables, values))
     _stand_for(*flat, settings.num_scales)

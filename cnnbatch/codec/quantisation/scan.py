@@ -1,11 +1,11 @@
 """In which order the symbols of a tile are in its stream.
 
 As a decoder's state goes on from symbol to symbol, an encoder cannot tell which path is the cheapest before its end, but
-channels with a context need what was found at their neighbours. So their symbols come first, in wavefronts: rows go on
+predicted channels need what is restored at their neighbours. So their symbols come first, in wavefronts: rows go on
 together, each two places behind the one above, so that whatever a prediction reads lies in an earlier front, and a path
 ends only with a front. All other symbols, which nothing predicts, follow in raster order.
 
-Shapes: a × b positions, M channels, of which the first K have a context, see `cnnbatch.codec.quantisation.predict`.
+Shapes: a × b positions, M channels, of which the first K are predicted, see `cnnbatch.codec.quantisation.predict`.
 """
 
 from functools import lru_cache
@@ -24,22 +24,22 @@ LAG = 2
 AT_ONCE = 32
 """Places that are looked at together."""
 
-KEPT_ORDERS = 64
+KEPT_SCANS = 64
 """Of shapes; 66 kB for the largest tile."""
 
 
-class Order(NamedTuple):
+class Scan(NamedTuple):
     """Symbols of a tile [a·b·M], numbered in raster order with channels innermost, as runs of consecutive ones."""
 
     runs: npt.NDArray[np.int32]
     """[runs, 2]: number of the first symbol of each, and of the first behind it. A run lies within one position."""
     fronts: npt.NDArray[np.int32]
-    """[fronts]: how many runs there are up to the end of each front. Only in the first run of a position are channels with a
-    context, and what predicts them is in fronts before."""
+    """[fronts]: how many runs there are up to the end of each front. Only in the first run of a position are predicted
+    channels, and what predicts them is in fronts before."""
 
 
 class Coded(NamedTuple):
-    """Those symbols of a tile that are in its stream, as an `Order` has them."""
+    """Those symbols of a tile that are in its stream, as a `Scan` has them."""
 
     places: npt.NDArray[np.int32]
     """[n]: their numbers."""
@@ -47,14 +47,14 @@ class Coded(NamedTuple):
     """[runs]: how many there are up to the end of each run."""
 
 
-def coded(indexes: npt.NDArray[np.uint8], first: int, order: Order) -> Coded:
+def coded(indexes: npt.NDArray[np.uint8], first: int, scan: Scan) -> Coded:
     """Of the scale ``indexes`` [a, b, M] of a tile those that are at least ``first``."""
-    return Coded(*_coded(indexes.reshape(-1), first, order.runs))
+    return Coded(*_coded(indexes.reshape(-1), first, scan.runs))
 
 
-@lru_cache(KEPT_ORDERS)
-def stream_order(a: int, b: int, channels: int, known: int) -> Order:
-    """Of a tile: the first ``known`` channels, which have a context, in wavefronts, then the others in one front."""
+@lru_cache(KEPT_SCANS)
+def scan_order(a: int, b: int, channels: int, known: int) -> Scan:
+    """Of a tile: the first ``known`` channels, which are predicted, in wavefronts, then the others in one front."""
     first = np.arange(a * b, dtype=np.int32) * channels
     row, column = np.divmod(np.arange(a * b), b)
     front = column + LAG * row
@@ -64,7 +64,7 @@ def stream_order(a: int, b: int, channels: int, known: int) -> Order:
     if known < channels:
         runs.append(np.stack([first + known, first + channels], 1))
         sizes = np.append(sizes, a * b)
-    return Order(np.concatenate(runs), np.cumsum(sizes[sizes > 0]).astype(np.int32))
+    return Scan(np.concatenate(runs), np.cumsum(sizes[sizes > 0]).astype(np.int32))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -88,6 +88,6 @@ def _coded(indexes, first, runs):  # type: ignore[no-untyped-def]
 
 
 def stream_symbols(settings: TrellisSettings, indexes: Indexes, known: int) -> Coded:
-    """Which symbols of a tile are in its stream, from its scale ``indexes`` [a, b, M]; ``known``: see `stream_order`."""
+    """Which symbols of a tile are in its stream, from its scale ``indexes`` [a, b, M]; ``known``: see `scan_order`."""
     a, b, channels = indexes.shape
-    return coded(indexes, settings.coded_from, stream_order(a, b, channels, known))
+    return coded(indexes, settings.coded_from, scan_order(a, b, channels, known))

@@ -5,8 +5,8 @@ import numpy as np
 from cnnbatch.codec.entropy_coding.tables import Indexes
 from cnnbatch.codec.quantisation.dependent import TrellisSettings, Values, machine
 from cnnbatch.codec.quantisation.prices import dearer
-from cnnbatch.codec.quantisation.quantised import Choice
-from cnnbatch.codec.quantisation.scan import Coded, stream_order, stream_symbols
+from cnnbatch.codec.quantisation.quantised import QuantisedLatents
+from cnnbatch.codec.quantisation.scan import Coded, scan_order, stream_symbols
 from cnnbatch.codec.quantisation.viterbi import search
 
 
@@ -16,32 +16,33 @@ class TrellisQuantiser:
     def __init__(self, prices: Values, settings: TrellisSettings) -> None:
         """``prices``: see `gaussian_prices`."""
         self._settings = settings
-        self._parameters = tuple(machine(settings.dependent_states)), prices, dearer(prices[0])
+        self._machine, self._prices = tuple(machine(settings.trellis_states)), (prices, dearer(prices[0]))
 
     def __call__(
         self,
         values: Values,
         indexes: Indexes,
         weights: Values,
-        context: Values,
+        prediction: Values,
         *,
         means: Values | None = None,
         in_stream: Coded | None = None,
-    ) -> Choice:
+    ) -> QuantisedLatents:
         """One tile: ``values`` [a, b, M], latents in quantisation steps, and their scale ``indexes``.
 
-        ``weights`` [M]: bits of a squared unit of error; ``context`` [K, 4·K], see `Hyperprior.context_weights`; ``means``:
-        what is still in the ``values``, if anything; ``in_stream``: see `stream_symbols`, where it is known already.
+        ``weights`` [M]: bits of a squared unit of error; ``prediction`` [K, 4·K]: weights of the `predict`-ed channels;
+        ``means``: what is still in the ``values``, if anything; ``in_stream``: see `stream_symbols`, where it is known already.
         """
-        choice = Choice(
+        choice = QuantisedLatents(
             np.zeros(values.shape, np.int16),
-            np.zeros((*values.shape[:2], len(context)), np.float32),
+            np.zeros((*values.shape[:2], len(prediction)), np.float32),
             np.zeros(values.shape, np.uint8),
         )
-        order = stream_order(*values.shape, len(context))
+        scan = scan_order(*values.shape, len(prediction))
         if in_stream is None:
-            in_stream = stream_symbols(self._settings, indexes, len(context))
+            in_stream = stream_symbols(self._settings, indexes, len(prediction))
         if means is None:
             means = np.zeros_like(values)
-        search(values, means, indexes, weights, context, tuple(order), tuple(in_stream), *self._parameters, *choice)
+        latents = values, means, indexes, weights, prediction
+        search(latents, tuple(scan), tuple(in_stream), self._machine, self._prices, tuple(choice))
         return choice

@@ -4,7 +4,7 @@
 In a shift register the states j and j + S/2 lead to the same two, 2j and 2j + 1: a step is S/2 butterflies without a
 branch or a look-up, which compilers turn into vector instructions.
 
-Shapes: a × b positions of one tile, M channels; a *step* is one dependent symbol in the order of the stream.
+Shapes: a × b positions of one tile, M channels; a *step* is one dependent symbol in scan order.
 """
 
 from typing import Final
@@ -33,17 +33,20 @@ _SETTLED: Final = 64
 
 
 @numba.njit(nogil=True, cache=True)
-def search(  # type: ignore[no-untyped-def]
-    values, means, indexes, weights, context, order, coded, machine, prices, dearer, symbols, found, tables
-):
-    """Fills ``symbols`` and the other fields of a `Choice`, all zero before, of ``values`` less their ``means``.
+def search(latents, scan, coded, machine, prices, quantised):  # type: ignore[no-untyped-def]
+    """Fills ``quantised`` (symbols, restored, tables: the fields of `QuantisedLatents`), all zero before.
 
-    ``order``, ``coded``, ``machine``: fields of an `Order`, a `Coded` and a `Machine`, as plain tuples: numba's cache names the
-    classes that compiled functions saw, and fails where another version lacks one.
+    ``latents``: (values, means, scale indexes, weights, prediction) as `TrellisQuantiser` has them; ``scan``, ``coded``,
+    ``machine``: fields of a `Scan`, a `Coded` and a `Machine`; ``prices``: those of both quantisers, and what the integers'
+    `dearer` says. All are plain tuples: numba's cache names the classes that compiled functions saw, and fails where another
+    version lacks one.
     """
-    (runs, fronts), (coded_places, ends) = order, coded
+    values, means, indexes, weights, prediction = latents
+    symbols, restored, tables = quantised
+    by_magnitude, dearer = prices
+    (runs, fronts), (coded_places, ends) = scan, coded
     columns, channels = values.shape[1:]
-    known, turned = len(context), np.ascontiguousarray(context.T)
+    known, turned = len(prediction), np.ascontiguousarray(prediction.T)
     flat_values, flat_means, flat_indexes = values.reshape(-1), means.reshape(-1), indexes.reshape(-1)
     results = symbols.reshape(-1), tables.reshape(-1)
     half_inverse = np.float32(0.5) / weights
@@ -62,7 +65,7 @@ def search(  # type: ignore[no-untyped-def]
             base, i, j = _position(runs[run], columns, channels)
             first_of_position = runs[run, 0] == base
             if first_of_position:
-                predict(found, i, j, turned, expected[:known])
+                predict(restored, i, j, turned, expected[:known])
             before = count
             places, listed = coded_places[listed : ends[run]], ends[run]
             count, singles = _split(flat_indexes, places, steps[0], count, single)
@@ -76,9 +79,9 @@ def search(  # type: ignore[no-untyped-def]
                 steps[1][step] = flat_values[place] - flat_means[place] - expected[place - base]
                 steps[2][step] = units[place - base]
             for channel in range(known if first_of_position else 0):
-                found[i, j, channel], expected[channel] = expected[channel], 0
-        state = _find_path(state, count, steps, flat_indexes, machine, prices, kept, costs, results)
-        _add(runs[begin:end], channels, results, prices.shape[1], found)
+                restored[i, j, channel], expected[channel] = expected[channel], 0
+        state = _find_path(state, count, (*steps, flat_indexes), machine, by_magnitude, (kept, costs), results)
+        _add(runs[begin:end], channels, results, by_magnitude.shape[1], restored)
         begin = end
 
 
@@ -90,13 +93,13 @@ def _position(run, columns, channels):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _add(runs, channels, results, num_scales, found):  # type: ignore[no-untyped-def]
-    """To what was expected of the channels with a context, what their symbols stand for."""
+def _add(runs, channels, results, num_scales, restored):  # type: ignore[no-untyped-def]
+    """To what was expected of the predicted channels, what their symbols stand for."""
     for run in runs:
-        base, i, j = _position(run, found.shape[1], channels)
+        base, i, j = _position(run, restored.shape[1], channels)
         if run[0] == base:
-            for channel in range(found.shape[2]):
-                found[i, j, channel] += meant(results[0][base + channel], results[1][base + channel], num_scales)
+            for channel in range(restored.shape[2]):
+                restored[i, j, channel] += meant(results[0][base + channel], results[1][base + channel], num_scales)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -113,25 +116,28 @@ def _split(indexes, places, dependent, count, single):  # type: ignore[no-untype
 
 
 @numba.njit(nogil=True, cache=True)
-def _find_path(state, count, steps, indexes, machine, prices, kept, costs, results):  # type: ignore[no-untyped-def]
-    """The symbols of ``count`` steps from ``state`` on; returns the state after them."""
-    begin = 0
+def _find_path(state, count, steps, machine, prices, trellis, results):  # type: ignore[no-untyped-def]
+    """The symbols of ``count`` steps from ``state`` on; returns the state after them.
+
+    ``steps``: (places, targets, weights, scale indexes of all places); ``trellis``: ((ways, choices), costs), to work in.
+    """
+    begin, costs = 0, trellis[1]
     while begin < count:
         costs[0] = _NEVER
         costs[0, state] = 0
         end = min(count, begin + WINDOW + LOOKAHEAD)
-        _advance(begin, end, steps, indexes, machine, prices, kept, costs)
+        _advance(begin, end, steps, machine, prices, trellis)
         certain = count if end == count else end - LOOKAHEAD
-        state = _trace(begin, certain, end, steps, indexes, machine, kept, costs, results, prices.shape[1])
+        state = _trace((begin, certain, end), steps, machine, trellis, results, prices.shape[1])
         begin = certain
     return state
 
 
 @numba.njit(nogil=True, cache=True)
-def _advance(begin, end, steps, indexes, machine, prices, kept, costs):  # type: ignore[no-untyped-def]
+def _advance(begin, end, steps, machine, prices, trellis):  # type: ignore[no-untyped-def]
     """Steps ``begin`` … ``end`` − 1: ways and choices of each, and the costs of all states after them for those before them."""
-    places, targets, weights = steps
-    ways, choices = kept
+    places, targets, weights, indexes = steps
+    (ways, choices), costs = trellis
     half, per_level = np.float32(0.5), np.float32(1) / np.float32(SPACING)
     now, then = costs[0], costs[1]
     for step in range(begin, end):
@@ -158,19 +164,19 @@ def _advance(begin, end, steps, indexes, machine, prices, kept, costs):  # type:
             b0, b1, b2, b3 = b0 - now[0], b1 - now[0], b2 - now[0], b3 - now[0]
         choices[place, 0], choices[place, 1] = sign * k0, sign * k1
         choices[place, 2], choices[place, 3] = sign * k2, sign * k3
-        _butterflies(now, then, ways[place], machine, b0, b1, b2, b3)
+        _butterflies(now, then, ways[place], machine, (b0, b1, b2, b3))
         now, then = then, now
     for state in range(costs.shape[1]):
         costs[0, state] = now[state]
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "nnan", "nsz"})
-def _butterflies(now, then, ways, machine, b0, b1, b2, b3):  # type: ignore[no-untyped-def]
+def _butterflies(now, then, ways, machine, bits):  # type: ignore[no-untyped-def]
     """The cheaper way into every state: from j or from j + S/2 into 2j (bit 0 of ``ways[j]``) and into 2j + 1 (bit 1).
 
-    b0 … b3: costs of the even and of the odd symbol of the first quantiser, then of the second.
+    ``bits``: costs of the even and of the odd symbol of the first quantiser, then of the second.
     """
-    second, flip, register = machine
+    (second, flip, register), (b0, b1, b2, b3) = machine, bits
     half = 1 << (len(register) - 1)
     odd, other, both, first = b1 - b0, b2 - b0, (b3 - b2) - (b1 - b0), b0 + b1
     others = (b2 + b3) - first
@@ -185,12 +191,11 @@ def _butterflies(now, then, ways, machine, b0, b1, b2, b3):  # type: ignore[no-u
 
 
 @numba.njit(nogil=True, cache=True)
-def _trace(begin, certain, end, steps, indexes, machine, kept, costs, results, num_scales):  # type: ignore[no-untyped-def]
+def _trace(span, steps, machine, trellis, results, num_scales):  # type: ignore[no-untyped-def]
     """The path that is the cheapest after step ``end`` − 1, back from there: symbols of the steps ``begin`` … ``certain`` − 1;
     returns the state after them."""
-    second, flip, _ = machine
-    ways, choices = kept
-    symbols, tables = results
+    (begin, certain, end), (second, flip, _), ((ways, choices), costs) = span, machine, trellis
+    (places, _, _, indexes), (symbols, tables) = steps, results
     half, state = len(second), np.argmin(costs[0])
     decided = state
     for step in range(end - 1, begin - 1, -1):
@@ -201,7 +206,7 @@ def _trace(begin, certain, end, steps, indexes, machine, kept, costs, results, n
         quantiser, parity = np.int64(second[j]), shifted ^ np.int64(flip[j]) ^ way
         state = j + half * way
         if step < certain:
-            place = steps[0][step]
+            place = places[step]
             symbols[place] = choices[step - begin, 2 * quantiser + parity]
             tables[place] = indexes[place] + num_scales * (1 + quantiser)
     return decided

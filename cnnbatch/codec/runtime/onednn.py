@@ -2,7 +2,7 @@
 
 import logging
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,32 +12,46 @@ from cnnbatch.codec.runtime.cpu import cpu_has_any
 logger = logging.getLogger(__name__)
 WEIGHT_MAX: Final = 127
 LEVEL_MAX: Final = 255
-ZERO: Final = 128
+ZERO_POINT: Final = 128
 
 MOST_INPUTS: Final = (1 << 24) // (LEVEL_MAX * WEIGHT_MAX)
 """Of a layer, so that its sums stay below 2²⁴."""
 
 
-def product_of_integers(
-    levels: Tensor,
-    step: float,
-    zero: int,
-    packed: Tensor,
-    scales: Tensor,
-    bias: Tensor,
-    out_step: float,
-    out_zero: int,
-    kind: torch.dtype,
-    then: str,
-) -> Tensor:
+class PackedLayer(NamedTuple):
+    """An int8 layer as oneDNN wants it."""
+
+    weights: Tensor
+    """Of `qlinear_prepack`."""
+    scales: Tensor
+    """[outputs]."""
+    bias: Tensor
+    """[outputs]."""
+
+
+class Output(NamedTuple):
+    """What comes out of a product: ``dtype`` uint8, in levels of ``scale`` and ``zero_point``, or float32."""
+
+    scale: float = 1.0
+    zero_point: int = 0
+    dtype: torch.dtype = torch.float32
+    activation: str = "none"
+
+
+def packed(weight: Tensor, scales: Tensor, bias: Tensor) -> PackedLayer:
+    """``weight``: whole numbers [outputs, inputs]."""
+    return PackedLayer(torch.ops.onednn.qlinear_prepack(weight.to(torch.int8), None), scales, bias)
+
+
+def product_of_integers(levels: Tensor, scale: float, zero_point: int, layer: PackedLayer, output: Output) -> Tensor:
     """What torch.compile makes of a quantised linear layer on a CPU, by oneDNN (torch/_inductor/fx_passes/quantization.py).
 
-    ``levels`` uint8 [rows, inputs], ``packed``: int8 weights of `qlinear_prepack`, ``then``: the activation behind it.
+    ``levels`` uint8 [rows, inputs], which stand for (level − ``zero_point``) · ``scale``.
     """
     none = torch.zeros(1, dtype=torch.int32)
-    weights = packed, scales, none, bias
-    out: Tensor = torch.ops.onednn.qlinear_pointwise(levels, step, zero, *weights, out_step, out_zero, kind, then, [], "")
-    return out
+    weights = layer.weights, layer.scales, none, layer.bias
+    result: Tensor = torch.ops.onednn.qlinear_pointwise(levels, scale, zero_point, *weights, *output, [], "")
+    return result
 
 
 @cache
@@ -53,12 +67,10 @@ def cpu_has_int8() -> bool:
     weights = torch.randint(-WEIGHT_MAX, WEIGHT_MAX + 1, (48, 96), generator=generator)
     levels = torch.randint(0, LEVEL_MAX + 1, (33, 96), generator=generator)
     weights[0], levels[0] = WEIGHT_MAX, LEVEL_MAX  # the largest sum there is
-    ones, nothing = torch.ones(48), torch.zeros(48)
     try:
-        packed = torch.ops.onednn.qlinear_prepack(weights.to(torch.int8), None)
-        answer = (packed, ones, nothing, 1.0, 0, torch.float32, "none")
-        found = product_of_integers(levels.to(torch.uint8), 1.0, ZERO, *answer)
+        layer = packed(weights, torch.ones(48), torch.zeros(48))
+        answer = product_of_integers(levels.to(torch.uint8), 1.0, ZERO_POINT, layer, Output())
     except (AttributeError, RuntimeError, TypeError, NotImplementedError) as error:
         logger.warning("decoding without products of integers: %s", str(error).splitlines()[0])
         return False
-    return torch.equal(found, ((levels - ZERO) @ weights.T).float())
+    return torch.equal(answer, ((levels - ZERO_POINT) @ weights.T).float())

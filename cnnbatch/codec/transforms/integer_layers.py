@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnnbatch.codec.runtime.onednn import ZERO, cpu_has_int8, product_of_integers
+from cnnbatch.codec.runtime.onednn import ZERO_POINT, Output, PackedLayer, cpu_has_int8, packed, product_of_integers
 from cnnbatch.codec.transforms.layers import depth_to_space
 from cnnbatch.errors import CodecFileError
 
@@ -266,23 +266,18 @@ class ExactLinear:
         self.weight, self.bias = (part.detach() for part in layer.quantised())
         self.input_unit = layer.input_unit
         native = self.weight.device.type == "cpu" and self.weight.dtype == torch.float32 and cpu_has_int8()
-        self._packed = _packed(layer.integers(), layer.input_unit) if native else None
+        self._packed: PackedLayer | None = None
+        if native:
+            integers = layer.integers()
+            self._packed = packed(integers.weight, _unit(integers.shift), self.bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         """[N, H, W, inputs] → [N, H, W, outputs]."""
         if self._packed is None:
             return F.linear(x, self.weight, self.bias)
-        zero = 0 if self.input_unit == ACTIVATION_UNIT else ZERO  # only ẑ can be below zero
+        zero = 0 if self.input_unit == ACTIVATION_UNIT else ZERO_POINT  # only ẑ can be below zero
         levels = torch.add(x.flatten(0, -2) / self.input_unit, zero).to(torch.uint8)
-        out = product_of_integers(levels, self.input_unit, zero, *self._packed, 1.0, 0, torch.float32, "none")
-        return out.reshape(*x.shape[:-1], -1)
-
-
-def _packed(integers: Integers, input_unit: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights as oneDNN wants them, their scales, and the bias."""
-    unit = _unit(integers.shift)
-    whole = torch.ops.onednn.qlinear_prepack(integers.weight.to(torch.int8), None)
-    return whole, unit, integers.bias * unit * input_unit
+        return product_of_integers(levels, self.input_unit, zero, self._packed, Output()).reshape(*x.shape[:-1], -1)
 
 
 class ExactBlock:

@@ -12,7 +12,7 @@ LAPPING_SCALE = 1.4
 plain blocks have 9.46), by numerical search."""
 
 
-class BorderFilter(nn.Module):
+class LappingFilter(nn.Module):
     """What makes a block transform a lapped one: a 16-tap matrix across every border between blocks, in both directions.
 
     Before the blocks of the analysis it takes away what two neighbours share, after those of the synthesis its inverse

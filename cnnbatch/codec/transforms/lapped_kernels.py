@@ -1,6 +1,6 @@
 """The border filters in one pass over the picture, on a CPU: from pixels to blocks, and from blocks to pixels.
 
-What `BorderFilter`, `space_to_depth`, its inverse and rounding do on any device, here in squares of 16 × 16 pixels around the
+What `LappingFilter`, `space_to_depth`, its inverse and rounding do on any device, here in squares of 16 × 16 pixels around the
 corners of blocks: they stay in the first cache, where separate passes go through memory six times.
 """
 
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from cnnbatch.codec.adaptive_filter.filtering import COLOURS, REACH, repeat_edges
 from cnnbatch.codec.transforms.asinh import bf16_bits
-from cnnbatch.codec.transforms.lapped import BorderFilter
+from cnnbatch.codec.transforms.lapped import LappingFilter
 
-HALF: Final = BorderFilter.REACH
+HALF: Final = LappingFilter.REACH
 BLOCK: Final = 2 * HALF
 
 
@@ -31,7 +31,7 @@ def lapped_blocks(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def lapped_planes(linear: Tensor, learned: Tensor, weight: Tensor, steps: Tensor, grey: int) -> Tensor:
-    """Patches of 8×8 pixels ``linear`` [N, h, w, 4·192] and ``learned`` [N, 2h, 2w, 192] → what the post-filter reads.
+    """Patches of 8×8 pixels ``linear`` [N, h, w, 4·192] and ``learned`` [N, 2h, 2w, 192] → what the adaptive filter reads.
 
     Their sum is filtered by ``weight`` [16, 16], times ``steps`` [N], plus ``grey``: float32 [N, 3, 16h + 2·REACH,
     16w + 2·REACH], the last pixels repeated beyond the edge.
@@ -67,7 +67,7 @@ def _paint(linear, learned, weight, steps, grey, planes):  # type: ignore[no-unt
                 right, columns = _side(left, width, turned, identity)
                 _gather(linear[image], learned[image], top, left, rows, columns, square)
                 _multiply(down, right, square, between, done)
-                _lay(done, steps[image], grey, top, left, rows, columns, planes[image])
+                _lay(done, steps[image], grey, (top, left), (rows, columns), planes[image])
 
 
 @numba.njit(nogil=True, cache=True)
@@ -87,7 +87,8 @@ def _gather(linear, learned, top, left, rows, columns, square):  # type: ignore[
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})
-def _lay(done, step, grey, top, left, rows, columns, planes):  # type: ignore[no-untyped-def]
+def _lay(done, step, grey, corner, inside, planes):  # type: ignore[no-untyped-def]
+    (top, left), (rows, columns) = corner, inside
     for c in range(COLOURS):
         for i in range(*rows):
             line = planes[c, REACH + top + i]
