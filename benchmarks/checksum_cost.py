@@ -62,7 +62,7 @@ def code_and_decode_symbols(codec: Codec, images: Sequence[Pixels], policy: Qual
     return coded
 
 
-def no_means(z_hat: Tensor, quality: Tensor) -> Tensor:
+def no_means(z_hat: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
     """In the place of the mean net."""
     n, h, w, _ = z_hat.shape
     return torch.zeros(1).expand(n, 4 * h, 4 * w, 1)

@@ -85,7 +85,8 @@ def _train_process(rank: int, config: TrainConfig, rendezvous: str | None) -> No
 
     def export(model: Hyperprior, progress: Progress) -> None:
         calibrate_int8(model, trainer.train_pictures)
-        fit_adaptive_filter(model, trainer.train_pictures)
+        if model.settings.objective == "psnr":  # its least squares would smooth what the eye wants kept
+            fit_adaptive_filter(model, trainer.train_pictures)
         data = dump_codec(model, training={**progress, "config": notes})
         _export(config, with_fitted_tables(data, trainer.train_pictures))
 

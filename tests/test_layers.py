@@ -29,7 +29,7 @@ BELOW = {
     "cnnbatch.butteraugli": {"cnnbatch.planes"},
     "cnnbatch.ssimulacra2": {"cnnbatch.planes"},
     "cnnbatch.weights": set(),
-    "cnnbatch.codec": {"cnnbatch.metrics", *FLOOR},
+    "cnnbatch.codec": {"cnnbatch.metrics", "cnnbatch.ssimulacra2", *FLOOR},
     "cnnbatch.archive": {"cnnbatch.storage", *FLOOR},
     "cnnbatch.images": FLOOR,
     "cnnbatch.training": {"cnnbatch.codec", "cnnbatch.images", *BASE},  # beside stages

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from cnnbatch.codec.hyperprior.distortion import distortion
 from cnnbatch.codec.hyperprior.model import Hyperprior
+from cnnbatch.metrics import psnr_db
+from cnnbatch.ssimulacra2 import ssimulacra2
 from cnnbatch.training.data import Pixels
 
 QUALITIES = (4.0, 20.0, 36.0, 52.0)
@@ -17,11 +20,12 @@ QUALITIES = (4.0, 20.0, 36.0, 52.0)
 
 @dataclass(frozen=True, slots=True)
 class RatePoint:
-    """Means over pictures at one quality; ``loss`` = λ·MSE + bpp."""
+    """Means over pictures at one quality; ``loss`` = distortion of the codec's objective + bpp."""
 
     quality: float
     bpp: float
     psnr_db: float
+    ssimulacra2: float
     loss: float
 
 
@@ -35,15 +39,16 @@ def rate_distortion(
     for quality in qualities:
         q = torch.tensor([quality])
         figures = np.array([_measure(model, picture, q) for picture in chosen])
-        bpp, psnr, loss = figures.mean(0)
-        points.append(RatePoint(quality, float(bpp), float(psnr), float(loss)))
+        points.append(RatePoint(quality, *map(float, figures.mean(0))))
     return points
 
 
-def _measure(model: Hyperprior, picture: Pixels, quality: torch.Tensor) -> tuple[float, float, float]:
+def _measure(model: Hyperprior, picture: Pixels, quality: torch.Tensor) -> tuple[float, float, float, float]:
+    """bpp, PSNR, SSIMULACRA2 and loss of one picture."""
     h, w = (n // 64 * 64 for n in picture.shape[:2])
     x = torch.from_numpy(picture[:h, :w].copy())[None].float()
     x_hat, bits = model(x, quality, noise=False)
-    mse = float((x_hat.clamp(0, 255).round() - x).square().mean())
+    decoded = x_hat.clamp(0, 255).round()
     bpp = float(bits) / (h * w)
-    return bpp, 10 * float(np.log10(255**2 / max(mse, 1e-9))), float(model.settings.lmbda(quality)) * mse + bpp
+    pair = picture[:h, :w], decoded[0].byte().numpy()
+    return bpp, psnr_db(*pair), ssimulacra2(*pair), float(distortion(decoded, x, quality, model.settings)) + bpp

@@ -1,10 +1,12 @@
-"""A larger network that starts as a trained smaller one: function-preserving growth, cf. Net2Net (arXiv 1511.05641).
+"""A network that starts as a trained one of other sizes: function-preserving growth, cf. Net2Net (arXiv 1511.05641).
 
 New blocks are the identity and begin with the features of the last old one; new channels carry random features that nothing
 old reads yet. So the grown model computes what the small one did, and every new weight has a gradient from the first or
-second step on.
+second step on. Blocks of the synthesis may also be left out, the last ones with what they computed, and where λ covers another
+range, every curve over quality keeps its values at each λ and goes on in a straight line beyond.
 """
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -14,13 +16,20 @@ from torch import Tensor, nn
 from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.codec.transforms.layers import Block, keep_variance
+from cnnbatch.codec.transforms.quality import NUM_ANCHORS
 from cnnbatch.errors import UsageError
 
 SIZES = ("width_8", "width_16", "synthesis_blocks")
 """Settings that may grow."""
 
-FREE = ("trellis_states",)
-"""Settings that change nothing of the network's weights; all others must be those of the smaller model."""
+FEWER = ("synthesis_blocks",)
+"""Settings that may also shrink."""
+
+FREE = ("trellis_states", "objective", "lmbda_range")
+"""Settings that no size depends on; all others must be those of the smaller model."""
+
+FITTED = "g_s.activation_scales.anchors"
+"""Fitted when the trained network is written, with as many channels as there are layers."""
 
 SPLIT = {"g_a.down.weight": (1, 4), "g_s.up.weight": (4, 1), "g_s.up.bias": (4,)}
 """Axes that hold the channels of several positions one after the other, and of how many: beside a change of resolution."""
@@ -34,12 +43,24 @@ def grown(model: Hyperprior, settings: HyperpriorSettings) -> Hyperprior:
     for transform in (larger.g_a, larger.g_s):
         keep_variance(transform)
     _identity_blocks(larger)
-    small = dict(model.named_parameters())
+    small = {name: p for name, p in model.named_parameters() if name != FITTED}
+    anchors = _anchors_at(model.settings, settings)
     for name, parameter in larger.named_parameters():
         source = small.get(_last_block(name, model))
         if source is not None:
-            _embed(source, parameter, SPLIT.get(name, ()))
+            _embed(anchors @ source if name.endswith(".anchors") else source, parameter, SPLIT.get(name, ()))
     return larger
+
+
+def _anchors_at(old: HyperpriorSettings, new: HyperpriorSettings) -> Tensor:
+    """[NUM_ANCHORS, NUM_ANCHORS]: times the anchors of a curve gives those of the same curve over λ in the range of ``new``."""
+    low, high = (math.log(limit) for limit in old.lmbda_range)
+    lmbda = torch.log(new.lmbda(torch.linspace(0, 63, NUM_ANCHORS, dtype=torch.float64)))
+    position = (lmbda - low) / (high - low) * (NUM_ANCHORS - 1)
+    left = position.floor().clamp(0, NUM_ANCHORS - 2)
+    share = (position - left)[:, None]
+    one = torch.eye(NUM_ANCHORS, dtype=torch.float64)
+    return ((1 - share) * one[left.long()] + share * one[left.long() + 1]).float()
 
 
 def _last_block(name: str, model: Hyperprior) -> str:
@@ -57,7 +78,7 @@ def _check(small: HyperpriorSettings, large: HyperpriorSettings) -> None:
     for name, old in small.model_dump(exclude=set(FREE)).items():
         new = getattr(large, name)
         pairs = list(zip(old, new, strict=True)) if isinstance(old, tuple) else [(old, new)]
-        if not all(b >= a if name in SIZES else b == a for a, b in pairs):
+        if not all(b == a or (b > a and name in SIZES) or (b < a and name in FEWER) for a, b in pairs):
             raise UsageError(f"model.{name} is {old} in the codec file to start from and cannot become {new}")
 
 

@@ -1,8 +1,8 @@
 """The training loop of the hyperprior: warm-up, constant learning rate, cool-down; resumable at every checkpoint.
 
-loss = Σ over images of λ^-½ · (λ·MSE + bpp), quality drawn per image, symbols as an encoder chooses them, with straight-through
-gradients and those of noise for the rate. Several processes of one thread with averaged gradients use small CPUs better than
-OpenMP threads.
+loss = Σ over images of λ^-½ · (distortion + bpp), the distortion that of the codec's objective (λ·MSE for PSNR), quality drawn
+per image, symbols as an encoder chooses them, with straight-through gradients. Several processes of one thread with averaged
+gradients use small CPUs better than OpenMP threads.
 """
 
 import logging
@@ -17,6 +17,7 @@ import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from cnnbatch.codec.hyperprior.distortion import distortion
 from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.codec.runtime.process import dedicate_process
@@ -39,6 +40,7 @@ RELATIVE_RATES = {
     "g_s.postfilter.": 0.2,
     "g_a.leave.": 0.12,
     "g_s.leave.": 0.12,
+    "mean_net.step_factors": 0.5,
     "scale_net.leave.": 10.0,
     "scale_offset.": 10.0,
     "z_scale.": 10.0,
@@ -194,10 +196,8 @@ class Trainer:
     def _loss(self, x: Tensor, quality: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             x_hat, bits = self.model(x, quality, noise=True)
-        lmbda = self.model.settings.lmbda(quality)
-        mse = (x_hat - x).square().flatten(1).mean(1)
-        bpp = bits / (x.shape[1] * x.shape[2])
-        weighted: Tensor = (lmbda * mse + bpp) / torch.sqrt(lmbda)
+        settings, bpp = self.model.settings, bits / (x.shape[1] * x.shape[2])
+        weighted: Tensor = (distortion(x_hat, x, quality, settings) + bpp) / torch.sqrt(settings.lmbda(quality))
         return weighted.mean()
 
     def _average_gradients(self) -> None:
@@ -245,7 +245,7 @@ class Trainer:
             self.progress["pixels"] / 1e9,
             loss,
             math.exp(sum(math.log(p.loss) for p in points) / len(points)),
-            ", ".join(f"q{p.quality:g} {p.bpp:.3f} bpp {p.psnr_db:.2f} dB" for p in points),
+            ", ".join(f"q{p.quality:g} {p.bpp:.3f} bpp {p.psnr_db:.2f} dB {p.ssimulacra2:.1f}" for p in points),
         )
 
 

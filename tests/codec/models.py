@@ -42,6 +42,7 @@ def tiny_model(seed: int = 0, settings: HyperpriorSettings = TINY) -> Hyperprior
         for name, parameter in model.named_parameters():
             if name.endswith(("project.weight", "leave.weight", "gain.anchors", "prediction.anchors")):
                 parameter.copy_(0.05 * torch.randn(parameter.shape))
+        model.mean_net.step_mixing.copy_(0.01 * torch.randn(model.mean_net.step_mixing.shape))
         model.hyper_context.weight.copy_(0.3 * torch.randn(model.hyper_context.weight.shape))
         for block in (*model.g_s.blocks_8, *model.g_s.blocks_16):
             block.project.weight.copy_(0.1 * torch.randn(block.project.weight.shape))

@@ -115,6 +115,13 @@ def decode_tile(
     return r
 
 
+def read_hyper_latents(arrays: Mapping[str, Array], tile: bytes, shape: tuple[int, int], step: int) -> Array:
+    """ẑ of a tile of a × b = ``shape`` positions."""
+    rows, columns = (-(-n // 4) for n in shape)
+    static = [int(i) for i in arrays["z_scale.table"][step]]
+    return hyper_latents(arrays, RansReader(tile), split_tables(arrays), (rows, columns), static)
+
+
 def ones(number: int) -> int:
     return bin(number).count("1")
 
@@ -180,19 +187,31 @@ def scale_indexes(arrays: Mapping[str, Array], z: Array, num_scales: int, step: 
 
 def means(arrays: Mapping[str, Array], z: Array, step: int) -> Array:
     """'Pixels': μ."""
-    total, k = sums(arrays, "mean_net", ["block_16.0", "block_16.1"], z)
+    total, k = sums(arrays, "mean_net", MEAN_BLOCKS, z)
     anchor, share = divmod(step / 4 / 9, 1)
     low, high = (arrays["mean_net.gain.anchors"][min(int(anchor) + i, 7)].astype(np.float64) for i in (0, 1))
     return total / (16 * 2.0**k) * np.exp(low + share * (high - low))
 
 
-def sums(arrays: Mapping[str, Array], net: str, blocks: Sequence[str], z: Array) -> tuple[Array, Array]:
-    """S and k of step 5; the sum of a layer is in tiles of 2^-k (of 2^-k / 16 behind the first)."""
+MEAN_BLOCKS = ["block_16.0", "block_16.1"]
+
+
+def local_steps(arrays: Mapping[str, Array], z: Array) -> Array:
+    """'Pixels': s."""
+    total, k = sums(arrays, "mean_net", MEAN_BLOCKS, z, last="step_factors")
+    mixing = arrays["mean_net.step_mixing"].astype(np.float64)
+    adapted = np.exp(np.clip(total / (16 * 2.0**k) @ mixing.T, -2, 2))
+    predicted = arrays["mean_net.leave.bias"].shape[0] - len(mixing)
+    return np.concatenate([np.ones((*adapted.shape[:2], predicted)), adapted], -1)
+
+
+def sums(arrays: Mapping[str, Array], net: str, blocks: Sequence[str], z: Array, last: str = "leave") -> tuple[Array, Array]:
+    """S and k of step 5, by the ``last`` layer; the sum of a layer is in tiles of 2^-k (of 2^-k / 16 behind the first)."""
     x = shuffle(activation(*layer(arrays, f"{net}.enter", z), unit=1))
     x = shuffle(activation(*layer(arrays, f"{net}.grow", block(arrays, f"{net}.block_32", x))))
     for name in blocks:
         x = block(arrays, f"{net}.{name}", x)
-    return layer(arrays, f"{net}.leave", x)
+    return layer(arrays, f"{net}.{last}", x)
 
 
 def layer(arrays: Mapping[str, Array], name: str, x: Array) -> tuple[Array, Array]:

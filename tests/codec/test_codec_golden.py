@@ -10,7 +10,7 @@ from cnnbatch.codec import Codec
 
 FOLDER = Path(__file__).parents[1] / "golden"
 NAMES = ["one_pixel", "colour_low", "colour_high", "gray", "two_tiles", "escapes"]
-CODEC_ID = "38529f4cb06f68adf3bd1dc15e4d8b94aacc70714dac1514b00e0589b17226e1"
+CODEC_ID = "7e5d66ff14a0980322983e326e57222d2d7fa346e9a702e9f5c813bc7277ee88"
 
 
 @cache

@@ -65,7 +65,7 @@ def test_a_gray_photograph_costs_less_than_the_same_in_colour() -> None:
 def test_a_filter_of_its_own_is_worth_more_than_its_bytes(quality: float) -> None:
     """In bits, with a squared error at what λ says."""
     codec, image = Codec.load(device="cpu"), data.coffee()
-    samples, lmbda = image.size, float(codec.coder.file.settings.lmbda(torch.tensor(float(quality))))
+    samples, lmbda = image.size, float(codec.file.settings.lmbda(torch.tensor(float(quality))))
     costs, bits = [], []
     for effort in (0, 1):
         [bitstream] = codec.compress([image], quality, effort=effort)

@@ -16,6 +16,7 @@ from cnnbatch.codec.dense import context_model as dense_context
 from cnnbatch.codec.dense import model as dense
 from cnnbatch.codec.dense import symbol_coder as dense_symbols
 from cnnbatch.codec.dense.arrays import ANCHOR_MAX
+from cnnbatch.codec.dense.settings import MAX_CLASSES, DenseSettings
 from cnnbatch.codec.entropy_coding.byte_rans import SMALL_LOWER
 from cnnbatch.errors import CodecFileError
 from tests.codec.dense_models import COLOUR, GRAY, dense_codec_file, dense_model, pictures
@@ -143,8 +144,8 @@ def test_the_constants_of_the_document_are_those_of_the_code() -> None:
 def test_the_settings_of_the_document_are_those_of_the_code() -> None:
     documented = dict(tables()["dense setting"])
     assert documented.pop("channels") == ["1 or 3", "", ""]
-    assert documented.pop("classes") == ["texts of 1 … 200 characters", "0", str(dense.MAX_CLASSES)]
-    properties = dense.DenseSettings.model_json_schema()["properties"]
+    assert documented.pop("classes") == ["texts of 1 … 200 characters", "0", str(MAX_CLASSES)]
+    properties = DenseSettings.model_json_schema()["properties"]
     assert documented == {n: limits(schema) for n, schema in properties.items() if n not in ("channels", "classes")}
 
 

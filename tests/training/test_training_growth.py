@@ -53,6 +53,33 @@ def test_each_size_alone_may_grow_and_nothing_changes(size: str) -> None:
         torch.testing.assert_close(large.g_s(y, QUALITY), small.g_s(y, QUALITY), rtol=1e-4, atol=1e-2)
 
 
+def test_blocks_may_be_left_out() -> None:
+    small = lively_model()
+    with torch.no_grad():
+        small.g_s.blocks_16[1].project.weight.zero_()
+        small.g_s.blocks_16[1].project.bias.zero_()
+    y = small.g_a(X - 128, QUALITY).detach()
+    fewer = grown(small, TINY.model_copy(update={"synthesis_blocks": (1, 1)}))
+    assert len(fewer.g_s.blocks_16) == 1
+    with torch.no_grad():
+        torch.testing.assert_close(fewer.g_s(y, QUALITY), small.g_s(y, QUALITY), rtol=1e-4, atol=1e-2)
+
+
+def test_another_range_of_lmbda_keeps_every_curve() -> None:
+    small = lively_model()
+    low, high = TINY.lmbda_range
+    wide = grown(small, TINY.model_copy(update={"lmbda_range": (low, high * (high / low) ** (2 / 7))}))  # two anchors more
+    with torch.no_grad():
+        quality = torch.tensor([9.0, 27.0]) * 9 / 7  # of the small one; the wide one has the same λ at 9 and 27
+        torch.testing.assert_close(wide.settings.lmbda(torch.tensor([9.0, 27.0])), small.settings.lmbda(quality))
+        curves = [(m.scale_offset(q), m.g_s.gain(q)) for m, q in ((small, quality), (wide, torch.tensor([9.0, 27.0])))]
+        for before, after in zip(*curves, strict=True):
+            torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
+        beyond = wide.scale_offset.anchors[-1] - wide.scale_offset.anchors[-2]
+        last = small.scale_offset.anchors
+        torch.testing.assert_close(beyond, (last[-1] - last[-2]) * 9 / 7, rtol=1e-3, atol=1e-3)
+
+
 def test_a_new_block_begins_with_the_features_of_the_last_old_one() -> None:
     small = lively_model()
     large = grown(small, LARGER)
@@ -79,7 +106,7 @@ def test_two_steps_move_every_weight_of_the_transforms() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("width_8", TINY.width_8 - 8), ("latent_channels", TINY.latent_channels + 8), ("synthesis_blocks", (9, 0))],
+    [("width_8", TINY.width_8 - 8), ("latent_channels", TINY.latent_channels + 8), ("hyper_width", TINY.hyper_width + 8)],
 )
 def test_what_cannot_grow_is_named(name: str, value: object) -> None:
     with pytest.raises(UsageError, match=rf"model\.{name} is .* cannot become"):

@@ -54,7 +54,7 @@ class HyperpriorCoder:
     def compress(self, images: Sequence[Pixels], qualities: Sequence[float], *, effort: int) -> list[bytes]:
         """See `Coder.compress`; ``effort``: see `Effort.of`."""
         headers = [self._header(image, q) for image, q in zip(images, qualities, strict=True)]
-        return self.encoder.compress(images, headers, Effort.of(effort))
+        return self.encoder.compress(images, headers, Effort.of(effort, self._file.settings.objective))
 
     def reconstruct(self, bitstreams: Sequence[bytes]) -> list[Pixels]:
         """See `Coder.reconstruct`."""

@@ -23,6 +23,7 @@ from cnnbatch.codec.hyperprior.latent_decoder import LatentDecoder
 from cnnbatch.codec.hyperprior.latent_encoder import LatentEncoder
 from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.codec.hyperprior.refinement import Refinement
+from cnnbatch.codec.hyperprior.settings import Objective
 from cnnbatch.codec.hyperprior.windows import WindowJob, window_jobs, window_pixels
 from cnnbatch.codec.runtime.batching import Batches
 from cnnbatch.codec.runtime.cpu import cpu_has_bf16
@@ -42,9 +43,10 @@ class Effort:
     """Of latent refinement."""
 
     @classmethod
-    def of(cls, number: int) -> "Effort":
-        """0: neither; 1: the filter; every further one: a pass more."""
-        return cls(number > 0, max(0, number - 1))
+    def of(cls, number: int, objective: Objective) -> "Effort":
+        """0: neither; each one more a pass, but for PSNR the first is the filter, whose least squares the eye does not like."""
+        filtered = number > 0 and objective == "psnr"
+        return cls(filtered, number - filtered)
 
 
 class EncodedWindow(NamedTuple):

@@ -141,8 +141,8 @@ class FilterSearch:
             return np.stack([part[place] for place in places])
 
         choice = QuantisedLatents(taken(tile.choice.symbols), taken(tile.choice.restored), taken(tile.choice.tables))
-        means = torch.stack([tile.side.means[place] for place in places])
-        y_hat = self._latents.dequantise(choice, means)
+        means, steps = (torch.stack([part[place] for place in places]) for part in (tile.side.means, tile.side.steps))
+        y_hat = self._latents.dequantise(choice, means, steps)
         planes = self._synthesis.planes(y_hat, quality[[n for n, *_ in chosen]])
         inner = slice(PATCH_HALO * BLOCK, (PATCH_HALO + PATCH_SIDE) * BLOCK + 2 * REACH)
         return planes[..., inner, inner]

@@ -1,4 +1,4 @@
-"""h_a and the mean net of h_s: latents → hyper-latents → means of the latents.
+"""h_a and the mean net of h_s: latents → hyper-latents → means and local quantisation steps of the latents.
 
 Shapes: N images, h × w latent positions, M latent and Cz hyper-latent channels; tensors are [N, H, W, C] float32.
 """
@@ -7,15 +7,22 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.codec.transforms.asinh import asinh_and_magnitude
-from cnnbatch.codec.transforms.integer_layers import IntegerDepthwise, IntegerLinear, IntegerNet
+from cnnbatch.codec.transforms.integer_layers import IntegerDepthwise, IntegerLinear, IntegerNet, activation_linear
 from cnnbatch.codec.transforms.layers import Block, FullPrecisionLinear, hardswish, space_to_depth
 from cnnbatch.codec.transforms.quality import QualityCurve
 
 MEAN_BLOCKS = 2
 """Of the mean net, at 1/16 of the resolution."""
+
+STEP_FACTORS = 8
+"""Numbers at each latent position that the steps of all its channels follow from."""
+
+STEP_LIMIT = 2.0
+"""Largest natural logarithm of a local step, in units of Δ(q)."""
 
 
 class HyperAnalysis(nn.Module):
@@ -39,20 +46,24 @@ class HyperAnalysis(nn.Module):
 
 
 class MeanNet(IntegerNet):
-    """ẑ → means of the latents, of integers but for their gain."""
+    """ẑ → means and local steps of the latents, of integers but for what the last layers are multiplied by."""
 
     def __init__(self, s: HyperpriorSettings) -> None:
         super().__init__(
             hyper_channels=s.hyper_channels, width=s.hyper_width, latent_channels=s.latent_channels, blocks=MEAN_BLOCKS
         )
         self.gain = QualityCurve(s.latent_channels)
+        self.step_factors = activation_linear(s.hyper_width, STEP_FACTORS)
+        self.step_mixing = nn.Parameter(torch.zeros(s.latent_channels - s.predicted_channels, STEP_FACTORS))
         if not self.gain.anchors.is_meta:  # where normal numbers import torch's compiler: two seconds of a process's start
             self._initialise()
 
-    def forward(self, z_hat: Tensor, quality: Tensor) -> Tensor:  # type: ignore[override]
-        """``z_hat`` [N, h, w, Cz] → [N, 4h, 4w, M]."""
-        means, gain = super().forward(z_hat), torch.exp(self.gain(quality))
-        return means * gain if means.requires_grad else means.mul_(gain)
+    def forward(self, z_hat: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """``z_hat`` [N, h, w, Cz] → means in units of the local step and local steps in units of Δ(q), both [N, 4h, 4w, M]."""
+        features = self.features(z_hat)
+        with torch.autocast(z_hat.device.type, enabled=False):
+            means = self.leave(features) * torch.exp(self.gain(quality))
+            return means, local_steps(self.step_factors(features), self.step_mixing, means.shape[-1])
 
     @torch.no_grad()
     def _initialise(self) -> None:
@@ -62,6 +73,12 @@ class MeanNet(IntegerNet):
                 nn.init.normal_(layer.weight, 0, 0.15)
                 layer.weight[:, 4] += 0.6
             elif isinstance(layer, IntegerLinear):
-                last = layer is self.leave
+                last = layer in (self.leave, self.step_factors)
                 nn.init.normal_(layer.weight, 0, (0.3 if last else 1.0) / layer.weight.shape[1] ** 0.5)
                 nn.init.constant_(layer.bias, 0.0 if last else 1.0)
+
+
+def local_steps(factors: Tensor, mixing: Tensor, channels: int) -> Tensor:
+    """[N, h, w, M] of ``factors`` [N, h, w, STEP_FACTORS] and ``mixing`` [M − K, STEP_FACTORS]: 1 for the first K channels."""
+    logarithms = F.linear(factors, mixing).clamp(-STEP_LIMIT, STEP_LIMIT)
+    return F.pad(torch.exp(logarithms), (channels - mixing.shape[0], 0), value=1.0)

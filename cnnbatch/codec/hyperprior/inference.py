@@ -17,12 +17,12 @@ from torch.nn import functional as F
 
 from cnnbatch.codec.adaptive_filter.filtering import COLOURS, LIMITS, REACH, filter_planes, filtered, surrounded
 from cnnbatch.codec.geometry import GREY
-from cnnbatch.codec.hyperprior.hyper_transforms import MeanNet
+from cnnbatch.codec.hyperprior.hyper_transforms import MeanNet, local_steps
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.codec.hyperprior.synthesis import Synthesis, local_means, patches
 from cnnbatch.codec.transforms.asinh import asinh
 from cnnbatch.codec.transforms.int8 import Int8Layers
-from cnnbatch.codec.transforms.integer_layers import ExactNet, IntegerNet
+from cnnbatch.codec.transforms.integer_layers import ExactLinear, ExactNet, IntegerNet
 from cnnbatch.codec.transforms.lapped_kernels import lapped_planes
 from cnnbatch.codec.transforms.layers import depth_to_space
 from cnnbatch.codec.transforms.quality import QualityCurve
@@ -75,11 +75,15 @@ class ExactMeanNet:
 
     def __init__(self, net: MeanNet) -> None:
         self._net, self._gain = ExactNet(net), _frozen(net.gain)
+        self._step_factors, self._step_mixing = ExactLinear(net.step_factors), net.step_mixing.detach().clone()
 
     @torch.inference_mode()
-    def __call__(self, z_hat: Tensor, quality: Tensor) -> Tensor:
+    def __call__(self, z_hat: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
         """What the `MeanNet` gives."""
-        return self._net(z_hat).mul_(torch.exp(self._gain(quality)))
+        features = self._net.features(z_hat)
+        with torch.autocast(z_hat.device.type, enabled=False):
+            means = self._net.leave(features).mul_(torch.exp(self._gain(quality)))
+            return means, local_steps(self._step_factors(features), self._step_mixing, means.shape[-1])
 
 
 class Int8Synthesis:

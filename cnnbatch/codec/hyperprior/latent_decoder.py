@@ -37,7 +37,9 @@ class HyperSynthesis(NamedTuple):
     indexes: Tensor
     """Scale indexes uint8 [N, a, b, M], exact."""
     means: Tensor
-    """[N, a, b, M]."""
+    """[N, a, b, M], in units of the local step."""
+    steps: Tensor
+    """Local quantisation steps in units of Δ(q), of the same shape."""
 
 
 class LatentDecoder:
@@ -59,18 +61,19 @@ class LatentDecoder:
         static = [self.z_indexes(q) for q in quality.tolist()]
         z = self.each(lambda tile: self.hyper.decode(tile[0], hyper_shape, tile[1]), zip(decoders, static, strict=True))
         z_hat = torch.from_numpy(np.stack(z)).float().to(quality.device)
-        indexes, means = self.hyper_synthesis(z_hat, quality, shape)
+        indexes, means, steps = self.hyper_synthesis(z_hat, quality, shape)
         r = self.each(self._decode_tile, zip(decoders, indexes.cpu().numpy(), strict=True))
         predicted = self.each(lambda tile: restore(*tile), zip(r, self.prediction_weights(quality), strict=True))
-        return with_means(stacked(r), stacked(predicted), means)
+        return dequantised(stacked(r), stacked(predicted), means, steps)
 
     def hyper_synthesis(self, z_hat: Tensor, quality: Tensor, shape: tuple[int, int]) -> HyperSynthesis:
         """ẑ [N, ⌈a/4⌉, ⌈b/4⌉, Cz], ``quality`` [N] in quarter steps exactly."""
         a, b = shape
-        steps = torch.round(quality * 4).long().cpu()
+        quarters = torch.round(quality * 4).long().cpu()
         positions = self.networks.scale_net(z_hat)[:, :a, :b]
-        indexes = indexes_of(positions, self._offsets[steps].to(z_hat.device), self.settings.num_scales)
-        return HyperSynthesis(indexes, self.networks.mean_net(z_hat, quality)[:, :a, :b])
+        indexes = indexes_of(positions, self._offsets[quarters].to(z_hat.device), self.settings.num_scales)
+        means, steps = self.networks.mean_net(z_hat, quality)
+        return HyperSynthesis(indexes, means[:, :a, :b], steps[:, :a, :b])
 
     def prediction_weights(self, quality: Tensor) -> Values:
         """[N, K, 4·K], see `DecodingNetworks.prediction_weights`."""
@@ -105,14 +108,15 @@ class LatentDecoder:
         return values
 
 
-def with_means(values: Values, predicted: Values, means: Tensor) -> Tensor:
-    """ŷ: dequantised symbols [N, a, b, M], the first K channels of which are ``predicted`` instead, and the means.
+def dequantised(values: Values, predicted: Values, means: Tensor, steps: Tensor) -> Tensor:
+    """ŷ: ``values`` of the symbols [N, a, b, M], the first K channels of which are ``predicted`` instead, and the means, times
+    the local steps.
 
     On a CPU in ``values`` themselves, which must be the caller's own.
     """
     y_hat = torch.from_numpy(values).to(means.device)
     y_hat[..., : predicted.shape[-1]] = torch.from_numpy(predicted).to(means.device)
-    return y_hat.add_(means)
+    return y_hat.add_(means).mul_(steps)
 
 
 def stacked(parts: Sequence[npt.NDArray[S]]) -> npt.NDArray[S]:

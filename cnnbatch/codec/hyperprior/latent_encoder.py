@@ -18,7 +18,7 @@ from cnnbatch.codec.entropy_coding.tables import Indexes, Symbols
 from cnnbatch.codec.geometry import HYPER_BLOCK
 from cnnbatch.codec.hyperprior.distortion import quantiser_weights
 from cnnbatch.codec.hyperprior.hyper_transforms import HyperAnalysis
-from cnnbatch.codec.hyperprior.latent_decoder import LatentDecoder, stacked, with_means
+from cnnbatch.codec.hyperprior.latent_decoder import LatentDecoder, dequantised, stacked
 from cnnbatch.codec.hyperprior.synthesis import Synthesis
 from cnnbatch.codec.quantisation.dependent import Values
 from cnnbatch.codec.quantisation.prices import magnitude_bits, table_prices
@@ -36,7 +36,9 @@ class SideInformation(NamedTuple):
     indexes: Indexes
     """Scale indexes [N, a, b, M]."""
     means: Tensor
-    """[N, a, b, M], on the codec's device."""
+    """[N, a, b, M], on the codec's device, in units of the local step."""
+    steps: Tensor
+    """Local quantisation steps in units of Δ(q), of the same shape."""
     weights: Values
     """[N, M]: bits that the quantiser counts for a squared unit of error."""
     prediction: Values
@@ -86,13 +88,14 @@ class LatentEncoder:
         with torch.autocast(y.device.type, torch.bfloat16, enabled=bf16):
             z = self.hyper_analysis(padded, quality)
         z_hat = torch.floor(z.float().clamp(-Z_MAX, Z_MAX) + 0.5)
-        indexes, means = self._decoder.hyper_synthesis(z_hat, quality, (a, b))
+        indexes, means, steps = self._decoder.hyper_synthesis(z_hat, quality, (a, b))
         weights = quantiser_weights(self._synthesis, quality)
         host = indexes.cpu().numpy()
         return SideInformation(
             z=z_hat.to(torch.int16).cpu().numpy(),
             indexes=host,
             means=means,
+            steps=steps,
             weights=weights.cpu().numpy(),
             prediction=self._decoder.prediction_weights(quality),
             coded=self._decoder.each(self._decoder.scan, host),
@@ -100,7 +103,7 @@ class LatentEncoder:
 
     def quantise(self, latents: Tensor, side: SideInformation) -> QuantisedLatents:
         """Latents [N, a, b, M] → N quantised tiles."""
-        arrays = (part.float().contiguous().cpu().numpy() for part in (latents, side.means))
+        arrays = (part.float().contiguous().cpu().numpy() for part in (latents / side.steps, side.means))
         tiles = zip(*arrays, side.indexes, side.weights, side.prediction, side.coded, strict=True)
         return QuantisedLatents(*map(stacked, zip(*self._decoder.each(self._quantise_tile, tiles), strict=True)))
 
@@ -117,15 +120,15 @@ class LatentEncoder:
         found: npt.NDArray[np.float64] = np.where(coded, prices[choice.tables, magnitudes], 0).sum((1, 2, 3))
         return found
 
-    def dequantise(self, choice: QuantisedLatents, means: Tensor) -> Tensor:
+    def dequantise(self, choice: QuantisedLatents, means: Tensor, steps: Tensor) -> Tensor:
         """ŷ [N, a, b, M], as a decoder finds it."""
-        return with_means(chosen_values(choice, self._settings), choice.restored, means)
+        return dequantised(chosen_values(choice, self._settings), choice.restored, means, steps)
 
     def latents_of(self, tiles: Sequence[QuantisedTile], y: Tensor) -> Tensor:
         """ŷ of a window: as a decoder finds it in its tiles, elsewhere ``y``."""
         y_hat = y.clone()
         for tile in tiles:
-            y_hat[:, *tile.place] = self.dequantise(tile.choice, tile.side.means)
+            y_hat[:, *tile.place] = self.dequantise(tile.choice, tile.side.means, tile.side.steps)
         return y_hat
 
     def encode(self, tile: QuantisedTile, quality: Tensor) -> list[bytes]:

@@ -1,14 +1,16 @@
 """Decoupled hyperprior: transforms at 1/8 and 1/16, scales and means from exact nets of integers.
 
-    x ─ g_a ─ y ──────────── r = round(y − μ) ──── ŷ = r + μ ─ g_s ─ x̂
+    x ─ g_a ─ y ────────── r = round(y/s − μ) ── ŷ = (r + μ)·s ─ g_s ─ x̂
               │                ▲ entropy coder: zero-mean Gaussian of scale index i
               h_a ─ ẑ ─┬─ scale net (integers) ─ i
-                       └─ mean net (integers) ── μ      ẑ itself is coded in an exact context, `HyperContext`
+                       └─ mean net (integers) ── μ, s   ẑ itself is coded in an exact context, `HyperContext`
 
 (Ballé et al. 2018, arXiv 1802.01436; mean and scale: Minnen et al. 2018, arXiv 1809.02736; decoupled like JPEG AI.)
 The few channels that carry the picture's low frequencies go on from block to block, more than ẑ tells: their μ gains a linear
 prediction from decoded neighbours (differential coding; the symbols are decoded without it, so it stays in float, too).
-A wrong μ moves a pixel by less than one level; a wrong i would destroy everything behind it, which is why only i has to
+The quantisation step adapts to the place without side information: s, near 1, follows from ẑ, which knows how busy it is
+there; texture hides larger errors than smooth areas do. The channels that are predicted from neighbours keep s = 1.
+A wrong μ or s moves a pixel by less than one level; a wrong i would destroy everything behind it, which is why only i has to
 be exact. Both transforms have a linear bypass (a 16×16 block KLT, cf. AuxT, arXiv 2501.13751), so the untrained model is
 already a working transform coder.
 
@@ -46,10 +48,14 @@ latents are zero a coarser step is better."""
 
 
 class HyperLatents(NamedTuple):
-    """What the entropy coder needs of one image: scale positions (before rounding) and means, [N, H/16, W/16, M]."""
+    """What ẑ says of the latents of one image, [N, H/16, W/16, M]."""
 
     scale_positions: Tensor
+    """Before rounding."""
     means: Tensor
+    """In units of the local step."""
+    steps: Tensor
+    """Local quantisation steps in units of Δ(q)."""
 
 
 class Hyperprior(nn.Module):
@@ -77,9 +83,9 @@ class Hyperprior(nn.Module):
         return [self.scale_net, self.mean_net]
 
     def hyper_synthesis(self, z_hat: Tensor, quality: Tensor) -> HyperLatents:
-        """``z_hat`` integers → scale positions (real, to be rounded half up and clamped) and means."""
+        """``z_hat`` integers → scale positions (real, to be rounded half up and clamped), means and steps."""
         positions = self.scale_net(z_hat) + round_half_up(self.scale_offset(quality))
-        return HyperLatents(positions, self.mean_net(z_hat, quality))
+        return HyperLatents(positions, *self.mean_net(z_hat, quality))
 
     def forward(self, x: Tensor, quality: Tensor, *, noise: bool) -> tuple[Tensor, Tensor]:
         """``x`` [N, H, W, 3] → (x̂, bits [N]); ``noise``: additive uniform noise in the gradients of the rate.
@@ -92,13 +98,14 @@ class Hyperprior(nn.Module):
         z = self.h_a(y, quality)
         z_hat = round_half_up(z.clamp(-Z_MAX, Z_MAX))
         hyper = self.hyper_synthesis(z_hat, quality)
+        y = y / hyper.steps
         means = self.with_prediction(hyper.means, y, quality, noise=noise)
         residual = y - means
         positions = soft_clamp(round_half_up(hyper.scale_positions), 0, s.num_scales - 1, share=1)
         scales = s.scale_at(positions)
         r_hat, bits = on_the_trellis(residual, positions, scales, quantiser_weights(self.g_s, quality), s, noise=noise)
         bits = bits + self._hyper_bits(z, z_hat, quality, noise=noise)
-        return self.g_s(r_hat + means, quality), bits
+        return self.g_s((r_hat + means) * hyper.steps, quality), bits
 
     def _hyper_bits(self, z: Tensor, z_hat: Tensor, quality: Tensor, *, noise: bool) -> Tensor:
         """Of the hyper-latents, noisy or rounded."""

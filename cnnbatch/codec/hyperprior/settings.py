@@ -10,6 +10,7 @@ from torch import Tensor
 from cnnbatch.codec.runtime.onednn import MOST_INPUTS
 from cnnbatch.codec.transforms.quality import Positive, ScaleRange, high_rate_step, lmbda_at, log_spaced
 
+Objective = Literal["psnr", "ssimulacra2"]
 BlockCount = Annotated[int, Field(ge=0, le=64)]
 
 
@@ -33,6 +34,8 @@ class HyperpriorSettings(BaseModel):
     scale_range: ScaleRange = (0.11, 128.0)
     coded_from: int = Field(1, ge=0, le=63)
     """Symbols of smaller scale indexes are taken as zero and not coded."""
+    objective: Objective = "psnr"
+    """What distortion the codec is trained for and an encoder chooses by; a decoder does not look at it."""
     trellis_states: Literal[64, 256, 1024] = 256
     """Of the machine of dependent quantisation: the more, the fewer bytes, and the longer an encoder searches."""
 

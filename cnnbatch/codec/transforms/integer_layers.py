@@ -217,14 +217,14 @@ class IntegerBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.depthwise = IntegerDepthwise(channels)
-        self.pointwise = _activation_linear(channels, channels)
+        self.pointwise = activation_linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, H, W, C] → the same shape."""
         return requantise(x + self.pointwise(requantise(self.depthwise(x))))
 
 
-def _activation_linear(inputs: int, outputs: int) -> IntegerLinear:
+def activation_linear(inputs: int, outputs: int) -> IntegerLinear:
     return IntegerLinear(inputs, outputs, input_unit=ACTIVATION_UNIT, input_max=ACTIVATION_MAX)
 
 
@@ -239,18 +239,23 @@ class IntegerNet(nn.Module):
         super().__init__()
         self.enter = IntegerLinear(hyper_channels, 4 * width, input_unit=1.0, input_max=Z_MAX)
         self.block_32 = IntegerBlock(width)
-        self.grow = _activation_linear(width, 4 * width)
+        self.grow = activation_linear(width, 4 * width)
         several = (IntegerBlock(width) for _ in range(blocks))
         self.block_16 = nn.Sequential(*several) if blocks > 1 else IntegerBlock(width)
-        self.leave = _activation_linear(width, latent_channels)
+        self.leave = activation_linear(width, latent_channels)
 
     def forward(self, z_hat: Tensor) -> Tensor:
         """``z_hat`` holds integers in ±127; zero padding at the borders of the tile."""
         with torch.autocast(z_hat.device.type, enabled=False):
+            out: Tensor = self.leave(self.features(z_hat))
+        return out
+
+    def features(self, z_hat: Tensor) -> Tensor:
+        """What the last layer reads, [N, H/16, W/16, width]."""
+        with torch.autocast(z_hat.device.type, enabled=False):
             x = depth_to_space(requantise(self.enter(z_hat)), 2)
             x = depth_to_space(requantise(self.grow(self.block_32(x))), 2)
-            out: Tensor = self.leave(self.block_16(x))
-        return out
+            return cast(Tensor, self.block_16(x))
 
     def check_exact(self) -> None:
         """Raises CodecFileError unless every layer keeps the exactness bound."""
@@ -306,18 +311,24 @@ class ExactNet:
 
     def __init__(self, net: IntegerNet) -> None:
         blocks_16 = [block for block in net.block_16.modules() if isinstance(block, IntegerBlock)]
-        self._enter, self._grow, self._leave = (ExactLinear(layer) for layer in (net.enter, net.grow, net.leave))
+        self._enter, self._grow, self.leave = (ExactLinear(layer) for layer in (net.enter, net.grow, net.leave))
         self._block_32, self._blocks_16 = ExactBlock(net.block_32), [ExactBlock(block) for block in blocks_16]
 
     @torch.inference_mode()
     def __call__(self, z_hat: Tensor) -> Tensor:
         """What the `IntegerNet` gives."""
         with torch.autocast(z_hat.device.type, enabled=False):
+            return self.leave(self.features(z_hat))
+
+    @torch.inference_mode()
+    def features(self, z_hat: Tensor) -> Tensor:
+        """What the last layer, ``leave``, reads."""
+        with torch.autocast(z_hat.device.type, enabled=False):
             x = depth_to_space(requantise(self._enter(z_hat)), 2)
             x = depth_to_space(requantise(self._grow(self._block_32(x))), 2)
             for block in self._blocks_16:
                 x = block(x)
-            return self._leave(x)
+            return x
 
 
 def indexes_of(positions: Tensor, offsets: Tensor, num_scales: int) -> Tensor:
