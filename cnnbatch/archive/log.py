@@ -16,6 +16,7 @@ import logging
 import os
 import random
 import re
+import stat
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from cnnbatch.archive import layout
-from cnnbatch.archive.commits import read_commit
+from cnnbatch.archive.commits import LOG, MAX_COMMIT_BYTES, read_commit
 from cnnbatch.archive.conditions import require_conditions
 from cnnbatch.archive.merge import Change, KeyCache, resolve
 from cnnbatch.archive.schema import SCHEMA
@@ -273,6 +274,8 @@ class ArchiveLog:
             ArchiveError: there is none, or its log is damaged.
             StorageError: the store refused.
         """
+        if self.store.url.startswith("/"):
+            _require_files(Path(self.store.url))
         with delta_faults(f"the log of {self.store.url}"):
             try:
                 return DeltaTable(self.store.url, storage_options=self._options)
@@ -335,6 +338,21 @@ def _delta_config(url: str, config: StorageConfig | None) -> StorageConfig | Non
     if url.split("://")[0] not in {"s3", "gs", "az"}:
         raise UsageError(f"an archive is a local folder or an object store (s3, gs, az), not {url}")
     return config or StorageConfig.from_environment()
+
+
+def _require_files(root: Path) -> None:
+    """Before Delta opens what is in the log of a local folder, which others may have made: no pipe, which would wait for a
+    writer, no link out of it, and nothing larger than a log can be."""
+    folder = root / LOG
+    for path in folder.iterdir() if folder.is_dir() else ():
+        try:
+            status = path.stat() if path.exists() else path.lstat()
+        except FileNotFoundError:  # another writer's temporary file
+            continue
+        is_file = stat.S_ISREG(status.st_mode) and status.st_size <= MAX_COMMIT_BYTES
+        leads_out = path.is_symlink() and not path.resolve().is_relative_to(root.resolve())
+        if leads_out or not (is_file or stat.S_ISDIR(status.st_mode)):
+            raise ArchiveError(f"{path} is no file of a log: a link that leads out, no file at all, or {status.st_size} bytes")
 
 
 def _require_hard_links(url: str) -> None:

@@ -1,6 +1,7 @@
 """The log: what is committed is there once, whoever else writes."""
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -177,3 +178,19 @@ def test_other_delta_readers_see_the_same_version(log: ArchiveLog) -> None:
     table = DeltaTable(log.store.url)
     assert table.version() == result.version
     assert table.history(1)[0]["cnnbatch.run_id"] == "run"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "huge"])
+def test_a_log_with_something_else_than_files_is_refused_unopened(log: ArchiveLog, tmp_path: Path, kind: str) -> None:
+    log.commit("run", 0, [shard_of(log, "a")])
+    entry = Path(log.store.url, "_delta_log", f"{1:020}.json")
+    elsewhere = entry.rename(tmp_path / "elsewhere.json")
+    if kind == "pipe":
+        os.mkfifo(entry)
+    elif kind == "link":
+        entry.symlink_to(elsewhere)
+    else:
+        entry.touch()
+        os.truncate(entry, 40 << 30)
+    with pytest.raises(ArchiveError, match="is no file of a log"):
+        open_archive(log.store.url)
