@@ -187,9 +187,11 @@ def test_the_same_commands_work_on_s3(
     assert json.loads(run("info", url, "--json").out)["num_images"] == len(open_archive(url)) == 6
     assert run("ls", url).out.split() == KEYS
     assert run("get", url, "a/photo.png").code == 0
-    for wrong in (bucket.url, "s3://no-such-bucket/x"):
-        result = run("info", wrong)
-        assert (result.code, result.err) == (1, f"error: there is no cnnbatch archive at {wrong}\n")
+    result = run("info", bucket.url)
+    assert (result.code, result.err) == (1, f"error: there is no cnnbatch archive at {bucket.url}\n")
+    result = run("info", "s3://no-such-bucket/x")
+    place = f"s3://no-such-bucket/x/_cnnbatch/format.json at {bucket.config.endpoint}"
+    assert (result.code, result.err) == (1, f"error: cannot read {place}: the bucket does not exist\n")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     result = run("ls", url)
     assert (result.code, result.err.count("\n")) == (1, 1)
