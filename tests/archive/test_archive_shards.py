@@ -241,7 +241,7 @@ def test_rows_that_cannot_be_read_are_never_left_behind(store: Store) -> None:
     shard = write_shard(store, [stored("a"), stored("b")], footer=LINEAGE)
     sizes = pq.ParquetFile(Path(store.url, shard.path)).metadata.row_group(0).column(SMALL_COLUMNS.index("source_size"))
     flip(store, shard, sizes.data_page_offset + sizes.total_compressed_size - 3)
-    with pytest.raises(DamagedRow, match="'a': .*source_size"):
+    with pytest.raises(DamagedRow, match=r"'a': .*source_size"):
         rewrite_without(store, shard.path, {"b"})
     assert len(list(store.list("data"))) == 1
 
