@@ -1,10 +1,12 @@
 """Rate and distortion of codecs on a folder of pictures, in this process, and held against published points.
 
-    python -m benchmarks.rate_distortion FOLDER [--codecs A,B] [--codec FILE] [--published FOLDER] [--json] [--plot FILE.svg]
+    python -m benchmarks.rate_distortion FOLDER [--codecs A,B] [--codec FILE] [--measures A,B] [--published FOLDER] [--json]
+        [--plot FILE.svg]
 
 The codecs, means and BD-rates are those of `cnnbatch.evaluation`, as in `jobs.evaluate`, which needs Ray and does more. Ours is
 ``cnn``, ``cnn:NAME`` another codec file that comes with cnnbatch, and ``@N`` behind either says with which effort. With
-``--published`` the BD-rate of each pair in `SAME` is printed beside the published one, over the same range of dB.
+``--published`` the BD-rate of each pair in `SAME` is printed beside the published one, over the same range of dB. Measures are
+words of `cnnbatch.evaluation.scales`.
 """
 
 import argparse
@@ -29,8 +31,9 @@ from cnnbatch.evaluation.codecs import ImageCodec, Pixels, library_codec
 from cnnbatch.evaluation.measurement import Measured, measure
 from cnnbatch.evaluation.ours import NAME, CnnCodec
 from cnnbatch.evaluation.published import read_published
+from cnnbatch.evaluation.scales import SCALES, WORDS, measures_of
 from cnnbatch.evaluation.selection import ALIASES
-from cnnbatch.evaluation.summary import BdRate, Curve, Published
+from cnnbatch.evaluation.summary import BdRate, Curve, Measure, Published
 from cnnbatch.evaluation.table import Measurements, means
 
 CODECS = ("cnn", "jpeg444", "jpeg420", "webp", "jxl", "avif", "avif-psnr", "jpeg2000")
@@ -42,12 +45,17 @@ Picture = tuple[str, Pixels]
 """Name and pixels."""
 
 
-def curve(pictures: Sequence[Picture], codec: ImageCodec, qualities: Sequence[float] | None = None) -> Curve:
-    """Means over the pictures at each of the ``qualities``, or the codec's own; MS-SSIM is left to `jobs.evaluate`."""
+def curve(
+    pictures: Sequence[Picture],
+    codec: ImageCodec,
+    qualities: Sequence[float] | None = None,
+    measures: Sequence[Measure] = ("psnr_db",),
+) -> Curve:
+    """Means over the pictures at each of the ``qualities``, or the codec's own."""
     spec = codec.spec if qualities is None else replace(codec.spec, qualities=tuple(qualities))
     found = Measurements()
     for key, image in pictures:
-        rows = tuple(measure(codec, quality, image, with_ms_ssim=False) for quality in spec.qualities)
+        rows = tuple(measure(codec, quality, image, measures) for quality in spec.qualities)
         found.add(Measured(key, image.nbytes, None, rows, "png", image.shape[1], image.shape[0]))
     [only] = means(found.table(), [spec], pictures=len(pictures)).curves
     return only
@@ -102,6 +110,21 @@ def _ours(word: str, given: str | None) -> CnnCodec:
     return CnnCodec(_load(file or given), file, effort=int(effort or 0))
 
 
+def tables_of(found: Sequence[Curve], rates: Sequence[BdRate], measures: Sequence[Measure]) -> Iterator[str]:
+    """For each measure the points of every curve, then the BD-rates of ours, over the measure's own scale."""
+    for name in measures:
+        scale = SCALES[name]
+        yield f"bits per pixel and {scale.name}{scale.suffix and f' in{scale.suffix}'}"
+        for one in found:
+            values = ((point.bpp, getattr(point, name)) for point in one.points)
+            shown = (f"{bpp:.3f} {value:.{scale.digits}f}" for bpp, value in values if value is not None)
+            yield f"{one.label:20} {'  '.join(shown)}"
+        for rate in rates:
+            if rate.measure == name and is_ours(rate.codec) and rate.percent is not None:
+                reach = f"{rate.low:.1f}…{rate.high:.1f} ({scale.unit})"
+                yield f"BD-rate of {rate.codec} against {rate.anchor}: {rate.percent:+.1f} % over {reach}"
+
+
 def speeds(found: Sequence[Curve]) -> Iterator[str]:
     """How fast ours encodes at each effort, in megapixels a second of processor time."""
     for one in found:
@@ -126,15 +149,15 @@ def _over_one_range(
     reached = bd_rate(*first)
     if isinstance(reached, str):
         return None
-    narrow = bd_rate(*second, low_db=reached.low_db, high_db=reached.high_db)
+    narrow = bd_rate(*second, low=reached.low, high=reached.high)
     if isinstance(narrow, str):
         return None
-    again = bd_rate(*first, low_db=narrow.low_db, high_db=narrow.high_db)
+    again = bd_rate(*first, low=narrow.low, high=narrow.high)
     return None if isinstance(again, str) else (again, narrow)
 
 
 def _range(difference: Difference) -> str:
-    return f"{difference.low_db:.1f}…{difference.high_db:.1f} dB"
+    return f"{difference.low:.1f}…{difference.high:.1f} dB"
 
 
 def main() -> None:
@@ -145,6 +168,7 @@ def main() -> None:
         "--codecs", default=",".join(CODECS), help="words of cnnbatch.evaluation, cnn:NAME and cnn@N, by commas"
     )
     parser.add_argument("--codec", help="codec file that cnn means")
+    parser.add_argument("--measures", default="psnr,ssimulacra2", help=f"of {','.join(WORDS)}, by commas")
     parser.add_argument("--published", type=Path, help="folder with published curves")
     parser.add_argument("--pictures", type=int, help="only the first so many")
     parser.add_argument("--json", action="store_true")
@@ -156,8 +180,9 @@ def main() -> None:
     ids = list(dict.fromkeys(codec.codec.id for codec in codecs if isinstance(codec, CnnCodec)))
     paths = sorted(args.folder.glob("*.png"))[: args.pictures]
     pictures = [(path.stem, np.asarray(Image.open(path).convert("RGB"))) for path in paths]
-    found = [curve(pictures, codec) for codec in codecs]
-    rates = [rate for rate in bd_rates(found) if rate.measure == "psnr_db"]
+    measures = measures_of(args.measures.split(","))
+    found = [curve(pictures, codec, measures=measures) for codec in codecs]
+    rates = list(bd_rates(found))
     if args.plot:
         title = f"{args.folder.name}, mean of {len(paths)} pictures"
         args.plot.write_bytes(plots.draw(found, "psnr_db", title=title))
@@ -166,11 +191,7 @@ def main() -> None:
         return
     names = "".join(f", codec {one[:12]}" for one in ids)
     print(f"{len(paths)} pictures of {args.folder.name}{names}")
-    for one in found:
-        print(f"{one.label:20}", "  ".join(f"{point.bpp:.3f} {point.psnr_db:.2f}" for point in one.points))
-    for rate in (rate for rate in rates if is_ours(rate.codec) and rate.percent is not None):
-        reach = f"{rate.low_db:.1f}…{rate.high_db:.1f} dB"
-        print(f"BD-rate of {rate.codec} against {rate.anchor}: {rate.percent:+.1f} % over {reach}")
+    print(*tables_of(found, rates, measures), sep="\n")
     print(*speeds(found), sep="\n")
     if args.published is not None:
         containers = {codec.spec.name: boxes(codec, pictures) for codec in codecs if codec.spec.name.startswith("avif")}

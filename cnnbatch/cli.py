@@ -98,8 +98,11 @@ def _add_encode(subparsers: "Subparsers") -> None:
     goal.add_argument("--quality", type=float, metavar="Q", help="0 to 63, in quarters (default: 32)")
     goal.add_argument("--target-psnr", type=float, metavar="DB", help="search the quality that gives this PSNR")
     goal.add_argument("--target-bpp", type=float, metavar="BPP", help="search the quality that gives these bits per pixel")
+    goal.add_argument("--target-ssimulacra2", type=float, metavar="S", help="search the quality that gives this SSIMULACRA2")
     goal.add_argument("--lossless", action="store_true", help="keep the file so that it comes back byte for byte")
     parser.add_argument("--min-psnr", type=float, metavar="DB", help="raise the quality until this is met, else keep the file")
+    parser.add_argument("--min-ssimulacra2", type=float, metavar="S", help="the same for SSIMULACRA2")
+    parser.add_argument("--measure", choices=["ssimulacra2"], help="record it beside the PSNR")
     parser.add_argument(
         "--effort", type=int, metavar="N", help="make the file better: 1 a filter of its own, more: passes (default: 0)"
     )

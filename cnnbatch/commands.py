@@ -87,10 +87,9 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], None]]] = {
 
 def _encode(path: Path, options: argparse.Namespace) -> ArchiveRow:
     from cnnbatch.codec import SHIPPED, Codec, shipped_codec
-    from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
+    from cnnbatch.stages.compress import OPTIONS, CompressionSettings, ShardCompressor
 
-    given = ("quality", "target_psnr", "target_bpp", "lossless", "min_psnr", "effort")
-    wanted = {name: getattr(options, name) for name in given if getattr(options, name) is not None}
+    wanted = {name: getattr(options, name) for name in OPTIONS if getattr(options, name) is not None}
     try:
         settings = CompressionSettings(**wanted)
     except ValidationError as error:
@@ -211,7 +210,8 @@ def _describe_row(row: ArchiveRow) -> str:
         return visible(f"{line} ({row.reason}; {row.payload_coding})")
     bpp = 8 * len(row.payload) / ((row.width or 1) * (row.height or 1))
     psnr = "" if row.psnr_db is None else f", {row.psnr_db:.2f} dB"
-    return visible(f"{line}, quality {row.quality:g}, {bpp:.3f} bpp{psnr}, codec {(row.codec_id or '')[:12]}")
+    score = "" if row.ssimulacra2 is None else f", SSIMULACRA2 {row.ssimulacra2:.1f}"
+    return visible(f"{line}, quality {row.quality:g}, {bpp:.3f} bpp{psnr}{score}, codec {(row.codec_id or '')[:12]}")
 
 
 def _describe_archive(figures: ArchiveInfo) -> str:
@@ -235,6 +235,7 @@ def _describe_listed(row: Mapping[str, Any]) -> str:
     how = row["reason"] or "-"
     if row["quality"] is not None:
         how = f"q{row['quality']:g}" + ("" if row["psnr_db"] is None else f" {row['psnr_db']:.2f} dB")
+        how += "" if row["ssimulacra2"] is None else f" ssimulacra2 {row['ssimulacra2']:.1f}"
     columns = f"{row['outcome']:5} {row['source_format']:5} {size:>11} {row['source_size']:>12} {how:16}"
     return visible(f"{columns} {row['key']}")
 

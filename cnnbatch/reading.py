@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 MAX_PIXELS = 1 << 30
 """A larger stored picture is not decoded, though its file can be had; the limit of a bitstream, too."""
 
-LISTED = ("key", "source_format", "source_size", "width", "height", "outcome", "reason", "quality", "psnr_db", "codec_id")
+LISTED = (
+    *("key", "source_format", "source_size", "width", "height", "outcome", "reason"),
+    *("quality", "psnr_db", "ssimulacra2", "codec_id"),
+)
 """The small columns that `Archive.listing` gives of every picture."""
 
 

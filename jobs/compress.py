@@ -23,7 +23,7 @@ from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.commit import Committer
-from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
+from cnnbatch.stages.compress import OPTIONS, CompressionSettings, ShardCompressor
 from cnnbatch.stages.difference import ArchivedRows, Difference, Recoding, compare, compare_some, removals
 from cnnbatch.stages.estimate import Estimate, estimate
 from cnnbatch.stages.guarded import GuardedCompressor
@@ -309,8 +309,11 @@ def _parser() -> argparse.ArgumentParser:
     goal.add_argument("--quality", type=float, help="0…63, default 32")
     goal.add_argument("--target-psnr", type=float, metavar="DB", help="search each image's quality for this PSNR")
     goal.add_argument("--target-bpp", type=float, metavar="B", help="search each image's quality for these bits per pixel")
+    goal.add_argument("--target-ssimulacra2", type=float, metavar="S", help="search each image's quality for this SSIMULACRA2")
     goal.add_argument("--lossless", action="store_true", default=None, help="keep every byte; JPEGs as JPEG XL transcodes")
     parser.add_argument("--min-psnr", type=float, metavar="DB", help="raise quality, or store, below this PSNR")
+    parser.add_argument("--min-ssimulacra2", type=float, metavar="S", help="the same for SSIMULACRA2")
+    parser.add_argument("--measure", choices=["ssimulacra2"], help="record it beside the PSNR")
     parser.add_argument(
         "--effort", type=int, metavar="N", help="better bitstreams, more slowly: 1 a filter of their own, more: passes; 0"
     )
@@ -334,7 +337,7 @@ def main(argv: Sequence[str]) -> int:
     args = _parser().parse_intermixed_args(argv)
     flags = {name: getattr(args, name) for name in ("source", "archive", "codec", "exclude", "recompress", "retry_failed")}
     flags |= {name: getattr(args, name) for name in ("mirror_deletes", "delete_limit")}
-    for name in ("quality", "target_psnr", "target_bpp", "lossless", "min_psnr", "effort"):
+    for name in OPTIONS:
         flags[f"compression.{name}"] = getattr(args, name)
     job = CompressJob(resolve(CompressConfig, file=args.config, flags=flags, words=args.settings))
     if args.dry_run:

@@ -7,7 +7,7 @@ list → sample → every file as it is and by the classical codecs (tasks) → 
 import argparse
 import logging
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -22,8 +22,10 @@ from cnnbatch.evaluation.codecs import CodecSpec
 from cnnbatch.evaluation.examples import MOST_EXAMPLES, USUAL_EXAMPLES, ExampleTask, joined, panel_codecs, picture_bytes, spread
 from cnnbatch.evaluation.measurement import TIMING, Limits, Measured
 from cnnbatch.evaluation.published import read_published
-from cnnbatch.evaluation.recommendation import GoalSearch, recommendation
+from cnnbatch.evaluation.recommendation import GoalSearch, Qualities, recommendation
 from cnnbatch.evaluation.sampling import Stratum, learning_order, stratify
+from cnnbatch.evaluation.scales import USUAL
+from cnnbatch.evaluation.scales import WORDS as MEASURE_WORDS
 from cnnbatch.evaluation.selection import WORDS, select
 from cnnbatch.evaluation.summary import EvaluationSummary, Example, LeftOut, Recommendation
 from cnnbatch.evaluation.table import Means, Measurements, means
@@ -74,7 +76,8 @@ class EvaluateJob:
         self.found = EvaluationReport("evaluate", new_run_id(), shown(config, self.storage))
         self.report: RunReport = self.found
         limits = Limits(config.max_source_bytes, config.max_pixels)
-        self.cluster = Cluster(self.source, self.selection, files, limits, config.workers, self.report.run_id)
+        workers, run_id = config.workers, self.report.run_id
+        self.cluster = Cluster(self.source, self.selection, files, limits, workers, run_id, config.measured)
         self.measurements, self.files = Measurements(), dict[str, Measured]()
         self.left_out = list(self.selection.left_out)
 
@@ -150,7 +153,8 @@ class EvaluateJob:
         self.report.inputs += len(infos)
         plan = {spec.name: spec.qualities for spec in self.specs}
         logger.info("run %s: %d files by %s", self.report.run_id, len(infos), ", ".join(plan))
-        for measured in self._shown(self.cluster.measure_classical(infos, plan, baseline=True), infos):
+        planned = [(info, plan) for info in infos]
+        for measured in self._shown(self.cluster.measure_classical(planned, baseline=True), infos):
             self.files[measured.key] = replace(measured, rows=())
             self.measurements.add(measured)
             self._count(measured)
@@ -161,7 +165,8 @@ class EvaluateJob:
             raise UsageError(f"no picture among {where}; first {first['key']!r}: {first['error']}")
         if self.selection.cnn:
             logger.info("%d pictures by our codec", len(pictures))
-            for measured in self._shown(self.cluster.measure_cnn(pictures, plan), pictures):
+            planned = [(info, plan) for info in pictures]
+            for measured in self._shown(self.cluster.measure_cnn(planned), pictures):
                 self.measurements.add(measured)
         return pictures
 
@@ -203,11 +208,11 @@ class EvaluateJob:
             wanted = search.wanted()
             if not wanted:
                 break
-            logger.info("looking for the target: %s", ", ".join(f"{name} {quality:g}" for name, quality in wanted.items()))
-            plan = {name: (quality,) for name, quality in wanted.items()}
-            for measured in self.cluster.measure_classical(pictures, plan, baseline=False):
+            logger.info("looking for the target: %s", ", ".join(f"{name} {_asked(asked)}" for name, asked in wanted.items()))
+            planned = [(info, _plan_of(info.key, wanted)) for info in pictures]
+            for measured in self.cluster.measure_classical(planned, baseline=False):
                 self.measurements.add(measured)
-            for measured in self.cluster.measure_cnn(pictures, plan):
+            for measured in self.cluster.measure_cnn(planned):
                 self.measurements.add(measured)
             search.learn(self.measurements.table(), wanted)
         return recommendation(self.config.goal, strata, self.files, search.choices(strata, self.files))
@@ -260,6 +265,16 @@ class EvaluateJob:
         return joined(parts, [spec.name for spec in panels])
 
 
+def _plan_of(key: str, wanted: Mapping[str, float | Qualities]) -> dict[str, tuple[float]]:
+    """What to measure one picture at."""
+    of_key = {name: asked.get(key) if isinstance(asked, Mapping) else asked for name, asked in wanted.items()}
+    return {name: (quality,) for name, quality in of_key.items() if quality is not None}
+
+
+def _asked(asked: float | Qualities) -> str:
+    return f"of {len(asked):,} pictures" if isinstance(asked, Mapping) else f"{asked:g}"
+
+
 def _tally(measured: Measured) -> Tally:
     """One file: ``measured`` is a picture, ``unmeasured`` is not one that can be decoded, ``failed`` could not be read."""
     if measured.decoded:
@@ -298,6 +313,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--target-psnr", type=float, metavar="DB", help="recommend the quality with this mean PSNR")
     parser.add_argument("--target-ms-ssim", type=float, metavar="X", help="recommend the quality with this mean MS-SSIM")
+    parser.add_argument("--target-ssimulacra2", type=float, metavar="S", help="find each picture's quality for this score")
+    parser.add_argument("--measures", metavar="A,B", help=f"of {','.join(MEASURE_WORDS)}; default {','.join(USUAL)}")
     parser.add_argument("--examples", type=int, metavar="N", help="pictures on the page; default 6, small ones 24")
     parser.add_argument("--published", metavar="FOLDER", help="JSON files with curves of others, to be drawn beside")
     parser.add_argument("--exclude", action="append", metavar="GLOB", help="leave out keys; * crosses /; repeatable")
@@ -308,9 +325,11 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     args = _parser().parse_intermixed_args(argv)
-    names = ("source", "codec", "out", "sample", "target_psnr", "target_ms_ssim", "examples", "published", "exclude")
-    flags = {name: getattr(args, name) for name in names}
-    flags["codecs"] = None if args.codecs is None else [word.strip() for word in args.codecs.split(",")]
+    names = ("source", "codec", "out", "sample", "examples", "published", "exclude")
+    flags = {name: getattr(args, name) for name in (*names, "target_psnr", "target_ms_ssim", "target_ssimulacra2")}
+    for name in ("codecs", "measures"):
+        words = getattr(args, name)
+        flags[name] = None if words is None else [word.strip() for word in words.split(",")]
     job = EvaluateJob(resolve(EvaluateConfig, file=args.config, flags=flags, words=args.settings))
     run_job(job, describe, as_json=args.json)
     return 0

@@ -12,12 +12,12 @@ import ray
 from cnnbatch.codec import Codec, shipped_codec
 from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.evaluation import pca, vq
-from cnnbatch.evaluation.codecs import ImageCodec, library_codec
+from cnnbatch.evaluation.codecs import CodecSpec, ImageCodec, library_codec
 from cnnbatch.evaluation.examples import ExampleMaker, ExampleTask
 from cnnbatch.evaluation.measurement import Limits, Measured, Measurer, MeasureTask
 from cnnbatch.evaluation.ours import CnnCodec
 from cnnbatch.evaluation.selection import Selection
-from cnnbatch.evaluation.summary import Example
+from cnnbatch.evaluation.summary import Example, Measure
 from cnnbatch.storage import ObjectInfo, Store
 from jobs import engine, tasks
 
@@ -28,6 +28,9 @@ MakeWorker = Callable[[Store, Mapping[str, ImageCodec], Limits], engine.Worker[A
 
 Plan = Mapping[str, Sequence[float]]
 """Codec word → qualities."""
+
+Planned = Iterable[tuple[ObjectInfo, Plan]]
+"""Files, each with what to measure it by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ class Cluster:
     limits: Limits
     workers: engine.Workers
     run_id: str
+    measures: tuple[Measure, ...]
     books: tuple[vq.Codebook, ...] = ()
     components: pca.Components | None = None
     _pool: engine.Pool | None = None
@@ -123,21 +127,27 @@ class Cluster:
             return None
         return found.error if isinstance(found, tasks.Lost) else str(found)
 
-    def measure_classical(self, infos: Iterable[ObjectInfo], plan: Plan, *, baseline: bool) -> Iterator[Measured]:
-        """Each file by the classical codecs of ``plan``; ``baseline``: first what each file is and weighs."""
-        names = tuple(spec.name for spec in self.selection.classical if spec.name in plan)
-        if not names and not baseline:
+    def measure_classical(self, planned: Planned, *, baseline: bool) -> Iterator[Measured]:
+        """Each file by the classical codecs of its plan; ``baseline``: first what each file is and weighs."""
+        wanted = self._measure_tasks(planned, self.selection.classical, baseline=baseline)
+        if not wanted:
             return
-        wanted = (MeasureTask(info, _of(plan, names), baseline=baseline) for info in infos)
+        names = tuple(dict.fromkeys(name for task in wanted for name, _ in task.plan))
         for found in self._tasks(wanted, self._build_classical(Measurer, names)):
             yield Measured.lost(found.task.info, "worker", found.error) if isinstance(found, tasks.Lost) else found
 
-    def measure_cnn(self, infos: Iterable[ObjectInfo], plan: Plan) -> Iterator[Measured]:
-        """Each file by our codecs of ``plan``."""
-        names = tuple(spec.name for spec in self.selection.cnn if spec.name in plan)
-        if names:
-            wanted = [MeasureTask(info, _of(plan, names), baseline=False) for info in infos]
+    def measure_cnn(self, planned: Planned) -> Iterator[Measured]:
+        """Each file by our codecs of its plan."""
+        wanted = self._measure_tasks(planned, self.selection.cnn, baseline=False)
+        if wanted:
             yield from self._actors(wanted, Measurer)
+
+    def _measure_tasks(self, planned: Planned, specs: Sequence[CodecSpec], *, baseline: bool) -> list[MeasureTask]:
+        """What is to be done by these codecs; without ``baseline``, nothing for a file whose plan names none of them."""
+        every = (
+            (info, tuple((spec.name, tuple(plan[spec.name])) for spec in specs if spec.name in plan)) for info, plan in planned
+        )
+        return [MeasureTask(info, plan, baseline, self.measures) for info, plan in every if plan or baseline]
 
     def examples(self, wanted: Sequence[ExampleTask]) -> Iterator[Example]:
         """Each task by the side that has its codecs; a task names codecs of one side only."""
@@ -164,7 +174,3 @@ class Cluster:
     def _tasks(self, wanted: Iterable[Any], build: Callable[[], engine.Worker[Any, Any]]) -> Iterator[Any]:
         pauses = self.pool.pauses_seconds
         return tasks.run(wanted, build, run_id=f"{self.run_id}-{next(self._calls)}", pauses_seconds=pauses)
-
-
-def _of(plan: Plan, names: Sequence[str]) -> tuple[tuple[str, tuple[float, ...]], ...]:
-    return tuple((name, tuple(plan[name])) for name in names)

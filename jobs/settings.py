@@ -16,9 +16,12 @@ from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.errors import UsageError
 from cnnbatch.evaluation.examples import MOST_EXAMPLES
 from cnnbatch.evaluation.recommendation import Goal
+from cnnbatch.evaluation.scales import USUAL, measures_of
 from cnnbatch.evaluation.selection import WORDS
+from cnnbatch.evaluation.summary import Measure
 from cnnbatch.stages.compress import CompressionSettings
 from cnnbatch.stages.mirror import DELETE_LIMIT
+from cnnbatch.stages.quality import SSIMULACRA2_TOLERANCE
 from cnnbatch.stages.reconstruct import ReconstructionSettings
 from cnnbatch.stages.verify import VerifySettings
 from cnnbatch.storage import StorageConfig
@@ -152,6 +155,10 @@ class EvaluateConfig(BaseModel):
     target_psnr: float | None = Field(None, gt=0, lt=100)
     """Mean over the pictures, dB."""
     target_ms_ssim: float | None = Field(None, gt=0, lt=1)
+    target_ssimulacra2: float | None = Field(None, gt=0, lt=100)
+    """Of each picture, as `jobs.compress` has it."""
+    measures: tuple[str, ...] = USUAL
+    """Words of `cnnbatch.evaluation.scales`; PSNR, and what a target needs, are always measured."""
     examples: int | None = Field(None, ge=0, le=MOST_EXAMPLES)
     """Pictures on the page; None: 6, and of small pictures as many as it can hold."""
     published: Path | None = None
@@ -166,15 +173,23 @@ class EvaluateConfig(BaseModel):
 
     @model_validator(mode="after")
     def _one_target(self) -> "EvaluateConfig":
-        if self.target_psnr is not None and self.target_ms_ssim is not None:
-            raise ValueError("target_psnr and target_ms_ssim exclude each other")
+        if sum(goal is not None for goal in (self.target_psnr, self.target_ms_ssim, self.target_ssimulacra2)) > 1:
+            raise ValueError("target_psnr, target_ms_ssim and target_ssimulacra2 exclude each other")
         return self
+
+    @property
+    def measured(self) -> tuple[Measure, ...]:
+        """The measures that are asked for, that of the target among them; raises UsageError for an unknown word."""
+        goal = self.goal
+        return tuple(dict.fromkeys((*measures_of(self.measures), *(() if goal is None else (goal.measure,)))))
 
     @property
     def goal(self) -> Goal | None:
         """What the recommendation is to reach."""
         if self.target_psnr is not None:
             return Goal("psnr_db", self.target_psnr)
+        if self.target_ssimulacra2 is not None:
+            return Goal("ssimulacra2", self.target_ssimulacra2, each=True, slack=SSIMULACRA2_TOLERANCE)
         return None if self.target_ms_ssim is None else Goal("ms_ssim", self.target_ms_ssim)
 
 

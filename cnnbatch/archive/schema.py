@@ -40,6 +40,7 @@ SCHEMA = pa.schema(
         pa.field("codec_id", pa.string()),
         pa.field("quality", pa.float32()),
         pa.field("psnr_db", pa.float32()),
+        pa.field("ssimulacra2", pa.float32()),
         pa.field("ingested_at", TIMESTAMP, nullable=False),
         pa.field("run_id", pa.string(), nullable=False),
         pa.field("payload_sha256", pa.binary(), nullable=False),
@@ -96,6 +97,7 @@ class ArchiveRow:
     codec_id: str | None = None
     quality: float | None = None
     psnr_db: float | None = None
+    ssimulacra2: float | None = None
     ingested_at: datetime
     run_id: str
     payload_sha256: bytes
@@ -253,8 +255,10 @@ def _check_outcome(row: ArchiveRow) -> None:
         raise ValueError(f"codec_id is {row.codec_id[:80]!r}, expected a sha256 in hex")
     if row.quality is not None and not 0 <= row.quality <= MAX_QUALITY:
         raise ValueError(f"quality is {row.quality}, expected 0 … {MAX_QUALITY:g}")
-    if row.psnr_db is not None and row.psnr_db != row.psnr_db:
-        raise ValueError("psnr_db is not a number")
+    for name in ("psnr_db", "ssimulacra2"):
+        value = getattr(row, name)
+        if value is not None and value != value:
+            raise ValueError(f"{name} is not a number")
     if row.payload_coding == "verbatim" and row.payload_sha256 != row.source_sha256:
         raise ValueError("a verbatim payload has the source's sha256")
 

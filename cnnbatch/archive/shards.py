@@ -52,7 +52,7 @@ Check = Callable[[ArchiveRow], None]
 
 logger = logging.getLogger(__name__)
 
-# Digests do not compress and psnr_db hardly does, but their lengths, exponents and last digits do: of tiny pictures an
+# Digests do not compress and figures hardly do, but their lengths, exponents and last digits do: of tiny pictures an
 # archive is half digests. Times and sizes of neighbours differ by little, and so do keys.
 _ENCODINGS: dict[str, str] = {
     "key": "DELTA_BYTE_ARRAY",
@@ -60,6 +60,7 @@ _ENCODINGS: dict[str, str] = {
     "source_size": "DELTA_BINARY_PACKED",
     "source_sha256": "DELTA_LENGTH_BYTE_ARRAY",
     "psnr_db": "BYTE_STREAM_SPLIT",
+    "ssimulacra2": "BYTE_STREAM_SPLIT",
     "payload_sha256": "DELTA_LENGTH_BYTE_ARRAY",
 }
 # About one image a page, with a page index: one image by key is a few small requests whatever the row group.

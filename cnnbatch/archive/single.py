@@ -76,10 +76,11 @@ FIELDS: Final[dict[int, tuple[str, _Kind]]] = {
     18: ("codec_id", _TEXT),
     19: ("quality", _number("f")),
     20: ("psnr_db", _number("f")),
-    21: ("ingested_at", _TIME),
-    22: ("run_id", _TEXT),
-    23: ("payload_sha256", _DIGEST),
-    24: ("payload", _BYTES),
+    21: ("ssimulacra2", _number("f")),
+    22: ("ingested_at", _TIME),
+    23: ("run_id", _TEXT),
+    24: ("payload_sha256", _DIGEST),
+    25: ("payload", _BYTES),
 }
 """Number → column of the archive table and how it is written. A number never changes its meaning."""
 

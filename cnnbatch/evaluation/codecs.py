@@ -5,8 +5,9 @@
     jpeg420     JPEG as most are: half colour, plain tables   1…100
     webp        WebP, method 6                                0…100
     avif        AVIF 4:4:4, speed 6, tuned as libavif does    0…100
-    avif-psnr   the same, tuned for PSNR                      0…100
-    avif@S      either at another speed, 0…10 (0: slowest)    0…100
+    avif420     the same with half colour                     0…100
+    avif-psnr   AVIF 4:4:4, speed 6, tuned for PSNR           0…100
+    avif@S      any of them at another speed, 0…10 (slowest: 0)  0…100
     jxl         JPEG XL, effort 7                             5…99, a distance as cjxl maps it
     jpeg2000    JPEG 2000, irreversible                       20…60, the PSNR in dB that the encoder aims at
     png         PNG, level 9                                  lossless
@@ -33,6 +34,12 @@ from PIL import Image, features
 
 Pixels = npt.NDArray[np.uint8]
 """uint8 [H, W, 3] RGB or [H, W] gray."""
+
+
+def as_rgb(image: Pixels) -> Pixels:
+    """uint8 [H, W, 3]; gray as three equal channels."""
+    return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image[..., :3]
+
 
 LOSSLESS: Final = (0.0,)
 """The qualities of a lossless codec."""
@@ -222,7 +229,7 @@ def _jpegls_write(image: Pixels, quality: float) -> bytes:
     return bytes(imagecodecs.jpegls_encode(image))
 
 
-WITH_SPEED: Final = ("avif", "avif-psnr")
+WITH_SPEED: Final = ("avif", "avif420", "avif-psnr")
 SPEEDS: Final = tuple(str(speed) for speed in range(11))
 _AVIF: Final[dict[str, Any]] = {"format": "AVIF", "subsampling": "4:4:4", "speed": 6, "max_threads": 1}
 
@@ -247,6 +254,13 @@ TABLE: Final[dict[str, Entry]] = {
         "WebP", "webp", (2, 12, 30, 50, 65, 80, 90, 96), partial(_pillow_write, format="WEBP", method=6), _pillow_read
     ),
     "avif": Entry("AVIF", "avif", (18, 30, 42, 53, 64, 75, 85, 92), partial(_pillow_write, **_AVIF), _pillow_read),
+    "avif420": Entry(
+        "AVIF 4:2:0",
+        "avif",
+        (18, 30, 42, 53, 64, 75, 85, 92),
+        partial(_pillow_write, **(_AVIF | {"subsampling": "4:2:0"})),
+        _pillow_read,
+    ),
     "avif-psnr": Entry(
         "AVIF tuned for PSNR",
         "avif",

@@ -11,9 +11,9 @@ from typing import Final
 from PIL import Image
 
 from cnnbatch.errors import ImageError
-from cnnbatch.evaluation.codecs import CodecSpec, ImageCodec, Pixels
+from cnnbatch.evaluation.codecs import CodecSpec, ImageCodec, Pixels, as_rgb
 from cnnbatch.evaluation.measurement import Limits, read
-from cnnbatch.evaluation.measures import as_rgb, distortion
+from cnnbatch.evaluation.measures import distortion
 from cnnbatch.evaluation.ours import NAME
 from cnnbatch.evaluation.summary import Example, Panel
 from cnnbatch.images import decode
@@ -166,6 +166,7 @@ def _panel(codec: ImageCodec, image: Pixels, quality: float, crop: Box) -> Panel
         bpp=8 * len(data) / (image.shape[0] * image.shape[1]),
         psnr_db=found.psnr_db,
         ms_ssim=found.ms_ssim,
+        ssimulacra2=found.ssimulacra2,
         image=_base64(_lossless_file(decoded, crop)),
     )
 

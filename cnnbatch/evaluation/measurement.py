@@ -5,9 +5,9 @@ What a codec or a file gets wrong becomes a row with its stage and error; the ma
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 import numpy as np
@@ -16,6 +16,8 @@ from cnnbatch.errors import Undecodable, Unreadable
 from cnnbatch.evaluation.codecs import CodecSpec, ImageCodec, Pixels
 from cnnbatch.evaluation.machine import hardware
 from cnnbatch.evaluation.measures import distortion
+from cnnbatch.evaluation.scales import USUAL, measures_of
+from cnnbatch.evaluation.summary import Measure
 from cnnbatch.images import decode, transcode_jpeg
 from cnnbatch.storage import ObjectInfo, Store
 from cnnbatch.storage.interface import FAULTS
@@ -46,7 +48,7 @@ class MeasureTask:
     info: ObjectInfo
     plan: tuple[tuple[str, tuple[float, ...]], ...]
     baseline: bool = True
-    with_ms_ssim: bool = True
+    measures: tuple[Measure, ...] = measures_of(USUAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,9 @@ class Row:
     decode_seconds: float | None = None
     stage: str | None = None
     error: str | None = None
+    ssimulacra2: float | None = None
+    butteraugli: float | None = None
+    butteraugli_max: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +132,7 @@ class Measurer:
             return Measured(task.info.key, len(data), lossless, (row,))
         self._warm_up(image.pixels)
         rows = [
-            measure(self.codecs[name], quality, image.pixels, with_ms_ssim=task.with_ms_ssim)
+            measure(self.codecs[name], quality, image.pixels, task.measures)
             for name, qualities in task.plan
             for quality in qualities
         ]
@@ -162,7 +167,7 @@ def lossless_bytes(data: bytes) -> int:
     return len(transcode_jpeg(data) or data)
 
 
-def measure(codec: ImageCodec, quality: float, image: Pixels, *, with_ms_ssim: bool = True) -> Row:
+def measure(codec: ImageCodec, quality: float, image: Pixels, measures: Collection[Measure] = measures_of(USUAL)) -> Row:
     """Codes and decodes ``image`` once."""
     name, stage = codec.spec.name, "encode"
     try:
@@ -177,9 +182,8 @@ def measure(codec: ImageCodec, quality: float, image: Pixels, *, with_ms_ssim: b
     if decoded.shape[:2] != image.shape[:2]:
         error_text = f"gave back {decoded.shape[1]}x{decoded.shape[0]} pixels of {image.shape[1]}x{image.shape[0]}"
         return Row(name, quality, stage=stage, error=error_text)
-    found = distortion(image, decoded, with_ms_ssim=with_ms_ssim)
-    seconds = encoded - started, done - encoded
-    return Row(name, quality, len(data), found.psnr_db, found.ms_ssim, found.no_ms_ssim, *seconds)
+    found = asdict(distortion(image, decoded, measures))
+    return Row(name, quality, len(data), encode_seconds=encoded - started, decode_seconds=done - encoded, **found)
 
 
 def _clock(spec: CodecSpec) -> float:

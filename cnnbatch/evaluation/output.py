@@ -7,7 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cnnbatch.evaluation import plots
+from cnnbatch.evaluation.bd_rate import rate_points
 from cnnbatch.evaluation.page import render_page
+from cnnbatch.evaluation.scales import SCALES
 from cnnbatch.evaluation.sheet import contact_sheet
 from cnnbatch.evaluation.summary import EvaluationSummary, Measure
 from cnnbatch.storage import Store
@@ -17,7 +19,9 @@ MEASUREMENTS: Final = "measurements.parquet"
 SHEET: Final = "contact_sheet.png"
 SUMMARY: Final = "summary.json"
 RUN: Final = "run.json"
-PLOTS: Final[dict[Measure, str]] = {"psnr_db": "rate_distortion.svg", "ms_ssim": "rate_distortion_ms_ssim.svg"}
+PLOTS: Final[dict[Measure, str]] = {
+    measure: "rate_distortion.svg" if measure == "psnr_db" else f"rate_distortion_{measure}.svg" for measure in SCALES
+}
 
 
 def write(out: Store, summary: EvaluationSummary, measurements: pa.Table) -> None:
@@ -32,7 +36,8 @@ def write(out: Store, summary: EvaluationSummary, measurements: pa.Table) -> Non
     if plots.missing() is None:
         title = f"{summary.source.rsplit('/', 1)[-1]}, mean of {summary.images:,} pictures"
         for measure, name in PLOTS.items():
-            out.put(name, plots.draw(summary.curves, measure, title=title, published=summary.published))
+            if measure == "psnr_db" or any(rate_points(curve, measure) for curve in summary.curves):
+                out.put(name, plots.draw(summary.curves, measure, title=title, published=summary.published))
     if summary.small and (sheet := contact_sheet(summary.examples)) is not None:
         out.put(SHEET, sheet)
     out.put(PAGE, render_page(summary).encode())

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cnnbatch.evaluation.bd_rate import rate_points
 from cnnbatch.evaluation.ours import NAME
+from cnnbatch.evaluation.scales import SCALES
 from cnnbatch.evaluation.summary import Curve, Measure, Published
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-AXES: Final[dict[Measure, str]] = {"psnr_db": "PSNR over RGB, dB", "ms_ssim": "MS-SSIM, −10·log₁₀(1 − MS-SSIM) dB"}
 _OURS_COLOURS: Final = ("#c1272d", "#e8743b", "#8e1b4f")
 _COLOURS: Final = {
     "jpeg444": "#7a7a7a",
     "jpeg420": "#b0b0b0",
     "webp": "#2f7ed8",
     "avif": "#2a9d6f",
+    "avif420": "#1f6f50",
     "avif-psnr": "#7cc6a4",
     "jxl": "#8a63c9",
     "jpeg2000": "#b88a1e",
@@ -75,11 +76,12 @@ def _plot(axes: "Axes", curve: Curve, measure: Measure, ours: Sequence[str]) -> 
 
 def _frame(axes: "Axes", lossy: Sequence[Curve], measure: Measure, title: str) -> None:
     """Axes up to the rates that pictures are kept at: beyond 2.5 bpp all curves are nearly parallel."""
-    axes.set(xlabel="bits per pixel", ylabel=AXES[measure], title=title)
+    axes.set(xlabel="bits per pixel", ylabel=f"{SCALES[measure].name}, {SCALES[measure].unit}", title=title)
     axes.set_xlim(0, min(2.5, max((point.bpp for curve in lossy for point in curve.points), default=2.5)))
-    shown = [db for curve in lossy for bpp, db in rate_points(curve, measure) if bpp <= axes.get_xlim()[1]]
+    shown = [y for curve in lossy for bpp, y in rate_points(curve, measure) if bpp <= axes.get_xlim()[1]]
     if shown:
-        axes.set_ylim(min(shown) - 0.5, max(shown) + 0.5)
+        room = SCALES[measure].shortest
+        axes.set_ylim(min(shown) - room, max(shown) + room)
     axes.grid(alpha=0.25)
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], loc="lower right", frameon=False)

@@ -8,8 +8,7 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cnnbatch.evaluation.codecs import Pixels
-from cnnbatch.evaluation.measures import as_rgb
+from cnnbatch.evaluation.codecs import Pixels, as_rgb
 from cnnbatch.evaluation.summary import Example, Panel
 
 COLUMNS: Final = 12
@@ -69,7 +68,9 @@ def _tile(image: str | None, shape: tuple[int, int, int]) -> Pixels:
 
 def _name(panels: Sequence[Panel]) -> str:
     num_bytes, psnr_db = (float(np.mean([getattr(panel, name) for panel in panels])) for name in ("bytes", "psnr_db"))
-    return f"{panels[0].label}\n{num_bytes:,.0f} bytes, {psnr_db:.1f} dB"
+    scores = [panel.ssimulacra2 for panel in panels if panel.ssimulacra2 is not None]
+    score = f", SSIMULACRA2 {np.mean(scores):.0f}" if scores else ""
+    return f"{panels[0].label}\n{num_bytes:,.0f} bytes, {psnr_db:.1f} dB{score}"
 
 
 def _labelled(pictures: Image.Image, names: Sequence[str], *, tile: int) -> Image.Image:

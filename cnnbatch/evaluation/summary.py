@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict
 SMALL_BYTES: Final = 10_000
 """Mean of the files below which pictures count as small."""
 
-Measure = Literal["psnr_db", "ms_ssim"]
+Measure = Literal["psnr_db", "ms_ssim", "ssimulacra2", "butteraugli", "butteraugli_max"]
+"""`cnnbatch.evaluation.scales` says what each is."""
 
 
 class _Data(BaseModel):
@@ -25,8 +26,8 @@ class Point(_Data):
     gave back exactly at any of its qualities, for which no dB can be said. Where there are no others it is over all, an exact
     image as 100 dB; so it is for a lossless codec. ``exact_images``: that came back exactly at this quality. ``ms_ssim`` is in
     0…1, the mean over the ``ms_ssim_images`` that are not smaller than its window, and ``ms_ssim_bpp`` the bits per pixel of
-    just those; both None where there are none. ``encode_mps``, ``decode_mps``: megapixels of all images over the seconds
-    they took.
+    just those; both None where there are none. ``ssimulacra2`` and ``butteraugli``, 3-norm and maximum, are means over all
+    images; None: not measured. ``encode_mps``, ``decode_mps``: megapixels of all images over the seconds they took.
     """
 
     quality: float
@@ -42,6 +43,9 @@ class Point(_Data):
     bytes: float = 0.0
     psnr_images: int = 0
     psnr_bpp: float | None = None
+    ssimulacra2: float | None = None
+    butteraugli: float | None = None
+    butteraugli_max: float | None = None
 
 
 class Curve(_Data):
@@ -61,16 +65,16 @@ class Curve(_Data):
 class BdRate(_Data):
     """How many percent more bits ``codec`` takes than ``anchor`` at equal distortion (negative: fewer).
 
-    Averaged over ``low_db`` … ``high_db``, which both reach; ``ms_ssim`` is compared as −10·log10(1 − MS-SSIM) dB. ``percent``
-    is None where the ranges do not overlap or a curve is too short, and ``reason`` says which.
+    Averaged over ``low`` … ``high``, which both reach, on the measure's scale (`cnnbatch.evaluation.scales`). ``percent`` is
+    None where the ranges do not overlap or a curve is too short, and ``reason`` says which.
     """
 
     anchor: str
     codec: str
     measure: Measure
     percent: float | None
-    low_db: float | None
-    high_db: float | None
+    low: float | None
+    high: float | None
     reason: str | None = None
 
 
@@ -96,8 +100,9 @@ class Stratum(_Data):
 class Choice(_Data):
     """What the source would weigh with one codec at the quality that reaches the target.
 
-    ``psnr_db`` and ``ms_ssim`` are the sample's means at that quality. ``quality`` and ``total`` are None where no quality
-    reaches it; ``reason`` says so.
+    ``psnr_db``, ``ms_ssim`` and ``ssimulacra2`` are the sample's means at that quality. Where each picture has a quality of its
+    own, ``qualities`` are the lowest and the highest, and ``out_of_reach`` counts the pictures that none brings to the target:
+    they are kept without loss. ``total`` is None where no quality reaches it; ``reason`` says so.
     """
 
     codec: str
@@ -107,17 +112,29 @@ class Choice(_Data):
     ms_ssim: float | None
     total: Estimate | None
     reason: str | None = None
+    ssimulacra2: float | None = None
+    qualities: tuple[float, float] | None = None
+    out_of_reach: int = 0
+
+    @property
+    def at(self) -> str:
+        """The quality as it is said: ``quality 32``, or ``qualities 12…41`` where each picture has its own."""
+        if self.qualities is not None:
+            return f"qualities {self.qualities[0]:g}…{self.qualities[1]:g}"
+        return "no quality" if self.quality is None else f"quality {self.quality:g}"
 
 
 class Recommendation(_Data):
     """What to do with the source: as it is, with its JPEGs transcoded without loss, or coded by one of ``choices``.
 
-    ``measure`` and ``target`` are what the user asked for; None: nothing, and ``choices`` has ours at its usual quality.
-    ``source_bytes`` and ``files`` count every object below the source. ``confidence`` is that of each interval.
+    ``measure`` and ``target`` are what the user asked for, as a mean or of ``each`` picture; None: nothing, and ``choices`` has
+    ours at its usual quality. ``source_bytes`` and ``files`` count every object below the source. ``confidence`` is that of
+    each interval.
     """
 
     measure: Measure | None
     target: float | None
+    each: bool = False
     files: int
     source_bytes: int
     sampled: int
@@ -153,8 +170,8 @@ class Published(_Data):
 class Panel(_Data):
     """One codec's version of an `Example`.
 
-    ``bytes``, ``bpp``, ``psnr_db`` and ``ms_ssim`` are of the whole picture. ``image`` is a file in base64 of type
-    `Example.media_type`: the example's crop, pixel for pixel what the codec gave back.
+    ``bytes``, ``bpp``, ``psnr_db``, ``ms_ssim`` and ``ssimulacra2`` are of the whole picture. ``image`` is a file in base64 of
+    type `Example.media_type`: the example's crop, pixel for pixel what the codec gave back.
     """
 
     codec: str
@@ -165,6 +182,7 @@ class Panel(_Data):
     psnr_db: float
     ms_ssim: float | None
     image: str
+    ssimulacra2: float | None = None
 
 
 class Example(_Data):

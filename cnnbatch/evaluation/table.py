@@ -27,6 +27,9 @@ SCHEMA = pa.schema(
         pa.field("psnr_db", pa.float64()),
         pa.field("ms_ssim", pa.float64()),
         pa.field("no_ms_ssim", _WORD),
+        pa.field("ssimulacra2", pa.float64()),
+        pa.field("butteraugli", pa.float64()),
+        pa.field("butteraugli_max", pa.float64()),
         pa.field("encode_seconds", pa.float64()),
         pa.field("decode_seconds", pa.float64()),
         pa.field("outcome", _WORD, nullable=False),
@@ -35,6 +38,9 @@ SCHEMA = pa.schema(
     ]
 )
 """``outcome`` is ``measured`` or ``failed``. A file that could not be listed, read or decoded is one row without a codec."""
+
+_OVER_ALL = ("ssimulacra2", "butteraugli", "butteraugli_max")
+"""Measures that every picture has, or none."""
 
 
 class Measurements:
@@ -74,6 +80,9 @@ def _record(measured: Measured, row: Row) -> dict[str, object]:
         "psnr_db": row.psnr_db,
         "ms_ssim": row.ms_ssim,
         "no_ms_ssim": row.no_ms_ssim,
+        "ssimulacra2": row.ssimulacra2,
+        "butteraugli": row.butteraugli,
+        "butteraugli_max": row.butteraugli_max,
         "encode_seconds": row.encode_seconds,
         "decode_seconds": row.decode_seconds,
         "outcome": "measured" if row.error is None else "failed",
@@ -168,6 +177,7 @@ def _point(rows: pa.Table, quality: float, psnr_keys: frozenset[str]) -> Point:
         bytes=_mean(rows, "bytes"),
         psnr_images=with_psnr.num_rows,
         psnr_bpp=_mean(with_psnr, "bpp"),
+        **{name: None if rows.column(name).null_count else _mean(rows, name) for name in _OVER_ALL},
     )
 
 

@@ -17,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnbatch.errors import BitstreamError, ImageError
-from cnnbatch.evaluation.codecs import LIBRARY_FAULTS, CodecSpec, Pixels
+from cnnbatch.evaluation.codecs import LIBRARY_FAULTS, CodecSpec, Pixels, as_rgb
 from cnnbatch.evaluation.measurement import Limits, read
-from cnnbatch.evaluation.measures import as_rgb
 from cnnbatch.images import decode
 from cnnbatch.storage import ObjectInfo, Store
 

@@ -72,7 +72,7 @@ def ssimulacra2(original: Pixels, picture: Pixels) -> float:
     """
     if original.shape != picture.shape:
         raise ValueError(f"images of shapes {original.shape} and {picture.shape}")
-    one, other = (_at_least(image, LEAST_SIDE) for image in (original, picture))
+    one, other = (continued(image) for image in (original, picture))
     height, width = one.shape[:2]
     sums = np.zeros((len(_COUNTED), len(ABSORBANCE), _NORMS))
     for top in range(0, height, BAND):
@@ -80,10 +80,10 @@ def ssimulacra2(original: Pixels, picture: Pixels) -> float:
     return float(score(torch.tensor(_weighted(sums, height, width), dtype=torch.float64)))
 
 
-def _at_least(image: Pixels, side: int) -> Pixels:
-    """[H, W, C], H and W no less than ``side``."""
+def continued(image: Pixels) -> Pixels:
+    """[H, W, C], H and W no less than `LEAST_SIDE`, by repeating the last pixels."""
     colours = image[..., None] if image.ndim == 2 else image
-    after = [(0, max(0, side - pixels)) for pixels in colours.shape[:2]]
+    after = [(0, max(0, LEAST_SIDE - pixels)) for pixels in colours.shape[:2]]
     return np.pad(colours, [*after, (0, 0)], "edge") if max(after) > (0, 0) else colours
 
 

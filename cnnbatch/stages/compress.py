@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -24,7 +24,7 @@ from cnnbatch.codec.container.bitstream import QUALITY_STEPS
 from cnnbatch.errors import Undecodable, Unreadable
 from cnnbatch.images import DecodedImage, decode, png, probe, transcode_jpeg
 from cnnbatch.stages.isolation import Keyed, unwatched
-from cnnbatch.stages.quality import Coded, QualityPolicy, code
+from cnnbatch.stages.quality import SSIMULACRA2_TOLERANCE, Coded, QualityPolicy, code
 from cnnbatch.stages.records import CompressResult, CompressTask, Failure, Tally
 from cnnbatch.storage import ObjectInfo, Store
 from cnnbatch.version import VERSION
@@ -39,11 +39,25 @@ MAX_EFFORT = 100
 PSNR_STEPS = 128
 """Of a dB, to which the column psnr_db is rounded: what is finer is noise of the machine, and two bytes a row."""
 
+SSIMULACRA2_STEPS = 64
+"""Of a point, for the column ssimulacra2."""
+
+LOSSLESS_SHARES = {"jpeg": 0.6}
+LOSSLESS_SHARE = 0.25
+"""Of the file's bytes, by its format and of others: an image that is coded in less is not compared with the file kept without
+loss, which takes time and never gets so small."""
+
 TINY_BYTES = 4096
 TINY_TOGETHER = 64
 """Files of at most `TINY_BYTES` that one thread decodes one after the other, up to `TINY_PIXELS`."""
 
 TINY_PIXELS = 1 << 18
+
+
+OPTIONS = (
+    "quality", "target_psnr", "target_bpp", "target_ssimulacra2", "lossless", "min_psnr", "min_ssimulacra2", "measure", "effort"
+)  # fmt: skip
+"""The settings that are options of the commands, too."""
 
 
 class CompressionSettings(BaseModel):
@@ -56,10 +70,16 @@ class CompressionSettings(BaseModel):
     """dB over RGB, for each image."""
     target_bpp: float | None = Field(None, gt=0, le=24)
     """Bits per pixel, for each image."""
+    target_ssimulacra2: float | None = Field(None, gt=0, lt=100)
+    """Score of each image; one that no quality brings there is stored."""
     lossless: bool = False
     """Store every input so that it comes back byte for byte; JPEGs as JPEG XL transcodes."""
     min_psnr: float | None = Field(None, gt=0, lt=100)
     """Floor in dB: quality is raised until an image meets it; one that cannot is stored."""
+    min_ssimulacra2: float | None = Field(None, gt=0, lt=100)
+    """The same for the score."""
+    measure: Literal["ssimulacra2"] | None = None
+    """Recorded beside the PSNR also where neither a target nor a floor needs it."""
     effort: int = Field(0, ge=0, le=MAX_EFFORT)
     """Passes of refinement over the latents of each image: fewer bytes for more time."""
     max_pixels: int = Field(200_000_000, gt=0)
@@ -83,13 +103,23 @@ class CompressionSettings(BaseModel):
 
     @model_validator(mode="after")
     def _one_goal(self) -> "CompressionSettings":
-        if sum((self.target_psnr is not None, self.target_bpp is not None, self.lossless)) > 1:
-            raise ValueError("target_psnr, target_bpp and lossless exclude each other")
+        targets = (self.target_psnr, self.target_bpp, self.target_ssimulacra2)
+        if sum(target is not None for target in targets) + self.lossless > 1:
+            raise ValueError("target_psnr, target_bpp, target_ssimulacra2 and lossless exclude each other")
         return self
 
     def policy(self) -> QualityPolicy:
         """For `cnnbatch.stages.quality.code`."""
-        return QualityPolicy(self.quality, self.target_psnr, self.target_bpp, self.min_psnr, self.effort)
+        return QualityPolicy(
+            self.quality,
+            target_psnr_db=self.target_psnr,
+            target_bpp=self.target_bpp,
+            target_ssimulacra2=self.target_ssimulacra2,
+            min_psnr_db=self.min_psnr,
+            min_ssimulacra2=self.min_ssimulacra2,
+            measures_ssimulacra2=self.measure == "ssimulacra2",
+            effort=self.effort,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,11 +342,9 @@ class ShardCompressor:
     def _row(self, source: _Source, coded: Coded | None, at: datetime) -> ArchiveRow:
         image, stored = source.image, source.stored
         if image is not None and coded is not None:
-            reason = self._why_not(source, image, coded)
-            if reason is None:
+            stored = self._instead(source, image, coded)
+            if stored is None:
                 return self._cnn_row(source, image, coded, at)
-            with self.watch(source.info):
-                stored = _store(source.data, reason)
         assert stored is not None  # a source has pixels or is stored
         return ArchiveRow(
             **self._columns_of(source, stored.payload, at=at),
@@ -325,11 +353,32 @@ class ShardCompressor:
             payload_coding=stored.coding,
         )
 
-    def _why_not(self, source: _Source, image: DecodedImage, coded: Coded) -> str | None:
-        """Why this image is stored although it could be coded."""
-        if self.settings.min_psnr is not None and coded.psnr_db < self.settings.min_psnr:
+    def _instead(self, source: _Source, image: DecodedImage, coded: Coded) -> _Stored | None:
+        """The original, where the coded image is not good enough or takes no fewer bytes than the original without loss."""
+        if (reason := self._missed(coded)) is not None:
+            return self._kept(source, reason)
+        num_bytes = len(coded.bitstream) + image.side_bytes
+        if num_bytes >= len(source.data):
+            return self._kept(source, "not-smaller")
+        if num_bytes < LOSSLESS_SHARES.get(image.format, LOSSLESS_SHARE) * len(source.data):
+            return None
+        stored = self._kept(source, "lossless-smaller")
+        return stored if len(stored.payload) <= num_bytes else None
+
+    def _kept(self, source: _Source, reason: str) -> _Stored:
+        with self.watch(source.info):
+            return _store(source.data, reason)
+
+    def _missed(self, coded: Coded) -> str | None:
+        """Which demand on the picture the highest quality does not meet."""
+        s, score = self.settings, coded.ssimulacra2
+        if s.min_psnr is not None and coded.psnr_db < s.min_psnr:
             return "below-min-psnr"
-        return "not-smaller" if len(coded.bitstream) + image.side_bytes >= len(source.data) else None
+        if score is not None and s.min_ssimulacra2 is not None and score < s.min_ssimulacra2:
+            return "below-min-ssimulacra2"
+        if score is not None and s.target_ssimulacra2 is not None and score < s.target_ssimulacra2 - SSIMULACRA2_TOLERANCE:
+            return "below-target"
+        return None
 
     def _cnn_row(self, source: _Source, image: DecodedImage, coded: Coded, at: datetime) -> ArchiveRow:
         return ArchiveRow(
@@ -345,6 +394,7 @@ class ShardCompressor:
             codec_id=self.codec.id,
             quality=coded.quality,
             psnr_db=round(coded.psnr_db * PSNR_STEPS) / PSNR_STEPS,
+            ssimulacra2=None if coded.ssimulacra2 is None else round(coded.ssimulacra2 * SSIMULACRA2_STEPS) / SSIMULACRA2_STEPS,
         )
 
     def _columns_of(self, source: _Source, payload: bytes, *, at: datetime) -> dict[str, Any]:

@@ -49,7 +49,8 @@ REMOVE_SHARDS = 64
 
 _COMPARED = ("key", "source_size", "source_etag", "source_mtime")
 _CODING = ("outcome", "codec_id", "quality")
-_DECISIVE = ("quality", "target_psnr", "target_bpp", "lossless", "min_psnr", "effort", "max_pixels")
+_SEARCHED = ("target_psnr", "target_bpp", "target_ssimulacra2", "min_psnr", "min_ssimulacra2")
+_DECISIVE = ("quality", "lossless", "effort", "max_pixels", *_SEARCHED)
 
 
 @dataclass(slots=True)
@@ -119,7 +120,7 @@ def coded_otherwise(table: pa.Table, codec_id: str, settings: CompressionSetting
     coded = pc.equal(table.column("outcome"), "cnn")
     if settings.lossless:
         return coded.combine_chunks()
-    searched = (settings.target_psnr, settings.target_bpp, settings.min_psnr, settings.effort) != (None, None, None, 0)
+    searched = settings.effort > 0 or any(getattr(settings, name) is not None for name in _SEARCHED)
     other = pc.not_equal(table.column("codec_id"), codec_id)
     moved = pa.scalar(True) if searched else pc.not_equal(table.column("quality"), settings.quality)
     return pc.or_(pc.invert(coded), pc.fill_null(pc.or_(other, moved), True)).combine_chunks()

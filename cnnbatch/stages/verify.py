@@ -3,7 +3,7 @@
     level       kinds found at it, beside those of the levels before
     log         damaged-log  damaged-erased-list  missing-shard  wrong-size
     checksums   damaged-shard  damaged-row  wrong-rows  duplicate-key  erased-key  damaged-codec
-    decode      undecodable  kills-worker  unusable-codec  wrong-psnr (where an unchanged original is at hand)
+    decode      undecodable  kills-worker  unusable-codec; where an unchanged original is at hand, wrong-psnr  wrong-ssimulacra2
     source      source-changed  unreadable-source  wrong-metadata  not-archived
 
 Only the machine's fault ends a verification.
@@ -30,6 +30,7 @@ from cnnbatch.errors import ArchiveError, BitstreamError, CodecFileError, Damage
 from cnnbatch.images import DecodedImage, decode
 from cnnbatch.images.alpha import decode_alpha
 from cnnbatch.metrics import LOSSLESS_DB, psnr_db
+from cnnbatch.ssimulacra2 import ssimulacra2
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.isolation import KILLS_WORKER, Keyed, unwatched
 from cnnbatch.stages.reconstruct import reconstruct_each, restore_file
@@ -52,6 +53,9 @@ class VerifySettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     level: Level = "checksums"
+    ssimulacra2_tolerance: float = Field(0.5, ge=0)
+    """Between the recorded score and the one measured again; above a score of 95, where the last roundings of pixels are most
+    of what differs, twice as much."""
     psnr_tolerance_db: float = Field(0.1, ge=0)
     """Between the recorded PSNR and the one measured again, or `MSE_TOLERANCE`, whichever is more: other machines round a few
     pixels otherwise."""
@@ -290,9 +294,16 @@ class ShardVerifier:
         measured = psnr_db(original.pixels, pixels)
         if row.psnr_db is not None and not _same_psnr(measured, row.psnr_db, self.settings.psnr_tolerance_db):
             found.add("decode", "wrong-psnr", f"PSNR is {measured:.2f} dB, recorded {row.psnr_db:.2f} dB", row.key)
+        elif row.ssimulacra2 is not None:
+            self._compare_scores(row.ssimulacra2, ssimulacra2(original.pixels, pixels), row.key, found)
         names = [name for name in ("exif", "icc", "xmp", "segments") if getattr(row, name) != getattr(original, name)]
         if names or not _same_alpha(row.alpha, original.alpha, (pixels.shape[0], pixels.shape[1])):
             self._add_of_source(found, "wrong-metadata", f"{', '.join(names) or 'alpha'} is not the original's", row.key)
+
+    def _compare_scores(self, recorded: float, measured: float, key: str, found: _Found) -> None:
+        tolerance = self.settings.ssimulacra2_tolerance * (2 if recorded > 95 else 1)
+        if abs(measured - recorded) > tolerance:
+            found.add("decode", "wrong-ssimulacra2", f"SSIMULACRA2 is {measured:.1f}, recorded {recorded:.1f}", key)
 
     def _add_of_source(self, found: _Found, kind: str, message: object, key: str) -> None:
         if self.settings.reaches("source"):

@@ -104,5 +104,6 @@ def archive_rows(draw: st.DrawFn) -> ArchiveRow:
             width=draw(st.integers(1, 2**31 - 1)),
             quality=draw(st.floats(0, 63, width=32)),
             psnr_db=draw(st.none() | st.floats(0, width=32)),
+            ssimulacra2=draw(st.none() | st.floats(-1000, 100, width=32)),
         )
     return replace(row, source_etag=draw(st.none() | keys), source_mtime=draw(st.none() | moments))

@@ -13,10 +13,9 @@ from PIL import Image
 from benchmarks.photographs import NAMES
 from cnnbatch.codec import Codec
 from cnnbatch.evaluation.bd_rate import bd_rates
-from cnnbatch.evaluation.codecs import ImageCodec, Pixels, library_codec
+from cnnbatch.evaluation.codecs import ImageCodec, Pixels, as_rgb, library_codec
 from cnnbatch.evaluation.examples import MEDIA_TYPE, MOST_EXAMPLES, PAGE_BYTES, fitting_crop, nearest_quality
 from cnnbatch.evaluation.measurement import Measured, measure
-from cnnbatch.evaluation.measures import as_rgb
 from cnnbatch.evaluation.ours import CnnCodec
 from cnnbatch.evaluation.summary import (
     Choice,

@@ -28,7 +28,7 @@ def difference(anchor: list[tuple[float, float]], other: list[tuple[float, float
 def test_a_multiple_of_the_bits_is_that_rate(factor: float) -> None:
     found = difference(CURVE, [(bpp * factor, db) for bpp, db in CURVE])
     assert found.percent == pytest.approx(100 * (factor - 1))
-    assert (found.low_db, found.high_db) == (25, 38)
+    assert (found.low, found.high) == (25, 38)
 
 
 def test_two_straight_lines_give_the_area_between_them() -> None:
@@ -46,8 +46,8 @@ def test_the_two_directions_belong_together() -> None:
 
 
 def test_the_range_is_what_both_reach_inside_what_was_asked() -> None:
-    found = difference(CURVE, [(0.5, 30.0), (4.0, 45.0)], high_db=36)
-    assert (found.low_db, found.high_db) == (30, 36)
+    found = difference(CURVE, [(0.5, 30.0), (4.0, 45.0)], high=36)
+    assert (found.low, found.high) == (30, 36)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,31 @@ def test_every_pair_of_lossy_codecs_is_compared_by_both_measures() -> None:
     }
 
 
+def test_ssimulacra2_is_compared_over_scores_from_30_to_90() -> None:
+    def scored(codec: str, factor: float) -> Curve:
+        scores = (-5.0, 25.0, 60.0, 88.0, 95.0)
+        points = (
+            Point(
+                quality=q,
+                bpp=0.1 * 2**q * factor,
+                psnr_db=30,
+                ms_ssim=None,
+                encode_mps=1,
+                decode_mps=1,
+                images=2,
+                ssimulacra2=s,
+            )
+            for q, s in enumerate(scores)
+        )
+        return Curve(codec=codec, label=codec, lossless=False, threads=1, version="", points=tuple(points))
+
+    found = [rate for rate in bd_rates([scored("a", 1), scored("b", 0.8)]) if rate.measure == "ssimulacra2"]
+    assert [(rate.low, rate.high) for rate in found] == [(30, 90)] * 2
+    assert found[0].percent == pytest.approx(-20)
+    short = bd_rate([(0.1, 40), (0.2, 44)], [(0.1, 40), (0.2, 44)], low=30, high=90, measure="ssimulacra2")
+    assert short == "the curves overlap over 4.00 points only"
+
+
 def test_ms_ssim_is_compared_at_the_rate_of_the_pictures_that_have_it() -> None:
     assert rate_points(curve("a", 1), "ms_ssim")[0] == pytest.approx((0.2, 12.5))
 
@@ -103,7 +128,7 @@ def test_the_published_pair_of_jpeg_and_webp() -> None:
     assert len(curves) > 50
     found = difference(list(curves["jpeg"]), list(curves["webp"]))
     assert found.percent == pytest.approx(-36.2, abs=0.1)  # as computed from the same points elsewhere
-    assert (found.low_db, found.high_db) == (pytest.approx(28.33, abs=0.01), pytest.approx(40.56, abs=0.01))
+    assert (found.low, found.high) == (pytest.approx(28.33, abs=0.01), pytest.approx(40.56, abs=0.01))
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from PIL import features
 from cnnbatch.codec import Codec
 from cnnbatch.errors import BitstreamError, UsageError
 from cnnbatch.evaluation import codecs, pca, vq
-from cnnbatch.evaluation.codecs import TABLE, ImageCodec, jxl_distance, library_codec, library_spec
+from cnnbatch.evaluation.codecs import TABLE, ImageCodec, as_rgb, jxl_distance, library_codec, library_spec
 from cnnbatch.evaluation.measurement import measure
-from cnnbatch.evaluation.measures import as_rgb, distortion
+from cnnbatch.evaluation.measures import distortion
 from cnnbatch.evaluation.ours import CnnCodec
 from cnnbatch.evaluation.selection import WORDS, select
 from tests.stages.pictures import waves
@@ -44,7 +44,7 @@ def test_pictures_of_every_kind_come_back_in_their_size(every_codec: dict[str, I
 @pytest.mark.parametrize("word", [word for word in ANY_SIZE if word not in ("png", "jpegls")])
 def test_more_quality_is_more_bytes_and_less_distortion(every_codec: dict[str, ImageCodec], word: str) -> None:
     codec, image = every_codec[word], waves(96, 128, 5)
-    lowest, *_, highest = (measure(codec, quality, image, with_ms_ssim=False) for quality in codec.spec.qualities[::3])
+    lowest, *_, highest = (measure(codec, quality, image, ("psnr_db",)) for quality in codec.spec.qualities[::3])
     assert lowest.error is None
     assert highest.error is None
     assert lowest.num_bytes < highest.num_bytes
@@ -55,7 +55,7 @@ def test_more_quality_is_more_bytes_and_less_distortion(every_codec: dict[str, I
 def test_the_ends_of_the_scale_are_codable(every_codec: dict[str, ImageCodec], word: str) -> None:
     codec = every_codec[word]
     for quality in (codec.spec.lowest, codec.spec.highest):
-        row = measure(codec, quality, PICTURES["colour"], with_ms_ssim=False)
+        row = measure(codec, quality, PICTURES["colour"], ("psnr_db",))
         assert (row.error, row.psnr_db is not None) == (None, True), quality
 
 

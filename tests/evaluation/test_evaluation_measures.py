@@ -1,4 +1,4 @@
-"""MS-SSIM against a second, independent library; what has none; gray."""
+"""MS-SSIM against a second, independent library; what has none; gray; the measures that are asked for."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,9 +7,13 @@ import pytest
 import torch
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-from cnnbatch.evaluation.codecs import Pixels
-from cnnbatch.evaluation.measures import MS_SSIM_SMALLEST_SIDE, as_rgb, distortion, ms_ssim_of
+from cnnbatch.butteraugli import butteraugli
+from cnnbatch.errors import UsageError
+from cnnbatch.evaluation.codecs import Pixels, as_rgb
+from cnnbatch.evaluation.measures import MS_SSIM_SMALLEST_SIDE, distortion, ms_ssim_of
+from cnnbatch.evaluation.scales import SCALES, measures_of
 from cnnbatch.metrics import LOSSLESS_DB
+from cnnbatch.ssimulacra2 import ssimulacra2
 from tests.stages.pictures import waves
 
 
@@ -91,3 +95,40 @@ def test_gray_counts_as_its_three_channels(first_gray: bool, second_gray: bool) 
 def test_pictures_of_two_sizes_are_not_compared() -> None:
     with pytest.raises(ValueError, match="shapes"):
         distortion(waves(20, 20), waves(20, 21))
+
+
+def test_a_picture_has_the_measures_that_were_asked_for() -> None:
+    image = waves(170, 180)
+    other = noisy(image, 9)
+    few = distortion(image, other, measures_of(["psnr"]))
+    assert (few.ms_ssim, few.no_ms_ssim, few.ssimulacra2, few.butteraugli) == (None, "not asked for", None, None)
+    found = distortion(image, other)
+    assert found.ssimulacra2 == ssimulacra2(image, other)
+    assert found.ms_ssim is not None
+    assert (found.butteraugli, found.butteraugli_max) == (None, None)
+
+
+def test_measures_are_asked_for_by_their_words() -> None:
+    assert measures_of(["ssimulacra2", "butteraugli"]) == ("psnr_db", "ssimulacra2", "butteraugli", "butteraugli_max")
+    assert measures_of([]) == ("psnr_db",)
+    with pytest.raises(UsageError, match="no measure is called 'vmaf'"):
+        measures_of(["psnr", "vmaf"])
+
+
+def test_what_is_compared_rises_with_quality() -> None:
+    better = {"psnr_db": 40.0, "ms_ssim": 0.99, "ssimulacra2": 80.0, "butteraugli": 0.5, "butteraugli_max": 0.9}
+    worse = {"psnr_db": 30.0, "ms_ssim": 0.9, "ssimulacra2": 50.0, "butteraugli": 2.0, "butteraugli_max": 4.0}
+    for measure, scale in SCALES.items():
+        low, high = scale.bend(worse[measure]), scale.bend(better[measure])
+        assert low is not None
+        assert high is not None
+        assert low < high
+    assert [SCALES[name].bend(exact) for name, exact in (("ms_ssim", 1.0), ("butteraugli", 0.0))] == [None, None]
+
+
+def test_butteraugli_is_measured_where_it_is_asked_for() -> None:
+    image = waves(64, 80)
+    found = distortion(image, noisy(image, 9), measures_of(["butteraugli"]))
+    assert (found.butteraugli_max, found.butteraugli) == butteraugli(image, noisy(image, 9))
+    assert 0 < (found.butteraugli or 0) < (found.butteraugli_max or 0)
+    assert found.ssimulacra2 is None

@@ -124,10 +124,11 @@ def test_a_target_that_ours_does_not_reach_is_said(summary: EvaluationSummary) -
 
 def test_a_pair_without_a_bd_rate_has_a_footnote(summary: EvaluationSummary) -> None:
     rates = [
-        BdRate(anchor="jpeg444", codec="cnn", measure="psnr_db", percent=-35.21, low_db=28.04, high_db=41.0),
-        BdRate(anchor="cnn", codec="jpeg444", measure="psnr_db", percent=None, low_db=None, high_db=None, reason="no overlap"),
+        BdRate(anchor="jpeg444", codec="cnn", measure="psnr_db", percent=-35.21, low=28.04, high=41.0),
+        BdRate(anchor="cnn", codec="jpeg444", measure="psnr_db", percent=None, low=None, high=None, reason="no overlap"),
     ]
     [matrix] = view.matrices(summary.model_copy(update={"bd_rates": tuple(rates)}))
+    assert (matrix.name, matrix.unit) == ("PSNR", "dB")
     (label, ours, [itself, cell]), (_, _, [other, _]) = matrix.rows
     assert (label, ours, itself) == ("cnnbatch", True, None)
     assert cell == view.Cell("−35.2 %", "28.0–41.0", "fewer3", None)

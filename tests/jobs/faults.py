@@ -156,6 +156,10 @@ def another_original(place: Place) -> None:
     place.forge("notes.txt", payload=b"another text", source_sha256=sha256(b"another text"))
 
 
+def forged_score(place: Place) -> None:
+    place.forge("a/photo.png", ssimulacra2=99.5)
+
+
 def forged_exif(place: Place) -> None:
     place.forge("exif.jpg", exif=b"MM\0*")
 
@@ -195,6 +199,7 @@ FAULTS: list[tuple[Callable[[Place], None], str, str, str | None]] = [
     (damaged_alpha, "decode", "undecodable", "alpha.png"),
     (damaged_transcode, "decode", "undecodable", "cmyk.jpg"),
     (forged_psnr, "decode", "wrong-psnr", "a/photo.png"),
+    (forged_score, "decode", "wrong-ssimulacra2", "a/photo.png"),
     (another_picture, "decode", "undecodable", "a/photo.png"),
     (another_original, "source", "source-changed", "notes.txt"),
     (forged_exif, "source", "wrong-metadata", "exif.jpg"),

@@ -1,6 +1,7 @@
 """`jobs.evaluate`: what it leaves behind, what it says of bad input, and the same on Ray and from a bucket."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from cnnbatch.archive import open_archive
 from cnnbatch.codec import shipped_codec
 from cnnbatch.errors import StorageError
 from cnnbatch.evaluation.summary import EvaluationSummary
+from cnnbatch.evaluation.tables import describe
 from cnnbatch.storage import open_store
 from jobs import engine, evaluate, tasks
 from jobs.measuring import CnnFile
@@ -78,7 +80,8 @@ def test_an_evaluation_leaves_page_figures_and_plots(jobs: Evaluations, source: 
     assert ended.code == 0, ended.stderr
     assert files_below(source) == before
     assert sorted(files_below(out)) == [
-        "measurements.parquet", "rate_distortion.svg", "rate_distortion_ms_ssim.svg", "report.html", "run.json", "summary.json",
+        "measurements.parquet", "rate_distortion.svg", "rate_distortion_ms_ssim.svg", "rate_distortion_ssimulacra2.svg",
+        "report.html", "run.json", "summary.json",
     ]  # fmt: skip
     summary = EvaluationSummary.model_validate_json((out / "summary.json").read_text())
     assert (summary.images, summary.unmeasured, summary.left_out) == (4, (), ())
@@ -86,13 +89,15 @@ def test_an_evaluation_leaves_page_figures_and_plots(jobs: Evaluations, source: 
         ("cnn", 3, False), ("jpeg420", 3, False), ("webp", 3, False), ("png", 1, True), ("vq", 1, False),
     ]  # fmt: skip
     assert all(p.ms_ssim is not None and p.encode_mps and p.decode_mps for curve in summary.curves for p in curve.points)
-    assert sum(rate.percent is not None for rate in summary.bd_rates) == 2 * 3 * 2
+    assert {p.ssimulacra2 is not None for curve in summary.curves for p in curve.points} == {True}
+    compared = Counter(rate.measure for rate in summary.bd_rates if rate.percent is not None)
+    assert compared == {"psnr_db": 3 * 2, "ms_ssim": 3 * 2, "ssimulacra2": 3 * 2}
     assert "image/webp" in (out / "report.html").read_text()
     assert (out / "rate_distortion.svg").read_text().count("<path") > 20
     rows = pq.read_table(out / "measurements.parquet").to_pylist()
     assert {(row["key"], row["codec"]) for row in rows} == {(key, codec.codec) for key in FILES for codec in summary.curves}
     assert all(row["outcome"] == "measured" and row["bytes"] * 8 / (row["width"] * row["height"]) == row["bpp"] for row in rows)
-    for said in ("cnnbatch", "JPEG 4:2:0", "BD-rate by PSNR", "SOURCE weighs", "cnnbatch at quality"):
+    for said in ("cnnbatch", "JPEG 4:2:0", "BD-rate by PSNR", "BD-rate by SSIMULACRA2", "SOURCE weighs", "cnnbatch at quality"):
         assert said in ended.stdout
     assert summary.recommendation is not None
     for choice in summary.recommendation.choices:
@@ -119,6 +124,27 @@ def test_the_recommended_total_is_what_compress_writes(jobs: Evaluations, source
 
     assert weight("archive") == choice.total.bytes
     assert weight("lossless") == found.transcoded.bytes < found.source_bytes
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_each_picture_is_brought_to_a_score(jobs: Evaluations, source: Path, tmp_path: Path) -> None:
+    words = ("--target-ssimulacra2", 75, "--codecs", "cnn,webp", "--measures", "psnr", *FEW[2::2])
+    ended = jobs.evaluate(source, "--json", "--out", tmp_path / "out", *words)
+    assert ended.code == 0, ended.stderr
+    found = EvaluationSummary.model_validate(ended.report["evaluation"])
+    assert found.recommendation is not None
+    assert found.recommendation.each
+    rows = pq.read_table(tmp_path / "out/measurements.parquet").to_pylist()
+    assert {row["ms_ssim"] for row in rows} == {None}
+    for choice in found.recommendation.choices:
+        nearest = [
+            min(abs(r["ssimulacra2"] - 75) for r in rows if (r["key"], r["codec"]) == (key, choice.codec)) for key in FILES
+        ]
+        assert max(nearest) < 1.5  # a step of a quality may be more than half a point
+        assert choice.quality is None
+        assert choice.qualities is not None
+        assert choice.out_of_reach == 0
+    assert "with SSIMULACRA2 of 75 for each picture" in describe(found)
 
 
 @pytest.mark.usefixtures("one_by_one")

@@ -20,6 +20,7 @@ from cnnbatch.archive import ArchiveRow, read_footer, read_shard
 from cnnbatch.codec import Codec
 from cnnbatch.images import DecodedImage, decode, probe, restore_jpeg
 from cnnbatch.metrics import psnr_db
+from cnnbatch.ssimulacra2 import ssimulacra2
 from cnnbatch.stages import compress
 from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
 from cnnbatch.stages.isolation import Keyed
@@ -188,6 +189,42 @@ def test_lossless_stores_every_input_and_jpegs_smaller(tmp_path: Path, codec: Co
     assert len(rows["a.jpg"].payload) < len(files["a.jpg"])
     assert restore_jpeg(rows["a.jpg"].payload) == files["a.jpg"]
     assert {key: row.source_format for key, row in rows.items()} == {"a.jpg": "jpeg", "b.png": "png", "c.txt": "unknown"}
+
+
+def test_the_score_is_a_column_where_it_was_asked_for(tmp_path: Path, codec: Codec) -> None:
+    pixels = waves(96, 96)
+    files = {"a.png": as_file(pixels)}
+    assert Bench(tmp_path / "1", codec, files).rows()["a.png"].ssimulacra2 is None
+    row = Bench(tmp_path / "2", codec, files, quality=20, measure="ssimulacra2").rows()["a.png"]
+    [back] = codec.reconstruct([row.payload])
+    assert row.ssimulacra2 == pytest.approx(ssimulacra2(pixels, back), abs=1 / 64)
+    found = Bench(tmp_path / "3", codec, files, target_ssimulacra2=60).rows()["a.png"]
+    assert found.ssimulacra2 == pytest.approx(60, abs=0.5 + 1 / 64)
+    floor = Bench(tmp_path / "4", codec, files, quality=4, min_ssimulacra2=40).rows()["a.png"]
+    assert (floor.ssimulacra2 or 0) >= 40 - 1 / 64
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason"), [({"target_ssimulacra2": 99}, "below-target"), ({"min_ssimulacra2": 99}, "below-min-ssimulacra2")]
+)
+def test_an_image_that_no_quality_brings_there_is_stored(
+    tmp_path: Path, codec: Codec, wanted: dict[str, float], reason: str
+) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (48, 48, 3), np.uint8)
+    row = Bench(tmp_path, codec, {"noise.png": as_file(noise)}, **wanted).rows()["noise.png"]
+    assert (row.outcome, row.reason) == ("store", reason)
+
+
+def test_a_jpeg_that_is_smaller_without_loss_is_kept_so(tmp_path: Path, codec: Codec) -> None:
+    noise = np.random.default_rng(0).normal(0, 10, (160, 160, 3))
+    data = as_file(np.clip(waves(160, 160) + noise, 0, 255).astype(np.uint8), "jpeg", quality=70)
+    most = 8 * len(data) / 160**2
+    coded, stored = (
+        Bench(tmp_path / str(share), codec, {"a.jpg": data}, target_bpp=share * most).rows()["a.jpg"] for share in (0.5, 0.95)
+    )
+    assert coded.outcome == "cnn"
+    assert (stored.outcome, stored.reason, stored.payload_coding) == ("store", "lossless-smaller", "jpegxl-transcode")
+    assert len(stored.payload) < 0.95 * len(data)
 
 
 def test_an_image_below_the_floor_at_every_quality_is_stored(tmp_path: Path, codec: Codec) -> None:

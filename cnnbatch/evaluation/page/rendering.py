@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cnnbatch.evaluation.page import script_data, view, wording
+from cnnbatch.evaluation.scales import SCALES
 from cnnbatch.evaluation.summary import EvaluationSummary
 from cnnbatch.version import VERSION
 
@@ -39,6 +40,10 @@ def render_page(summary: EvaluationSummary) -> str:
             matrices=view.matrices(summary),
             speeds=view.speed_rows(summary.curves),
             missed=view.missed(summary),
+            measured=view.measured(summary.curves),
+            digits={measure: scale.digits for measure, scale in SCALES.items()},
+            figures=view.figures,
+            asked_for=view.asked_for,
         )
     )
 

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from cnnbatch.evaluation.bd_rate import bpp_of
 from cnnbatch.evaluation.page import wording
-from cnnbatch.evaluation.page.view import our_choice, our_codec
+from cnnbatch.evaluation.page.view import figures, our_choice, our_codec
+from cnnbatch.evaluation.scales import SCALES
 from cnnbatch.evaluation.summary import Curve, EvaluationSummary, Example, Panel, Point, Published
 
 
@@ -31,18 +33,14 @@ def _curve(curve: Curve, ours: str | None) -> dict[str, Any]:
 
 def _point(point: Point, lossless: bool) -> dict[str, Any]:
     parts = [f"quality {wording.quality(point.quality)}"] if not lossless else ["lossless"]
-    parts += [f"{point.bpp:.3f} bpp", f"{point.psnr_db:.2f} dB"]
-    parts += [f"MS-SSIM {point.ms_ssim:.4f}"] if point.ms_ssim is not None else []
+    parts += [f"{point.bpp:.3f} bpp", *figures(point)]
     parts += [f"encodes {wording.speed(point.encode_mps)} MP/s"] if point.encode_mps is not None else []
     parts += [f"decodes {wording.speed(point.decode_mps)} MP/s"] if point.decode_mps is not None else []
     exact = lossless or (point.images > 0 and point.exact_images == point.images)
     return {
         "quality": point.quality,
         "exact": exact,
-        "psnr_db": {"bpp": point.bpp if point.psnr_bpp is None else point.psnr_bpp, "value": point.psnr_db},
-        "ms_ssim": None
-        if point.ms_ssim is None
-        else {"bpp": point.bpp if point.ms_ssim_bpp is None else point.ms_ssim_bpp, "value": point.ms_ssim},
+        "values": {measure: {"bpp": bpp_of(point, measure), "value": getattr(point, measure)} for measure in SCALES},
         "text": ", ".join(parts),
     }
 
@@ -57,8 +55,7 @@ def _published(curve: Published) -> dict[str, Any]:
             {
                 "quality": None,
                 "exact": False,
-                "psnr_db": {"bpp": bpp, "value": psnr_db},
-                "ms_ssim": None,
+                "values": {"psnr_db": {"bpp": bpp, "value": psnr_db}},
                 "text": f"{bpp:.3f} bpp, {psnr_db:.2f} dB (published)",
             }
             for bpp, psnr_db in curve.points
@@ -84,13 +81,12 @@ def _example(example: Example) -> dict[str, Any]:
 
 
 def _version(panel: Panel, example: Example) -> dict[str, Any]:
-    measured = [f"{panel.psnr_db:.2f} dB"] + ([f"MS-SSIM {panel.ms_ssim:.4f}"] if panel.ms_ssim is not None else [])
     return {
         "codec": panel.codec,
         "label": wording.visible(panel.label),
         "figures": [
             f"quality {wording.quality(panel.quality)}",
             f"{wording.weight(panel.bytes)} ({wording.share(panel.bytes, example.source_bytes)}), {panel.bpp:.3f} bpp",
-            ", ".join(measured),
+            ", ".join(figures(panel)),
         ],
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from cnnbatch.evaluation.page import wording
+from cnnbatch.evaluation.scales import SCALES
 from cnnbatch.evaluation.summary import (
     BdRate,
     Choice,
@@ -15,6 +16,8 @@ from cnnbatch.evaluation.summary import (
     EvaluationSummary,
     LeftOut,
     Measure,
+    Panel,
+    Point,
     Recommendation,
     Unmeasured,
 )
@@ -25,7 +28,6 @@ OURS = "cnn"
 MOST_MISSED = 200
 """Rows of the list of unmeasured images; the Parquet file beside the page has all of them."""
 
-MEASURES: tuple[tuple[Measure, str], ...] = (("psnr_db", "PSNR"), ("ms_ssim", "MS-SSIM"))
 _STEPS = (3, 10, 25, 45)
 """Percent from which a cell of the matrix takes the next tint."""
 
@@ -61,6 +63,7 @@ class Matrix:
 
     measure: Measure
     name: str
+    unit: str
     labels: tuple[str, ...]
     rows: tuple[tuple[str, bool, tuple[Cell | None, ...]], ...]
     notes: tuple[str, ...]
@@ -145,7 +148,7 @@ def _bar(total: Estimate, *, label: str, note: str, now: int, longest: int, ours
 def matrices(summary: EvaluationSummary) -> tuple[Matrix, ...]:
     """One matrix a measure, for the codecs that any pair names, in the order of the curves."""
     found = []
-    for measure, name in MEASURES:
+    for measure, scale in SCALES.items():
         pairs = {(rate.codec, rate.anchor): rate for rate in summary.bd_rates if rate.measure == measure}
         named = {codec for pair in pairs for codec in pair}
         curves = [curve for curve in summary.curves if curve.codec in named]
@@ -155,7 +158,7 @@ def matrices(summary: EvaluationSummary) -> tuple[Matrix, ...]:
             for row in curves
         )
         if rows:
-            found.append(Matrix(measure, name, tuple(curve.label for curve in curves), rows, notes))
+            found.append(Matrix(measure, scale.name, scale.unit, tuple(curve.label for curve in curves), rows, notes))
     return tuple(found)
 
 
@@ -201,11 +204,36 @@ def our_choice(advice: Recommendation) -> Choice | None:
     return next((choice for choice in advice.choices if is_ours(choice.codec)), None)
 
 
+def figures(found: Point | Panel | Choice) -> list[str]:
+    """What was measured, for people: ``36.02 dB``, ``MS-SSIM 0.9871``, ``SSIMULACRA2 80.1``."""
+    values = ((measure, scale, getattr(found, measure, None)) for measure, scale in SCALES.items())
+    return [
+        scale.show(value) if measure == "psnr_db" else f"{scale.name} {scale.show(value)}"
+        for measure, scale, value in values
+        if value is not None
+    ]
+
+
+def asked_for(advice: Recommendation) -> str | None:
+    """The target in words; None: none."""
+    if advice.measure is None or advice.target is None:
+        return None
+    scale = SCALES[advice.measure]
+    return f"{scale.name} of {advice.target:g}{scale.suffix}{', for each picture' if advice.each else ''}"
+
+
+def measured(curves: Sequence[Curve]) -> tuple[tuple[Measure, str], ...]:
+    """The measures that any curve has, with their names; PSNR in any case."""
+    points = [point for curve in curves for point in curve.points]
+    return tuple(
+        (measure, scale.name)
+        for measure, scale in SCALES.items()
+        if measure == "psnr_db" or any(getattr(point, measure) is not None for point in points)
+    )
+
+
 def _at(choice: Choice) -> str:
-    parts = [f"quality {wording.quality(choice.quality)}"] if choice.quality is not None else []
-    parts += [f"{choice.psnr_db:.1f} dB"] if choice.psnr_db is not None else []
-    parts += [f"MS-SSIM {choice.ms_ssim:.4f}"] if choice.ms_ssim is not None else []
-    return ", ".join(parts)
+    return ", ".join([choice.at, *figures(choice)])
 
 
 def _reason(rate: BdRate) -> str:
@@ -219,8 +247,8 @@ def _cell(rate: BdRate | None, notes: Sequence[str]) -> Cell | None:
         return Cell(wording.MISSING, "", "", notes.index(_reason(rate)) + 1)
     level = sum(abs(rate.percent) >= step for step in _STEPS)
     tint = f"{'fewer' if rate.percent < 0 else 'more'}{level}" if level else ""
-    reach = rate.low_db is not None and rate.high_db is not None
-    return Cell(f"{wording.signed(rate.percent)} %", f"{rate.low_db:.1f}–{rate.high_db:.1f}" if reach else "", tint, None)
+    reach = rate.low is not None and rate.high is not None
+    return Cell(f"{wording.signed(rate.percent)} %", f"{rate.low:.1f}–{rate.high:.1f}" if reach else "", tint, None)
 
 
 def _span(values: Sequence[float], everything: Sequence[float]) -> tuple[float, float] | None:

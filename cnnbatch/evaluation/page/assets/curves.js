@@ -53,11 +53,11 @@ class Curves {
     const measured = this.all.filter((one) => one.shown).map((one) => ({
       ...one,
       points: one.points
-        .filter((point) => point[this.measure] !== null && point[this.measure].bpp > 0)
+        .filter((point) => (point.values[this.measure]?.value ?? null) !== null && point.values[this.measure].bpp > 0)
         .map((point) => ({
-          x: point[this.measure].bpp,
-          y: MEASURES[this.measure].toAxis(point[this.measure].value),
-          value: point[this.measure].value,
+          x: point.values[this.measure].bpp,
+          y: MEASURES[this.measure].toAxis(point.values[this.measure].value),
+          value: point.values[this.measure].value,
           exact: point.exact, quality: point.quality, text: point.text,
         })),
     }));

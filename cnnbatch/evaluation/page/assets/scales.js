@@ -1,5 +1,13 @@
 // From figures to places on an axis, and the figures at which an axis has its ticks.
 
+/** A distance, of which less is better: it is drawn, like the BD-rates, as −10·log10 of it in dB. */
+const distance = (name) => ({
+  name, axis: name,
+  toAxis: (value) => -10 * Math.log10(Math.max(1e-3, value)),
+  show: (value) => `${name} ${value.toFixed(3)}`,
+  ticks: (low, high) => logTicks(10 ** (-high / 10), 10 ** (-low / 10)).map((value) => [-10 * Math.log10(value), `${value}`]),
+});
+
 /** MS-SSIM crowds below 1, so it is drawn, like the BD-rates, as −10·log10(1 − MS-SSIM) dB. */
 const MEASURES = {
   psnr_db: {
@@ -14,6 +22,14 @@ const MEASURES = {
     show: (value) => `MS-SSIM ${value.toFixed(4)}`,
     ticks: (low, high) => similarityTicks(low, high),
   },
+  ssimulacra2: {
+    name: "SSIMULACRA2", axis: "SSIMULACRA2",
+    toAxis: (value) => value,
+    show: (value) => `SSIMULACRA2 ${value.toFixed(1)}`,
+    ticks: (low, high) => roundTicks(low, high, 6).map((value) => [value, `${value}`]),
+  },
+  butteraugli: distance("Butteraugli 3-norm"),
+  butteraugli_max: distance("Butteraugli maximum"),
 };
 
 /** About `count` round figures between `low` and `high`. */
