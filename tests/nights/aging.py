@@ -2,12 +2,15 @@
 
 import json
 import os
+from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cnnbatch.archive.commits import ACTIONS, PREVIOUS, digest_of_actions
 from jobs.night.record import RECORD
 
 DAY = 86_400
@@ -18,9 +21,12 @@ def let_a_day_pass(archive: Path) -> None:
     """Of files, in the log's entries (milliseconds), and in the record of the last night."""
     log = archive / "_delta_log"
     times = {path: path.stat() for path in archive.rglob("*")}  # before their contents are written anew
-    for path in log.glob("*.json"):
-        actions = [json.loads(line) for line in path.read_text().splitlines() if line]
-        _put(path, "".join(json.dumps(_older(action), ensure_ascii=False) + "\n" for action in actions).encode())
+    became: dict[str, str] = {}
+    for path in sorted(log.glob("*.json")):
+        before = path.read_bytes()
+        after = _older_commit(before, became)
+        became[sha256(before).hexdigest()] = sha256(after).hexdigest()
+        _put(path, after)
     for path in log.glob("*.checkpoint.parquet"):
         table = pq.read_table(path)
         pq.write_table(pa.Table.from_pylist([_older(row) for row in table.to_pylist()], schema=table.schema), path)
@@ -30,6 +36,19 @@ def let_a_day_pass(archive: Path) -> None:
         _put(record, json.dumps(found | {"wall_seconds": found["wall_seconds"] and found["wall_seconds"] - DAY}).encode())
     for path, status in times.items():
         os.utime(path, (status.st_atime - DAY, status.st_mtime - DAY))
+
+
+def _older_commit(data: bytes, became: Mapping[str, str]) -> bytes:
+    """A file of the log whose digests fit its actions and the file before it as well as they did; ``became``: the sha256 that
+    each earlier file has now, by that which it had."""
+    actions = [json.loads(line) for line in data.splitlines() if line]
+    older = [_older(action) for action in actions]
+    info = next((action["commitInfo"] for action in older if "commitInfo" in action), {})
+    if info.get(ACTIONS) == f"{digest_of_actions(actions):064x}":
+        info[ACTIONS] = f"{digest_of_actions(older):064x}"
+    if info.get(PREVIOUS) in became:
+        info[PREVIOUS] = became[info[PREVIOUS]]
+    return "".join(json.dumps(action, ensure_ascii=False) + "\n" for action in older).encode()
 
 
 def _older(content: Any) -> Any:
