@@ -30,7 +30,7 @@ from cnnbatch.stages.guarded import GuardedCompressor
 from cnnbatch.stages.listing import Scan, without_erased
 from cnnbatch.stages.mirror import still_there, why_kept
 from cnnbatch.stages.plan import Plan, plan_shards, shard_limits
-from cnnbatch.stages.records import CompressResult, CompressTask, Failure, Tally
+from cnnbatch.stages.records import CompressResult, CompressTask, Failure, Tally, describe_kept
 from cnnbatch.stages.spill import Scratch
 from cnnbatch.storage import StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import parse_url
@@ -357,6 +357,7 @@ def describe(report: RunReport) -> str:
         lines.append(
             f"{t.source_bytes / 1e6:,.1f} MB → {t.payload_bytes / 1e6:,.1f} MB, ratio {t.source_bytes / t.payload_bytes:.2f}"
         )
+    lines += describe_kept(t.kept)
     if report.hidden:
         lines.append(f"{report.hidden:,} may be in shards that cannot be read, and were left alone")
     if report.erased:

@@ -7,7 +7,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from cnnbatch.archive.leftovers import RUNS
 from cnnbatch.errors import StorageError, UsageError
-from cnnbatch.stages.records import Failure, Finding, Tally
+from cnnbatch.stages.records import Failure, Finding, Tally, kept_as_list
 from cnnbatch.storage import StorageConfig, Store
 from cnnbatch.storage.urls import parse_url
 from cnnbatch.version import VERSION
@@ -93,7 +93,8 @@ class RunReport:
 
     def to_json(self) -> str:
         """The report as JSON."""
-        return json.dumps({**asdict(self), "complete": self.complete}, indent=2, sort_keys=True)
+        tally = asdict(replace(self.tally, kept={})) | {"kept": kept_as_list(self.tally.kept)}
+        return json.dumps({**asdict(self), "tally": tally, "complete": self.complete}, indent=2, sort_keys=True)
 
     def write(self, archive: Store) -> None:
         """Puts the report into the archive."""

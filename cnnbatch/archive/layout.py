@@ -46,7 +46,8 @@ With DuckDB:
 With Polars: `polars.scan_delta(".").select("key", "outcome").collect()`
 
 Rows whose `payload_coding` is `verbatim` hold the original file as it was; `jpegxl-transcode` is a JPEG XL file from
-which any JPEG XL decoder restores the original JPEG bit by bit; `cnn` is a bitstream of the codec file in `codec_id`.
+which any JPEG XL decoder restores the original JPEG bit by bit; `zstd` is the original compressed with Zstandard; `parts` are
+its pictures as JPEG XL and the rest of it; `cnn` is a bitstream of the codec file in `codec_id`.
 """
 
 

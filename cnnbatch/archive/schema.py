@@ -48,7 +48,8 @@ SCHEMA = pa.schema(
     ]
 )
 BLOBS = ("exif", "icc", "xmp", "segments", "alpha")  # compressed, but without statistics: a minimum of pixels helps nobody
-PAYLOAD_CODINGS = {"cnn": ("cnn",), "store": ("verbatim", "jpegxl-transcode")}  # outcome → how the payload may be coded
+PAYLOAD_CODINGS = {"cnn": ("cnn",), "store": ("verbatim", "jpegxl-transcode", "parts", "zstd")}
+"""Outcome → how the payload may be coded."""
 
 SHA256_BYTES = 32
 MAX_QUALITY = 63.0

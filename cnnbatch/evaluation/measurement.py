@@ -18,7 +18,8 @@ from cnnbatch.evaluation.machine import hardware
 from cnnbatch.evaluation.measures import distortion
 from cnnbatch.evaluation.scales import USUAL, measures_of
 from cnnbatch.evaluation.summary import Measure
-from cnnbatch.images import decode, transcode_jpeg
+from cnnbatch.images import decode
+from cnnbatch.images.lossless import keep
 from cnnbatch.storage import ObjectInfo, Store
 from cnnbatch.storage.interface import FAULTS
 
@@ -163,8 +164,8 @@ def read(source: Store, info: ObjectInfo, limits: Limits) -> bytes:
 
 
 def lossless_bytes(data: bytes) -> int:
-    """Of a file as an archive keeps it without loss: a JPEG as JPEG XL transcode where that is smaller, else verbatim."""
-    return len(transcode_jpeg(data) or data)
+    """Of a file as an archive keeps it without loss."""
+    return len(keep(data).payload)
 
 
 def measure(codec: ImageCodec, quality: float, image: Pixels, measures: Collection[Measure] = measures_of(USUAL)) -> Row:

@@ -16,7 +16,7 @@ from cnnbatch.errors import Undecodable
 TYPE_SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 SWAP_UNITS: Final = {3: 2, 4: 4, 5: 4, 8: 2, 9: 4, 10: 4, 11: 4, 12: 8, 13: 4}  # rationals are two longs
 INTEGERS: Final = {1: "<u1", 3: "<u2", 4: "<u4", 13: "<u4"}
-EXIF_IFD, GPS_IFD, INTEROP_IFD = 34665, 34853, 40965
+EXIF_IFD, GPS_IFD, INTEROP_IFD, SUB_IFDS = 34665, 34853, 40965, 330
 LONG: Final = 4
 MAX_DEPTH: Final = 3
 MAX_ENTRIES: Final = 4096
@@ -55,9 +55,15 @@ class Ifd:
 
     entries: dict[int, Entry] = field(default_factory=dict)
     children: dict[int, "Ifd"] = field(default_factory=dict)
-    has_next: bool = False
+    following: int = 0
+    """Where the next directory is; 0: there is none."""
     is_odd: bool = False
     extents: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def has_next(self) -> bool:
+        """Whether there is another directory behind it."""
+        return self.following != 0
 
     def ints(self, tag: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
         """The numbers of ``tag``; ``default`` where it is absent or empty."""
@@ -69,13 +75,31 @@ def read(data: bytes) -> Ifd:
 
     Raises Undecodable: ``corrupt``, ``truncated``, ``unsupported`` (BigTIFF).
     """
+    reader, offset = _open(data)
+    return reader.read(offset, MAX_DEPTH)
+
+
+def read_all(data: bytes, most: int) -> list[Ifd]:
+    """All directories of a TIFF file up to ``most``: pages, and what their SubIFDs tags point to. Raises as `read`."""
+    reader, offset = _open(data)
+    found: list[Ifd] = []
+    waiting = [offset]
+    while waiting and len(found) < most:
+        directory = reader.read(waiting.pop(0), 0)
+        found.append(directory)
+        waiting += [*directory.ints(SUB_IFDS), *([directory.following] if directory.following else [])]
+    return found
+
+
+def _open(data: bytes) -> tuple["_Reader", int]:
+    """A reader, and where the first directory is."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None or len(data) < 8:
         raise Undecodable("corrupt", "no TIFF byte order mark")
     magic, offset = struct.unpack(order + "HI", data[2:8])
     if magic != 42:
         raise Undecodable("unsupported" if magic == 43 else "corrupt", f"TIFF magic number {magic}")
-    return _Reader(data, order).read(offset, MAX_DEPTH)
+    return _Reader(data, order), offset
 
 
 class _Reader:
@@ -93,7 +117,8 @@ class _Reader:
         table = self.slice(offset + 2, 12 * count)
         end = offset + 2 + 12 * count
         self.extents.append((end, end + 4))  # many files end here, without the link to the next directory
-        ifd = Ifd(has_next=any(self.data[end : end + 4]), extents=self.extents)
+        following = self.data[end : end + 4].ljust(4, b"\0")
+        ifd = Ifd(following=struct.unpack(self.order + "I", following)[0], extents=self.extents)
         for tag, kind, length, inline in struct.iter_unpack(self.order + "HHI4s", table):
             size = TYPE_SIZES.get(kind, 0) * length
             if tag in ifd.entries or kind not in TYPE_SIZES:

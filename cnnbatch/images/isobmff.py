@@ -48,14 +48,14 @@ def scan(data: bytes) -> Scan:
         raise Undecodable("unknown-format", f"ISO media file of the brands {sorted(brands)}")
     items = _read_items(data)
     width, height = _size_of(items, items.primary)
-    _check_frames(items, width * height)
     bits = max((_bits_of(kind, body) for kind, body in items.properties), default=8)
     is_several = bool(brands & {b"avis", b"tmap"}) or _has_other_pictures(items)  # a sequence, a gain map
     mode = "RGBA" if any(kind == b"auxC" and _is_alpha(body) for kind, body in items.properties) else "RGB"
     header = ImageHeader("avif", width, height, mode, bits_per_sample=max(8, bits), num_frames=2 if is_several else 1)
     is_odd = items.is_odd or items.unreferenced > MAX_TRAILING_BYTES or _has_odd_properties(items)
     dropped = ("unreferenced",) if items.unreferenced > 0 else ()
-    return Scan(header, refusal="metadata" if is_odd else None, dropped=dropped)
+    refusal = "corrupt" if _has_larger_frames(items, width * height) else "metadata" if is_odd else None
+    return Scan(header, refusal=refusal, dropped=dropped)
 
 
 def _brands(data: bytes) -> set[bytes]:
@@ -178,15 +178,16 @@ def _size_of(items: _Items, number: int) -> tuple[int, int]:
     raise Undecodable("corrupt", "AVIF without a picture size")
 
 
-def _check_frames(items: _Items, pixels: int) -> None:
-    """Raises Undecodable where what a decoder will allocate is not what the boxes say."""
+def _has_larger_frames(items: _Items, pixels: int) -> bool:
+    """Whether a decoder would allocate more than the boxes say."""
     for number, data in items.data.items():
         if items.types[number] == b"av01":
             width, height = largest_frame(data)
         else:
             width, height = struct.unpack_from(">II" if data[1] & 1 else ">HH", data, 4)
         if width * height > 2 * pixels + MAX_TILE_SLACK:
-            raise Undecodable("corrupt", f"AVIF frame of {width}x{height} in a picture of {pixels} pixels")
+            return True
+    return False
 
 
 def _has_other_pictures(items: _Items) -> bool:

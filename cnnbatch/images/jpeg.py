@@ -61,6 +61,11 @@ def scan(data: bytes) -> Scan:
     return Scan(header, exif, icc, xmp, words, refusal, left.as_segments(trailing))
 
 
+def end_of(data: bytes, start: int) -> int:
+    """Where the JPEG that begins at ``start`` ends; raises Undecodable."""
+    return _walk(data, start + 2).end
+
+
 class _Left:
     """The segments that nothing else carries yet, in order."""
 
@@ -126,8 +131,8 @@ def with_segments(data: bytes, segments: list[Segment]) -> bytes:
     return b"".join((data[:2], *own, *carried, data[position:], joined(segments, AFTER)))
 
 
-def _walk(data: bytes) -> _Segments:
-    found, position = _Segments(), 2
+def _walk(data: bytes, position: int = 2) -> _Segments:
+    found = _Segments()
     while True:
         position, marker = _next_marker(data, position)
         if marker == EOI:

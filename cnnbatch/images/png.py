@@ -188,14 +188,17 @@ def read_tiny(data: bytes, header: ImageHeader) -> NDArray[np.uint8] | None:
     if len(rows) != size or not inflater.eof:
         return None
     pixels = np.empty((header.height, header.width * samples), np.uint8)
-    if not _unfilter(np.frombuffer(rows, np.uint8).reshape(header.height, -1), samples, pixels):
+    if not unfilter(np.frombuffer(rows, np.uint8).reshape(header.height, -1), samples, pixels):
         return None
     return pixels if samples == 1 else pixels.reshape(header.height, header.width, samples)
 
 
 @numba.njit(nogil=True, cache=True)
-def _unfilter(rows, samples, pixels):  # type: ignore[no-untyped-def]
-    """Undoes the filter of each row (PNG specification, section 9); returns whether all are known ones."""
+def unfilter(rows, samples, pixels):  # type: ignore[no-untyped-def]
+    """Undoes the filter of each of ``rows`` [H, 1 + bytes] into ``pixels``; ``samples``: bytes of a pixel.
+
+    PNG specification, section 9. Returns whether all filters are known ones.
+    """
     for y in range(len(rows)):
         kind = rows[y, 0]
         if kind > 4:
@@ -212,13 +215,14 @@ def _unfilter(rows, samples, pixels):  # type: ignore[no-untyped-def]
             elif kind == 3:
                 guess = (left + above) >> 1
             elif kind == 4:
-                guess = _paeth(left, above, corner)
+                guess = paeth(left, above, corner)
             pixels[y, x] = np.uint8((np.int32(rows[y, x + 1]) + guess) & 0xFF)
     return True
 
 
 @numba.njit(nogil=True, cache=True)
-def _paeth(left, above, corner):  # type: ignore[no-untyped-def]
+def paeth(left, above, corner):  # type: ignore[no-untyped-def]
+    """The predictor of that name (section 9.4)."""
     by_left, by_above, by_corner = abs(above - corner), abs(left - corner), abs(left + above - 2 * corner)
     if by_left <= by_above and by_left <= by_corner:
         return left

@@ -12,12 +12,12 @@ from PIL import TiffTags
 
 from cnnbatch.errors import Undecodable
 from cnnbatch.images import ifd
-from cnnbatch.images.ifd import Entry, Ifd
+from cnnbatch.images.ifd import SUB_IFDS, Entry, Ifd
 from cnnbatch.images.model import MAX_TRAILING_BYTES, ImageHeader, Scan
 from cnnbatch.images.segments import AFTER, BEFORE, Segment, joined
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES = 256, 257, 258, 259, 262, 277
-TILE_WIDTH, TILE_HEIGHT, SUB_IFDS, EXTRA_SAMPLES, SAMPLE_FORMAT = 322, 323, 330, 338, 339
+TILE_WIDTH, TILE_HEIGHT, EXTRA_SAMPLES, SAMPLE_FORMAT = 322, 323, 338, 339
 XMP, ICC = 700, 34675
 ASCII, BYTE, UNDEFINED, JPEG_COMPRESSION = 2, 1, 7, 7
 

@@ -22,10 +22,11 @@ from cnnbatch.archive.shards import write_shard
 from cnnbatch.codec import DEFAULT_QUALITY, MAX_QUALITY, Codec
 from cnnbatch.codec.container.bitstream import QUALITY_STEPS
 from cnnbatch.errors import Undecodable, Unreadable
-from cnnbatch.images import DecodedImage, decode, png, probe, transcode_jpeg
+from cnnbatch.images import DecodedImage, decode, png, probe
+from cnnbatch.images.lossless import keep
 from cnnbatch.stages.isolation import Keyed, unwatched
 from cnnbatch.stages.quality import SSIMULACRA2_TOLERANCE, Coded, QualityPolicy, code
-from cnnbatch.stages.records import CompressResult, CompressTask, Failure, Tally
+from cnnbatch.stages.records import CompressResult, CompressTask, Failure, Sizes, Tally
 from cnnbatch.storage import ObjectInfo, Store
 from cnnbatch.version import VERSION
 
@@ -233,6 +234,7 @@ class ShardCompressor:
             payload_bytes=sum(len(row.payload) for row in rows),
             pixels=pixels,
             seconds=dict(seconds),
+            kept=_kept(rows),
         )
 
     def _sources(self, inputs: Sequence[ObjectInfo], failures: list[Failure]) -> Iterator[_Source]:
@@ -292,8 +294,8 @@ class ShardCompressor:
             yield self._decode_watched(info, data)
 
     def _claimed_pixels(self, info: ObjectInfo, data: bytes) -> int:
-        """What decoding will allocate, in pixels; none for what is stored as it is, nor for tiny PNGs, which hold few."""
-        if self.settings.lossless or (len(data) <= TINY_BYTES and data.startswith(png.SIGNATURE)):
+        """What decoding will allocate, in pixels; nothing for tiny PNGs, which hold few."""
+        if len(data) <= TINY_BYTES and data.startswith(png.SIGNATURE):
             return 0
         try:
             with self.watch(info):
@@ -439,9 +441,18 @@ def _pixels_ready(ahead: Iterable[Future[_Decoded]]) -> int:
     return sum(source.pixels for future in ahead if future.done() for source in future.result()[0])
 
 
+def _kept(rows: Iterable[ArchiveRow]) -> dict[tuple[str, str], Sizes]:
+    """What was stored, by format and reason."""
+    found: dict[tuple[str, str], Sizes] = defaultdict(Sizes)
+    for row in rows:
+        if row.outcome == "store":
+            found[row.source_format, row.reason or ""] += Sizes(1, row.source_size, len(row.payload))
+    return dict(found)
+
+
 def _store(data: bytes, reason: str) -> _Stored:
-    transcode = transcode_jpeg(data)
-    return _Stored(reason, data, "verbatim") if transcode is None else _Stored(reason, transcode, "jpegxl-transcode")
+    kept = keep(data)
+    return _Stored(reason, kept.payload, kept.coding)
 
 
 _Header = tuple[str, int | None, int | None]

@@ -19,7 +19,8 @@ from cnnbatch.codec import Codec
 from cnnbatch.codec.codec import Pixels
 from cnnbatch.errors import ArchiveError, BitstreamError, DamagedRow, ImageError
 from cnnbatch.images import FORMATS as IMAGE_FORMATS
-from cnnbatch.images import DecodedImage, encode, restore_jpeg
+from cnnbatch.images import DecodedImage, encode
+from cnnbatch.images.lossless import restore
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.isolation import KILLS_WORKER, Keyed, unwatched
 from cnnbatch.stages.names import names_taken
@@ -240,12 +241,10 @@ def restore_file(row: ArchiveRow, pixels: Pixels | None, *, format: str) -> byte
 
     Raises ImageError where a stored payload or the metadata is damaged.
     """
-    if row.payload_coding == "verbatim":
-        return row.payload
-    if row.payload_coding == "jpegxl-transcode":
-        data = restore_jpeg(row.payload)
-        if hashlib.sha256(data).digest() != row.source_sha256:
-            raise ImageError("checksum", f"{row.key!r}: the restored JPEG is not the original")
+    if row.outcome == "store":
+        data = restore(row.payload, row.payload_coding, num_bytes=row.source_size)
+        if row.payload_coding != "verbatim" and hashlib.sha256(data).digest() != row.source_sha256:
+            raise ImageError("checksum", f"{row.key!r}: what was restored is not the original")
         return data
     if pixels is None or (row.height, row.width) != pixels.shape[:2]:
         raise ImageError("size", f"{row.key!r}: {row.width} × {row.height} in the row, other pixels in the bitstream")

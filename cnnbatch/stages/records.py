@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from cnnbatch.archive.shards import ShardInfo
 from cnnbatch.archive.snapshot import LiveShard
@@ -29,6 +29,20 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Sizes:
+    """Some files, before and after."""
+
+    images: int = 0
+    source_bytes: int = 0
+    payload_bytes: int = 0
+
+    def __add__(self, other: "Sizes") -> "Sizes":
+        return Sizes(
+            self.images + other.images, self.source_bytes + other.source_bytes, self.payload_bytes + other.payload_bytes
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Tally:
     """Counts over inputs; sizes in bytes, ``seconds`` by stage (summed over workers)."""
 
@@ -40,6 +54,8 @@ class Tally:
     payload_bytes: int = 0
     pixels: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
+    kept: Mapping[tuple[str, str], Sizes] = field(default_factory=dict)
+    """What was stored, by format and reason."""
 
     @property
     def total(self) -> int:
@@ -58,13 +74,31 @@ class Tally:
         images: Counter[str] = Counter()
         reasons: Counter[str] = Counter()
         seconds: Counter[str] = Counter()
+        kept: dict[tuple[str, str], Sizes] = {}
         source = payload = pixels = 0
         for tally in tallies:
             images.update(tally.images)
             reasons.update(tally.reasons)
             seconds.update(tally.seconds)
+            for kind, sizes in tally.kept.items():
+                kept[kind] = kept.get(kind, Sizes()) + sizes
             source, payload, pixels = source + tally.source_bytes, payload + tally.payload_bytes, pixels + tally.pixels
-        return Tally(dict(images), dict(reasons), source, payload, pixels, dict(seconds))
+        return Tally(dict(images), dict(reasons), source, payload, pixels, dict(seconds), kept)
+
+
+def kept_as_list(kept: Mapping[tuple[str, str], Sizes]) -> list[dict[str, str | int]]:
+    """What was stored, for JSON: the largest first."""
+    order = sorted(kept.items(), key=lambda item: (-item[1].payload_bytes, item[0]))
+    return [{"format": format_, "reason": reason, **asdict(sizes)} for (format_, reason), sizes in order]
+
+
+def describe_kept(kept: Mapping[tuple[str, str], Sizes]) -> list[str]:
+    """The same in lines for people."""
+    return [
+        f"kept: {one['images']:,} {one['format']} ({one['reason']}): "
+        f"{int(one['source_bytes']) / 1e6:,.1f} MB → {int(one['payload_bytes']) / 1e6:,.1f} MB"
+        for one in kept_as_list(kept)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,8 @@ NIGHTS: tuple[tuple[dict[str, bytes], tuple[str, ...]], ...] = (
             "exif.jpg": as_file(picture(40, 32, seed=4), "jpeg", quality=97, exif=EXIF_ROTATED, comment=b"by hand"),
             "cmyk.jpg": cmyk_jpeg(),
             "notes.txt": b"no picture at all\n",
+            "long.txt": b"no picture at all, and again " * 20,
+            "deep.png": as_file(picture(40, 50, seed=8)[..., 0].astype(np.uint16) * 250),
             ERASED: b"to be forgotten\n",
         },
         (),

@@ -61,6 +61,8 @@ def test_the_archive_has_what_version_1_can_hold() -> None:
         ("cnn", "cnn"),
         ("store", "verbatim"),
         ("store", "jpegxl-transcode"),
+        ("store", "parts"),
+        ("store", "zstd"),
     }
     assert "erased.txt" not in found
     assert any(one.get("alpha") for one in found.values())

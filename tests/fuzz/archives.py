@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -27,6 +28,7 @@ from cnnbatch.archive.single import FIELDS, dump_cnb, parse_cnb
 from cnnbatch.errors import CnnbatchError
 from cnnbatch.images import transcode_jpeg
 from cnnbatch.images.alpha import encode_alpha
+from cnnbatch.images.lossless import keep
 from cnnbatch.images.segments import AFTER, BEFORE, Segment, pack
 from cnnbatch.reading import CodecFiles, Picture
 from cnnbatch.storage import Store, open_store
@@ -225,8 +227,17 @@ def cnb_files() -> list[bytes]:
     formats = ("png", "gif", "webp", "bmp", "tiff", "avif", "ppm")
     in_jxl = replace(stored("j", transcode, payload_coding="jpegxl-transcode"), source_sha256=sha256(jpeg))
     kept = [stored("k", as_file(picture, name)) for name in ("png", "gif")]
+    deep = as_file(picture[..., 0].astype(np.uint16) * 250)
+    in_parts = [_kept(data) for data in (deep, as_file(waves(60, 64), "tiff", compression="tiff_lzw"), bytes(3000))]
     made = [replace(whole, source_format=name, mode="RGB bits=4 dpi=72x72", **extras) for name in formats]
-    return [dump_cnb(row) for row in (whole, *made, in_jxl, *kept)]
+    return [dump_cnb(row) for row in (whole, *made, in_jxl, *kept, *in_parts)]
+
+
+def _kept(data: bytes) -> ArchiveRow:
+    found = keep(data)
+    assert found.coding != "verbatim"
+    row = stored("p", found.payload, payload_coding=found.coding)
+    return replace(row, source_size=len(data), source_sha256=sha256(data))
 
 
 def open_cnb(data: bytes) -> None:

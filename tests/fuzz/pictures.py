@@ -6,7 +6,8 @@ import zlib
 from pathlib import Path
 
 from cnnbatch.errors import ImageError
-from cnnbatch.images import decode, encode, png, probe, transcode_jpeg
+from cnnbatch.images import decode, encode, png, probe
+from cnnbatch.images.lossless import keep, restore
 from tests.fuzz.target import Target
 from tests.images.test_image_segments import CARRIED
 from tests.stages.pictures import EXIF_ROTATED, as_file, cmyk_jpeg, deep_png, waves, with_alpha
@@ -34,7 +35,8 @@ def files() -> list[bytes]:
 
 def read(data: bytes) -> None:
     """What a job does with an input, and the way back."""
-    transcode_jpeg(data)
+    kept = keep(data)
+    assert restore(kept.payload, kept.coding, num_bytes=len(data)) == data
     try:
         probe(data)
         image = decode(data, max_pixels=MAX_PIXELS)

@@ -30,7 +30,8 @@ from cnnbatch.archive import ArchiveRow, open_archive
 from cnnbatch.archive.reader import Archive
 from cnnbatch.archive.shards import read_summary
 from cnnbatch.codec import Codec
-from cnnbatch.images import decode, restore_jpeg
+from cnnbatch.images import decode
+from cnnbatch.images.lossless import restore
 from cnnbatch.metrics import psnr_db
 from jobs import engine, nightly
 from jobs.command import run_command
@@ -274,7 +275,7 @@ def check_row(archive: Archive, row: ArchiveRow, data: bytes, codecs: dict[str, 
     """Against the original's bytes; ``codecs`` out of the archive, loaded once."""
     assert row.source_sha256 == hashlib.sha256(data).digest(), row.key
     if row.codec_id is None:
-        given = row.payload if row.payload_coding == "verbatim" else restore_jpeg(row.payload)
+        given = restore(row.payload, row.payload_coding, num_bytes=row.source_size)
         assert given == data, row.key
         return
     if row.codec_id not in codecs:
