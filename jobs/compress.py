@@ -203,7 +203,7 @@ class CompressJob:
             logger.warning("%d objects were listed more than once", difference.repeated)
         self.faults, self.rows = tuple(scan.unreadable), sum(shard.num_rows for shard in shards)
         self.failures = [failure for failure in self.faults if self.retried is None or failure.key in self.retried]
-        report.failures = self.failures
+        report.failures, report.left_out = self.failures, scan.left_out
         report.tally = Tally.of_failures(self.failures)
         report.hidden = difference.hidden
         report.inputs = difference.images + difference.unchanged + difference.hidden + report.erased + len(self.failures)
@@ -360,6 +360,8 @@ def describe(report: RunReport) -> str:
     lines += describe_kept(t.kept)
     if report.hidden:
         lines.append(f"{report.hidden:,} may be in shards that cannot be read, and were left alone")
+    if report.left_out:
+        lines.append(f"{report.left_out:,} left out: .DS_Store, Thumbs.db, ._*, markers of folders")
     if report.erased:
         lines.append(f"{report.erased:,} were erased from the archive and stay out")
     if report.outdated:

@@ -51,7 +51,8 @@ class RunReport:
 
     ``inputs`` = ``unchanged`` + ``erased`` + ``hidden`` + ``tally.total`` when it is complete. ``hidden`` are those that may be
     in shards that cannot be read. Of the ``vanished``, whose originals are gone from the source, ``outdated`` have rows that
-    ``--recompress`` would have taken. ``superseded``: another run's rows of these images were first.
+    ``--recompress`` would have taken. ``left_out`` are no inputs: what file managers leave behind, and markers of folders.
+    ``superseded``: another run's rows of these images were first.
     """
 
     job: str
@@ -67,6 +68,7 @@ class RunReport:
     inputs: int = 0
     unchanged: int = 0
     erased: int = 0
+    left_out: int = 0
     hidden: int = 0
     new: int = 0
     changed: int = 0

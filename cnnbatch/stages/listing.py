@@ -23,16 +23,29 @@ LISTING_SCHEMA = pa.schema(
     ]
 )
 MAX_KEY_BYTES = MAX_BYTES["key"]
+CLUTTER = frozenset((".ds_store", "thumbs.db"))
+"""Names, in lower case, of what file managers leave behind."""
+
+RESOURCE_FORK = "._"
+"""What such a name begins with: what macOS keeps beside a file elsewhere than on its own disks."""
+
+FOLDER_MARKERS = ("/", "_$folder$")
+"""How the keys of empty objects end by which clients of object stores show folders."""
+
 _CHUNK = 10_000
 
 
 class Scan:
-    """A listing under way: iterate it once; then ``unreadable`` has what was listed but cannot be read."""
+    """A listing under way: iterate it once; then ``unreadable`` has what was listed but cannot be read.
+
+    ``left_out`` counts what is no input and nobody's picture: see `is_clutter` and `FOLDER_MARKERS`.
+    """
 
     def __init__(self, source: Store, *, exclude: Collection[str] = ()) -> None:
         self._source = source
         self._excluded = tuple(re.compile(fnmatch.translate(glob)) for glob in exclude)
         self.unreadable: list[Failure] = []
+        self.left_out = 0
 
     def __iter__(self) -> Iterator[pa.Table]:
         """Tables of `LISTING_SCHEMA`, of 10,000 objects, without those that a glob of ``exclude`` matches."""
@@ -43,7 +56,10 @@ class Scan:
             yield pa.Table.from_arrays(arrays, schema=LISTING_SCHEMA)
 
     def _readable(self) -> Iterator[ObjectInfo]:
-        for info in self._source.list():
+        for info in self._source.list(markers=True):
+            if is_clutter(info.key) or (info.size == 0 and (not info.key or info.key.endswith(FOLDER_MARKERS))):
+                self.left_out += 1
+                continue
             if any(pattern.match(info.key) for pattern in self._excluded):
                 continue
             fault = info.fault or (None if is_row_key(info.key) else "name")
@@ -60,7 +76,8 @@ class Scan:
 
         def hides(key: str) -> bool:
             parents = accumulate(key.split("/"), "{}/{}".format)
-            return any(pattern.match(key) for pattern in self._excluded) or not faulty.isdisjoint(parents)
+            left_out = is_clutter(key) or any(pattern.match(key) for pattern in self._excluded)
+            return left_out or not faulty.isdisjoint(parents)
 
         return hides
 
@@ -78,6 +95,12 @@ def list_source(source: Store, *, exclude: Collection[str] = ()) -> Listing:
     scan = Scan(source, exclude=exclude)
     table = pa.concat_tables([LISTING_SCHEMA.empty_table(), *scan])
     return Listing(table, tuple(scan.unreadable))
+
+
+def is_clutter(key: str) -> bool:
+    """Whether a key is that of a file that a file manager left behind."""
+    name = key.rpartition("/")[2]
+    return name.startswith(RESOURCE_FORK) or name.lower() in CLUTTER
 
 
 def is_row_key(key: str) -> bool:

@@ -79,7 +79,7 @@ class FsspecStore:
         with self._faults("look at"):
             self._fs.exists(self._root)
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+    def list(self, prefix: str = "", *, markers: bool = False) -> Iterator[ObjectInfo]:
         top = self._path(prefix.strip("/")) if prefix.strip("/") else self._root
         self._fs.invalidate_cache()
         files = self._walk(top)

@@ -73,8 +73,10 @@ class Store(Protocol):
     def check_writable(self) -> None:
         """Probe the same for a store to write to, which may not exist yet; nothing is written."""
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+    def list(self, prefix: str = "", *, markers: bool = False) -> Iterator[ObjectInfo]:
         """Stream every object below the folder ``prefix``, in any order, names with ``_`` and ``.`` included.
+
+        ``markers``: also the empty objects whose key ends with ``/``, by which clients of object stores show folders.
 
         Memory does not grow with the number of objects. A folder that does not exist is empty. What cannot be listed or read
         for a reason of its own, also a folder below ``prefix``, comes with its ``fault``; a listing without any is complete.

@@ -69,7 +69,7 @@ class LocalStore:
         if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
             raise StorageError(f"{self.url} cannot be written: {folder} is not a folder that we may write to")
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+    def list(self, prefix: str = "", *, markers: bool = False) -> Iterator[ObjectInfo]:
         prefix = prefix.strip("/")
         try:
             with self._faults("list", prefix):

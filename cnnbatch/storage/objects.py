@@ -59,7 +59,7 @@ class ObjectStore:
     def check_writable(self) -> None:
         self.check()
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+    def list(self, prefix: str = "", *, markers: bool = False) -> Iterator[ObjectInfo]:
         folder = prefix.strip("/")
         asked = f"{self._prefix}{folder}/" if folder else self._prefix
         for info in self._list(asked):
@@ -67,7 +67,7 @@ class ObjectStore:
                 raise StorageError(
                     f"cannot list {self.url}{self._at}: the store lists {info.key[:200]!r}, which is outside of it"
                 )
-            if info.size != 0 or not info.key.endswith("/"):
+            if markers or info.size != 0 or not info.key.endswith("/"):
                 yield replace(info, key=info.key[len(self._prefix) :])
 
     def head(self, key: str) -> ObjectInfo | None:

@@ -31,7 +31,7 @@ class FakeStore:
     def __init__(self, infos: Iterable[ObjectInfo]) -> None:
         self.infos = list(infos)
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+    def list(self, prefix: str = "", *, markers: bool = False) -> Iterator[ObjectInfo]:
         return iter(self.infos)
 
 

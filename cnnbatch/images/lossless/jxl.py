@@ -13,16 +13,14 @@ TOGETHER: Final = (1, 2, 3, 4)
 """Channels that one codestream holds; of more, each has one of its own."""
 
 BAND_SAMPLES: Final = 1 << 24
-EFFORTS: Final = ((1 << 20, 9), (1 << 22, 7))
-"""Samples of a picture up to which libjxl takes its time."""
-
-USUAL_EFFORT: Final = 3
-"""3 % larger than at effort 7 for photographs of 16 bits, and six times as fast."""
+SMALL_SAMPLES: Final = 1 << 20
+EFFORT, SMALL_EFFORT = 3, 7
+"""Of libjxl; it takes its time over small pictures only."""
 
 
 def encode(pixels: Pixels) -> list[bytes]:
     """[H, W, C] uint8 or uint16 as codestreams."""
-    effort = next((effort for most, effort in EFFORTS if pixels.size <= most), USUAL_EFFORT)
+    effort = SMALL_EFFORT if pixels.size <= SMALL_SAMPLES else EFFORT
     height, width, channels = pixels.shape
     return [_encode(pixels[where], effort) for where in _parts((height, width, channels))]
 
