@@ -188,7 +188,9 @@ def test_an_empty_source_and_an_empty_archive_have_no_difference() -> None:
     assert difference([ObjectInfo("a", 1)], []).new == ["a"]
 
 
-names = st.text("abc/é*𝄞", min_size=1, max_size=4)
+names = st.text("abc/é*𝄞", min_size=1, max_size=4).filter(
+    lambda name: not name.endswith("/")
+)  # an empty object of such a name is a folder
 sizes, etags = st.integers(0, 2), st.sampled_from([None, "e", "f"])
 times = st.sampled_from([None, T0, T0 + timedelta(seconds=1)])
 states = st.dictionaries(names, st.tuples(sizes, etags, times), max_size=12)
@@ -367,3 +369,15 @@ def test_little_work_is_shared_by_all_workers_and_much_work_is_not_cut_finer() -
     assert shard_limits(many, workers=2, source_bytes=512 << 20, images=2000) == ShardLimits(512 << 20, 2000)
     one = difference([ObjectInfo("a", 1)], []).difference
     assert shard_limits(one, workers=8, source_bytes=512 << 20, images=2000) == ShardLimits(1 << 20, 64)
+
+
+def test_what_file_managers_leave_and_markers_of_folders_are_left_out_and_counted() -> None:
+    keys = ["a.jpg", "b/.DS_Store", "Thumbs.db", "b/thumbs.DB", "b/._a.jpg", "empty.jpg", "c_$folder$", "d.DS_Store"]
+    infos = [ObjectInfo(key, 0 if key.startswith(("e", "c_")) else 10) for key in keys]
+    infos += [ObjectInfo("folder/", 0), ObjectInfo("", 0), ObjectInfo("full_$folder$", 10)]
+    scan = Scan(FakeStore(infos))  # type: ignore[arg-type]
+    listed = [key for table in scan for key in table.column("key").to_pylist()]
+    assert listed == ["a.jpg", "empty.jpg", "d.DS_Store", "full_$folder$"]
+    assert scan.left_out == 7
+    assert not scan.unreadable
+    assert [scan.hides()(key) for key in ("b/.DS_Store", "b/a.jpg")] == [True, False]
