@@ -23,7 +23,7 @@ from cnnbatch.codec import DEFAULT_QUALITY, MAX_QUALITY, Codec
 from cnnbatch.codec.container.bitstream import QUALITY_STEPS
 from cnnbatch.errors import Undecodable, Unreadable
 from cnnbatch.images import DecodedImage, decode, png, probe
-from cnnbatch.images.lossless import keep
+from cnnbatch.images.lossless import can_be_below, keep
 from cnnbatch.stages.isolation import Keyed, unwatched
 from cnnbatch.stages.quality import SSIMULACRA2_TOLERANCE, Coded, QualityPolicy, code
 from cnnbatch.stages.records import CompressResult, CompressTask, Failure, Sizes, Tally
@@ -42,11 +42,6 @@ PSNR_STEPS = 128
 
 SSIMULACRA2_STEPS = 64
 """Of a point, for the column ssimulacra2."""
-
-LOSSLESS_SHARES = {"jpeg": 0.6}
-LOSSLESS_SHARE = 0.25
-"""Of the file's bytes, by its format and of others: an image that is coded in less is not compared with the file kept without
-loss, which takes time and never gets so small."""
 
 TINY_BYTES = 4096
 TINY_TOGETHER = 64
@@ -362,7 +357,7 @@ class ShardCompressor:
         num_bytes = len(coded.bitstream) + image.side_bytes
         if num_bytes >= len(source.data):
             return self._kept(source, "not-smaller")
-        if num_bytes < LOSSLESS_SHARES.get(image.format, LOSSLESS_SHARE) * len(source.data):
+        if not can_be_below(num_bytes, source.data, image.format):
             return None
         stored = self._kept(source, "lossless-smaller")
         return stored if len(stored.payload) <= num_bytes else None

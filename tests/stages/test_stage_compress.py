@@ -228,6 +228,14 @@ def test_a_jpeg_that_is_smaller_without_loss_is_kept_so(tmp_path: Path, codec: C
     assert len(stored.payload) < 0.95 * len(data)
 
 
+def test_a_drawing_in_a_format_that_packs_nothing_is_kept_without_loss(tmp_path: Path, codec: Codec) -> None:
+    drawing = np.zeros((200, 200, 3), np.uint8)
+    drawing[40:90, ::3] = 255
+    row = Bench(tmp_path, codec, {"a.bmp": as_file(drawing, "bmp")}, quality=50).rows()["a.bmp"]
+    assert (row.outcome, row.reason) == ("store", "lossless-smaller")
+    assert len(row.payload) < 0.02 * row.source_size
+
+
 def test_an_image_below_the_floor_at_every_quality_is_stored(tmp_path: Path, codec: Codec) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (48, 48, 3), np.uint8)
     rows = Bench(

@@ -1,9 +1,10 @@
 """Files kept so that they come back byte for byte, in as few bytes as they take.
 
 kept = keep(data)                                           # made again and compared before it is returned
+can_be_below(num_bytes, data, format)                        # whether it is worth the time to try
 data = restore(kept.payload, kept.coding, num_bytes=…)
 """
 
-from cnnbatch.images.lossless.keeping import CODINGS, Kept, keep, restore
+from cnnbatch.images.lossless.keeping import CODINGS, Kept, can_be_below, keep, restore
 
-__all__ = ["CODINGS", "Kept", "keep", "restore"]
+__all__ = ["CODINGS", "Kept", "can_be_below", "keep", "restore"]

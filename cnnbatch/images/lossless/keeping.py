@@ -20,6 +20,11 @@ LEAST_GAIN: Final = 0.02
 MIN_PARTS_BYTES: Final = 1024
 MIN_ZSTD_BYTES: Final = 128
 TRIAL_LEVEL: Final = 3
+LEAST_SHARES: Final = {"jpeg": 0.6}
+LEAST_SHARE: Final = 0.25
+"""Of a file's bytes, or of what Zstandard makes of them in a hurry, by the file's format and of others: `keep` of a picture
+never gets much below."""
+
 MAX_BYTES: Final = 2**31 - 2**20
 """Of a file: the format's limit on a payload."""
 
@@ -40,6 +45,14 @@ def keep(data: bytes) -> Kept:
         if len(kept.payload) <= most and len(kept.payload) < len(best.payload) and _comes_back(kept, data):
             best = kept
     return best
+
+
+def can_be_below(num_bytes: int, data: bytes, format: str) -> bool:
+    """Whether `keep` may take fewer than ``num_bytes`` for ``data``: a quick guess, as `keep` takes time."""
+    share = LEAST_SHARES.get(format, LEAST_SHARE)
+    if num_bytes >= share * len(data):
+        return True
+    return format not in LEAST_SHARES and num_bytes >= share * len(imagecodecs.zstd_encode(data, TRIAL_LEVEL))
 
 
 def _candidates(data: bytes) -> Iterator[Kept]:
