@@ -239,7 +239,7 @@ def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(jobs: Jobs, sourc
     assert 0 < ended.report["payload_bytes"] < ended.report["source_bytes"] == sum(map(len, FILES.values()))
     assert not archive.exists()
     lossless = jobs.compress(source, archive, "--dry-run", "--json", "--lossless").report
-    assert lossless["payload_bytes"] == lossless["source_bytes"]
+    assert 0 < lossless["payload_bytes"] < lossless["source_bytes"]
     jobs.compress(source, archive)
     before = files_below(tmp_path)
     assert "7 inputs: 7 unchanged, 0 new" in jobs.compress(source, archive, "--dry-run").stdout
