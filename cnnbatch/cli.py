@@ -124,7 +124,17 @@ def _add_decode(subparsers: "Subparsers") -> None:
 def _add_doctor(subparsers: "Subparsers") -> None:
     parser = _add(subparsers, "doctor", "look for damage in an archive's log and for files that nothing needs")
     parser.add_argument("archive", metavar="ARCHIVE")
-    parser.add_argument("--mend", action="store_true", help="put a torn last commit or a bad checkpoint into quarantine")
+    parser.add_argument(
+        "--mend", action="store_true", help="put a torn last commit or a bad checkpoint into quarantine, and right what can be"
+    )
+    originals = parser.add_mutually_exclusive_group()
+    originals.add_argument(
+        "--source",
+        metavar="SOURCE",
+        help="read all shards, too, and say which originals of lost rows are there; with --mend, what cannot be read leaves "
+        "the log, and the next run archives those again",
+    )
+    originals.add_argument("--no-source", action="store_true", help="the same where there are no originals any more")
     parser.add_argument("--sweep", action="store_true", help="delete files that no live image is in, after their grace")
     _add_grace(parser)
 

@@ -6,36 +6,58 @@ None of it imports torch.
 import argparse
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cnnbatch.archive import ArchiveLog, Lease
 from cnnbatch.archive.doctor import Diagnosis, examine
 from cnnbatch.archive.maintenance import compact as compact_archive
 from cnnbatch.archive.maintenance import erase as erase_images
-from cnnbatch.archive.orphans import Swept, check_grace, holders, sweep
+from cnnbatch.archive.orphans import OF_SHARDS, Swept, check_grace, holders, sweep
 from cnnbatch.archive.restore import removed_rows, restore
 from cnnbatch.commands import visible
 from cnnbatch.errors import ArchiveError, UsageError, VerifyFailed
+from cnnbatch.storage import Store, open_store
+
+if TYPE_CHECKING:
+    from cnnbatch.stages.mending import Loss
 
 
 def doctor(options: argparse.Namespace) -> None:
     """The state of log and files; with ``--mend`` and ``--sweep``, put in order first."""
     grace = _grace(options)
+    source = None if options.source is None else open_store(options.source)
+    if source is not None:
+        source.check()
     diagnosis = examine(options.archive, mend=options.mend, grace=grace)
+    losses: Sequence[Loss] = ()
+    if diagnosis.log_is_sound and (source is not None or options.no_source):
+        losses = _losses(options, source)
     swept = None
     if options.sweep and diagnosis.log_is_sound:
         swept = sweep(ArchiveLog.open(options.archive), grace=grace, forced=options.force)
+    if swept is not None or any(loss.mended for loss in losses):
         mended = tuple(fault for fault in diagnosis.faults if fault.mended)
         after = examine(options.archive, grace=grace)
         diagnosis = replace(after, faults=(*mended, *after.faults))
-    document = asdict(diagnosis) | {"is_sound": diagnosis.is_sound, "swept": None if swept is None else asdict(swept)}
-    _print(options, document, _describe_diagnosis(diagnosis, swept))
+    told = {loss.path for loss in losses}
+    faults = (*(fault for fault in diagnosis.faults if fault.where not in told), *(loss.as_fault() for loss in losses))
+    diagnosis = replace(diagnosis, faults=faults)
+    document = asdict(diagnosis) | {"is_sound": diagnosis.is_sound, "losses": [asdict(loss) for loss in losses]}
+    document["swept"] = None if swept is None else asdict(swept)
+    _print(options, document, _describe_diagnosis(diagnosis, swept, losses))
     if not diagnosis.is_sound:
         left = [fault for fault in diagnosis.faults if not fault.mended]
         raise VerifyFailed(f"{len(left)} faults, first {left[0].where}: {left[0].kind}: {left[0].message}")
+
+
+def _losses(options: argparse.Namespace, source: Store | None) -> "Sequence[Loss]":
+    from cnnbatch.stages.mending import examine_shards  # imports torch
+
+    log = ArchiveLog.open(options.archive)
+    return examine_shards(log, source, run_id=_run_id("doctor"), mend=options.mend)
 
 
 def erase(options: argparse.Namespace) -> None:
@@ -116,13 +138,18 @@ def _run_id(job: str) -> str:
     return f"{job}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
-def _describe_diagnosis(diagnosis: Diagnosis, swept: Swept | None) -> str:
+def _describe_diagnosis(diagnosis: Diagnosis, swept: Swept | None, losses: "Sequence[Loss]") -> str:
     ripe = [orphan for orphan in diagnosis.orphans if orphan.ripe]
     log = f"log version {diagnosis.log_version}"
     if diagnosis.log_version is None:
         log = "the table is not made yet: run the job again" if diagnosis.is_sound else "the log cannot be read"
     lines = [f"{log}, {diagnosis.num_images:,} images"]
     lines += [f"{'mended' if f.mended else 'FAULT'}: {f.where}: {f.kind}: {f.message}" for f in diagnosis.faults]
+    lines += [line for loss in losses for line in _describe_loss(loss)]
+    if not losses and any(fault.kind in OF_SHARDS for fault in diagnosis.faults):
+        lines.append(
+            "note: --source SOURCE tells which originals are still there; with --mend, the next run archives them again"
+        )
     lines += [f"note: {note}" for note in diagnosis.notes]
     if swept is not None:
         lines.append(f"swept {swept.files} files of {swept.num_bytes:,} bytes, and {swept.unfinished} unfinished ones")
@@ -131,6 +158,14 @@ def _describe_diagnosis(diagnosis: Diagnosis, swept: Swept | None) -> str:
         lines.append(f"{len(diagnosis.orphans)} files of {size:,} bytes that nothing needs, {len(ripe)} past their grace")
         lines += [f"  {o.path} ({'replaced' if o.replaced else 'never committed'})" for o in diagnosis.orphans[:20]]
     return "\n".join(map(visible, lines))
+
+
+def _describe_loss(loss: "Loss") -> list[str]:
+    """Every key that is known to be lost, and those that the next run takes again."""
+    lines = [f"  lost: {key}" for key in loss.lost_keys]
+    if (unnamed := loss.lost - len(loss.lost_keys)) > 0:
+        lines.append(f"  lost: {unnamed:,} images whose keys nobody can tell")
+    return lines + [f"  again: {key}" for key in loss.again]
 
 
 def _print(options: argparse.Namespace, document: Mapping[str, Any], text: str) -> None:

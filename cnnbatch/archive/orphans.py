@@ -18,6 +18,8 @@ from cnnbatch.errors import ArchiveError, UsageError
 from cnnbatch.storage import ObjectInfo, Store
 
 DATA: Final = "data"
+OF_SHARDS: Final = frozenset(("missing-shard", "wrong-size"))
+"""The kinds of `faults_of_shards`."""
 GRACE: Final = timedelta(hours=24)
 LEAST_GRACE: Final = timedelta(hours=1)
 """With none, a full vacuum beside a running ingest took shards that were about to be committed."""

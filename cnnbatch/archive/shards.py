@@ -340,14 +340,35 @@ def rewrite_without(store: Store, path: str, keys: Collection[str], *, num_bytes
         if isinstance(row, DamagedRow):
             raise row
         kept.append(row)
-    if not kept:
+    return carry_on(store, path, kept, num_bytes=num_bytes)
+
+
+def read_remains(store: Store, path: str, *, num_bytes: int | None = None) -> tuple[list[ArchiveRow], frozenset[str]]:
+    """What can be read of a shard that is gone or damaged: rows, whatever their payloads are, and the keys of further rows.
+
+    Raises:
+        StorageError: a damaged row was read twice, and each time with other bytes.
+    """
+    try:
+        rows = _read_twice_if_damaged(
+            lambda: read_shard(store, path, num_bytes=num_bytes, check=check_columns), where=f"{path} in {store.url}"
+        )
+    except ArchiveError:
+        return [], frozenset()
+    named = frozenset(row.key for row in rows if isinstance(row, DamagedRow) and row.key is not None)
+    return [row for row in rows if isinstance(row, ArchiveRow)], named
+
+
+def carry_on(store: Store, path: str, rows: Sequence[ArchiveRow], *, num_bytes: int | None = None) -> ShardInfo | None:
+    """Write rows of a shard again as they are, for the commit that replaces it; ``None`` when there is no row."""
+    if not rows:
         return None
-    for row in kept:
+    for row in rows:
         if not _is_sound(row):
             logger.warning("%r in %s is damaged, and carried on as it is", row.key, path)
     footer = read_footer(store, path, num_bytes=num_bytes)
     footer.pop(SUMMARY_KEY, None)
-    return _write(store, kept, footer, (path,))
+    return _write(store, rows, footer, (path,))
 
 
 def _read_twice_if_damaged(
