@@ -23,7 +23,7 @@ from skimage import data
 from benchmarks.hardware import hardware
 from cnnbatch.codec import DEFAULT_QUALITY, Codec
 from cnnbatch.codec.hyperprior.model import Hyperprior
-from cnnbatch.codec.transforms.integer_layers import Z_MAX
+from cnnbatch.codec.transforms.integer_kernels import Z_MAX
 
 Pixels = npt.NDArray[np.uint8]
 

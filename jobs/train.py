@@ -39,6 +39,7 @@ from cnnbatch.training.checkpoint import Progress
 from cnnbatch.training.data import load_pictures
 from cnnbatch.training.dense import DenseTrainer
 from cnnbatch.training.dense_data import MAX_PIXELS, decoded_files, gather, read_labels
+from cnnbatch.training.draft_filter import with_draft_filter
 from cnnbatch.training.entropy_tables import with_fitted_tables
 from cnnbatch.training.growth import grown
 from cnnbatch.training.int8_calibration import calibrate_int8
@@ -88,7 +89,8 @@ def _train_process(rank: int, config: TrainConfig, rendezvous: str | None) -> No
         if model.settings.objective == "psnr":  # its least squares would smooth what the eye wants kept
             fit_adaptive_filter(model, trainer.train_pictures)
         data = dump_codec(model, training={**progress, "config": notes})
-        _export(config, with_fitted_tables(data, trainer.train_pictures))
+        data = with_fitted_tables(data, trainer.train_pictures)
+        _export(config, with_draft_filter(data, trainer.train_pictures))
 
     trainer.run(export)
 

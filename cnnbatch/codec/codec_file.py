@@ -9,27 +9,27 @@ Read with numpy only: no pickle, every name, type and shape checked, and a check
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
-from torch import nn
 
 from cnnbatch.codec.container.sealed import _checksum, _metadata, seal
-from cnnbatch.codec.dense.arrays import DenseArchitecture
 from cnnbatch.codec.geometry import Array
 from cnnbatch.codec.hyperprior.arrays import HyperpriorArchitecture
-from cnnbatch.codec.interface import Architecture, Coder, Expected, Limits
+from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
+from cnnbatch.codec.interface import Architecture, Coder, Expected, Limits, QuickDecoder
 from cnnbatch.errors import CodecFileError
 
-ARCHITECTURES: Final[dict[str, Architecture[Any, Any]]] = {
-    architecture.name: architecture for architecture in (HyperpriorArchitecture(), DenseArchitecture())
-}
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+ARCHITECTURES: Final = ("hyperprior", "dense")
 
 FORMAT = "cnnbatch-codec"
 VERSION = 1
@@ -56,7 +56,11 @@ class CodecFile(BaseModel):
 
     @property
     def _architecture(self) -> Architecture[Any, Any]:
-        return ARCHITECTURES[self.architecture]
+        return architecture_named(self.architecture)
+
+    def shape(self, bitstream: bytes) -> tuple[int, int]:
+        """(height, width) of what a bitstream holds, without decoding it; raises BitstreamError."""
+        return self._architecture.shape(self.settings, bitstream)
 
     def model(self) -> Any:
         """The network with the file's weights; raises CodecFileError for weights that cannot be."""
@@ -68,10 +72,15 @@ class CodecFile(BaseModel):
         with self.wrong_arrays():
             return self._architecture.trainable_model(self.settings, self.arrays)
 
-    def coder(self, *, device: torch.device, limits: Limits, threads: int) -> Coder:
+    def coder(self, *, device: "torch.device", limits: Limits, threads: int) -> Coder:
         """Raises CodecFileError for weights that cannot be, or if the file computes differently on ``device``."""
         with self.wrong_arrays():
             return self._architecture.coder(self, device=device, limits=limits, threads=threads)
+
+    def quick_decoder(self, coder: Callable[[], Coder], *, limits: Limits, threads: int) -> QuickDecoder:
+        """See `Architecture.quick_decoder`. Raises as `coder`."""
+        with self.wrong_arrays():
+            return self._architecture.quick_decoder(self, coder, limits=limits, threads=threads)
 
     @contextmanager
     def wrong_arrays(self) -> Iterator[None]:
@@ -82,10 +91,23 @@ class CodecFile(BaseModel):
             raise CodecFileError(f"codec file {self.id[:12]}: {error}") from error
 
 
-def dump_codec(model: nn.Module, *, training: Mapping[str, Any]) -> bytes:
+def architecture_named(name: str) -> Architecture[Any, Any]:
+    """One of `ARCHITECTURES`; torch is imported with ``dense``, and with ``hyperprior`` where a network is wanted."""
+    if name == HyperpriorArchitecture.name:
+        return HyperpriorArchitecture()
+    from cnnbatch.codec.dense.arrays import DenseArchitecture
+
+    return DenseArchitecture()
+
+
+def _architecture_of(settings: BaseModel) -> Architecture[Any, Any]:
+    return architecture_named(ARCHITECTURES[0 if isinstance(settings, HyperpriorSettings) else 1])
+
+
+def dump_codec(model: "nn.Module", *, training: Mapping[str, Any]) -> bytes:
     """The codec file of a trained model; raises CodecFileError if it would not decode exactly."""
     settings: Any = model.settings
-    architecture = next(a for a in ARCHITECTURES.values() if isinstance(settings, a.settings))
+    architecture = _architecture_of(settings)
     arrays = architecture.arrays(model)
     metadata = {
         "format": FORMAT,
@@ -104,12 +126,13 @@ def parse_codec(data: bytes) -> CodecFile:
     metadata = _metadata(data)
     if metadata.get("format") != FORMAT:
         raise CodecFileError("not a codec file: a safetensors file without the mark of a cnnbatch codec")
-    architecture = ARCHITECTURES.get(metadata.get("architecture", ""))
-    if metadata.get("version") != str(VERSION) or architecture is None:
+    name = metadata.get("architecture", "")
+    if metadata.get("version") != str(VERSION) or name not in ARCHITECTURES:
         raise CodecFileError(
             f"codec file of version {metadata.get('version')!r} and architecture {metadata.get('architecture')!r}, "
             f"expected {VERSION} and {' or '.join(map(repr, ARCHITECTURES))}"
         )
+    architecture = architecture_named(name)
     try:
         arrays = load_safetensors(data)
         file = CodecFile(
@@ -129,12 +152,14 @@ def parse_codec(data: bytes) -> CodecFile:
 
 def expected_arrays(settings: BaseModel) -> Expected:
     """Name → (dtype, shape; None: any length) of every array of a codec file, without allocating any."""
-    return next(a for a in ARCHITECTURES.values() if isinstance(settings, a.settings)).expected(settings)
+    return _architecture_of(settings).expected(settings)
 
 
 def _check_arrays(file: CodecFile) -> None:
     """Whoever wrote the file also wrote its checksum, and the compiled entropy coder believes what it is given."""
-    expected = expected_arrays(file.settings)
+    architecture = _architecture_of(file.settings)
+    extra = {name: kind for name, kind in architecture.optional(file.settings).items() if name in file.arrays}
+    expected = architecture.expected(file.settings) | extra
     if odd := sorted(expected.keys() ^ file.arrays.keys()):
         raise CodecFileError(f"codec file {file.id[:12]}: arrays missing or unknown: {', '.join(odd[:5])}")
     for name, (dtype, shape) in expected.items():
@@ -146,4 +171,4 @@ def _check_arrays(file: CodecFile) -> None:
                 f"{np.dtype(dtype)} {list(shape)}"
             )
     with file.wrong_arrays():
-        ARCHITECTURES[file.architecture].check(file.settings, file.arrays)
+        architecture.check(file.settings, file.arrays)

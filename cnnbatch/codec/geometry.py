@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -59,3 +59,36 @@ GREY = 128
 
 PIXEL_UNIT = 64.0
 """Grey levels that the learned analysis path sees as 1."""
+
+SCALES: Final = (1, 2, 4, 8, 16)
+"""What the sides of a picture can be divided by."""
+
+
+def gray(image: Pixels) -> Pixels:
+    """[H, W, 3] → [H, W]: mean of the colours, rounded."""
+    total: npt.NDArray[np.uint16] = image.sum(2, dtype=np.uint16)
+    return ((total * 2 + 3) // 6).astype(np.uint8)
+
+
+def divisor(scale: float) -> int:
+    """What ``scale`` divides the sides of a picture by. Raises ValueError unless it is one of `SCALES`."""
+    for number in SCALES:
+        if scale == 1 / number:
+            return number
+    raise ValueError(f"scale is one of {', '.join(f'1/{n}' if n > 1 else '1' for n in SCALES)}, got {scale:g}")
+
+
+def reduced(image: Pixels, by: int) -> Pixels:
+    """Means of squares of ``by`` × ``by`` pixels, rounded half up; of fewer where the picture ends."""
+    height, width = image.shape[:2]
+    rows, columns = np.arange(0, height, by), np.arange(0, width, by)
+    sums = np.add.reduceat(np.add.reduceat(image, rows, 0, dtype=np.uint32), columns, 1)
+    counts = np.outer(np.diff(rows, append=height), np.diff(columns, append=width)).astype(np.uint32)
+    counts = counts.reshape(*counts.shape, *[1] * (image.ndim - 2))
+    found: Pixels = ((2 * sums + counts) // (2 * counts)).astype(np.uint8)
+    return found
+
+
+def reduced_size(height: int, width: int, by: int) -> tuple[int, int]:
+    """(height, width) of what `reduced` gives."""
+    return -(-height // by), -(-width // by)

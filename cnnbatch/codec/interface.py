@@ -5,27 +5,29 @@ An `Architecture` turns models into the arrays of a codec file and back, a `Code
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from pydantic import BaseModel
-from torch import nn
 
 from cnnbatch.codec.container.bitstream import MAX_PIXELS, QUALITY_STEPS, TILE_SIDE
-from cnnbatch.codec.geometry import Array, Pixels, Region
+from cnnbatch.codec.geometry import Array, Pixels, Region, reduced
 from cnnbatch.errors import BitstreamError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 Expected = dict[str, tuple[str, tuple[int | None, ...]]]
 """Name → (dtype, shape; None: any length) of the arrays of a codec file."""
 
 MAX_QUALITY = 63.0
 S = TypeVar("S", bound=BaseModel)
-M = TypeVar("M", bound=nn.Module)
+M = TypeVar("M", bound="nn.Module")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Limits:
         if self.window_side <= 0 or self.window_side % TILE_SIDE:
             raise ValueError(f"window_side is a positive multiple of {TILE_SIDE}, got {self.window_side}")
 
-    def pixels(self, device: torch.device) -> int:
+    def pixels(self, device: "torch.device") -> int:
         """Pixels of one batch on ``device``."""
         return self.batch_pixels or (1 << 19 if device.type == "cpu" else 1 << 22)
 
@@ -70,11 +72,34 @@ class Coder(Protocol):
     def reconstruct_region(self, bitstream: bytes, region: Region) -> Pixels:
         """The pixels of ``region`` as `reconstruct` gives them; raises BitstreamError, and ValueError if it is not inside."""
 
-    def shape(self, bitstream: bytes) -> tuple[int, int]:
-        """(height, width) of what a bitstream holds, without decoding it; raises BitstreamError."""
-
     def features(self, bitstreams: Sequence[bytes]) -> npt.NDArray[np.float32]:
         """Bitstreams → [N, F], from the decoded symbols alone; raises BitstreamError."""
+
+
+class QuickDecoder(Protocol):
+    """The decoder of one codec file that gives drafts and reduced pictures."""
+
+    def reconstruct(self, bitstreams: Sequence[bytes], by: int) -> list[Pixels]:
+        """Drafts where ``by`` is 1, else pictures whose sides are divided by it; raises as `Coder.reconstruct`."""
+
+    def reconstruct_region(self, bitstream: bytes, region: Region, by: int) -> Pixels:
+        """The pixels of ``region`` as `reconstruct` gives them; raises BitstreamError, and ValueError if it is not inside."""
+
+
+class Reducing:
+    """A `QuickDecoder` that makes pictures smaller after a `Coder` decoded them, for an architecture of small pictures."""
+
+    def __init__(self, coder: Coder) -> None:
+        self._coder = coder
+
+    def reconstruct(self, bitstreams: Sequence[bytes], by: int) -> list[Pixels]:
+        """See `QuickDecoder.reconstruct`."""
+        return [reduced(image, by) for image in self._coder.reconstruct(bitstreams)]
+
+    def reconstruct_region(self, bitstream: bytes, region: Region, by: int) -> Pixels:
+        """See `QuickDecoder.reconstruct_region`."""
+        [image] = self.reconstruct([bitstream], by)
+        return region.cut(image)
 
 
 class Architecture(ABC, Generic[S, M]):
@@ -108,8 +133,20 @@ class Architecture(ABC, Generic[S, M]):
         """The same network to go on training from."""
 
     @abstractmethod
-    def coder(self, file: "Parsed", *, device: torch.device, limits: Limits, threads: int) -> Coder:
+    def coder(self, file: "Parsed", *, device: "torch.device", limits: Limits, threads: int) -> Coder:
         """Raises CodecFileError if the file computes differently here."""
+
+    @abstractmethod
+    def quick_decoder(self, file: "Parsed", coder: Callable[[], Coder], *, limits: Limits, threads: int) -> QuickDecoder:
+        """What gives drafts and reduced pictures, by the file's ``coder`` where there is no quicker way; raises as `coder`."""
+
+    @abstractmethod
+    def shape(self, settings: S, bitstream: bytes) -> tuple[int, int]:
+        """(height, width) of what a bitstream holds, without decoding it; raises BitstreamError."""
+
+    def optional(self, settings: S) -> Expected:
+        """Arrays that a codec file may have besides `expected`."""
+        return {}
 
 
 class Parsed(Protocol):
@@ -128,10 +165,12 @@ class Parsed(Protocol):
         """Checked against `Architecture.expected`."""
 
 
-def copy_weights(parameter: nn.Parameter, array: Array) -> None:
+def copy_weights(parameter: "nn.Parameter", array: Array) -> None:
     """Raises ValueError for weights that are not finite."""
     if not np.isfinite(array).all():
         raise ValueError(f"a weight of shape {array.shape} holds numbers that are not finite")
+    import torch
+
     with torch.no_grad():
         parameter.copy_(torch.from_numpy(array.astype(np.float32)))
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from cnnbatch.codec.adaptive_filter.estimation import Statistics, statistics
-from cnnbatch.codec.adaptive_filter.filtering import AROUND, surrounded
+from cnnbatch.codec.adaptive_filter.filtering import surrounded
+from cnnbatch.codec.adaptive_filter.kernels import AROUND
 from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.training.data import Pixels, crops
 

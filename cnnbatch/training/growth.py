@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.codec.transforms.layers import Block, keep_variance
-from cnnbatch.codec.transforms.quality import NUM_ANCHORS
+from cnnbatch.codec.transforms.quality_laws import NUM_ANCHORS
 from cnnbatch.errors import UsageError
 
 SIZES = ("width_8", "width_16", "synthesis_blocks")

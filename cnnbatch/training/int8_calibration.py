@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.codec.hyperprior.synthesis import Synthesis
-from cnnbatch.codec.runtime.onednn import LEVEL_MAX, ZERO_POINT
+from cnnbatch.codec.runtime.levels import LEVEL_MAX, ZERO_POINT
 from cnnbatch.codec.transforms.int8 import HIDDEN_ZERO_POINT
 from cnnbatch.codec.transforms.layers import Block
 from cnnbatch.training.data import Pixels, crops

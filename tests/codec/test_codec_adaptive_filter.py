@@ -11,17 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnbatch.codec import Codec, Limits
-from cnnbatch.codec.adaptive_filter.filtering import (
-    AROUND,
-    COLOURS,
-    FEATURES,
-    LIMITS,
-    REACH,
-    features,
-    filter_planes,
-    filtered,
-    repeat_edges,
-)
+from cnnbatch.codec.adaptive_filter.filtering import features, filtered
+from cnnbatch.codec.adaptive_filter.kernels import AROUND, COLOURS, FEATURES, LIMITS, REACH, filter_planes, repeat_edges
 from cnnbatch.codec.codec_file import dump_codec
 from cnnbatch.codec.container.bitstream import pack, unpack
 from cnnbatch.codec.entropy_coding.exp_golomb import LARGEST_NUMBER, packed, unpacked

@@ -15,12 +15,13 @@ from hypothesis.extra import numpy as arrays
 from cnnbatch.codec.entropy_coding.rans import Decoder, encode
 from cnnbatch.codec.entropy_coding.tables import Tables, gaussian_tables, joined
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
-from cnnbatch.codec.quantisation.dependent import MASKS, SPACING, dequantise, state_machine, symbol_mass, trellis_tables
+from cnnbatch.codec.quantisation.dependent import MASKS, SPACING, dequantise, state_machine
 from cnnbatch.codec.quantisation.prediction import restore
 from cnnbatch.codec.quantisation.prices import gaussian_prices, table_prices
 from cnnbatch.codec.quantisation.quantised import QuantisedLatents, chosen_values
 from cnnbatch.codec.quantisation.scan import scan_order
 from cnnbatch.codec.quantisation.trellis_search import TrellisQuantiser
+from cnnbatch.codec.quantisation.trellis_tables import symbol_mass, trellis_tables
 from cnnbatch.codec.quantisation.viterbi import WINDOW
 from cnnbatch.errors import BitstreamError
 from tests.codec.reference import in_order, ones

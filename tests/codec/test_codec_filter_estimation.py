@@ -19,7 +19,8 @@ from cnnbatch.codec.adaptive_filter.estimation import (
     patch_places,
     statistics,
 )
-from cnnbatch.codec.adaptive_filter.filtering import AROUND, COLOURS, FEATURES, UNITS, Weights, filtered, surrounded
+from cnnbatch.codec.adaptive_filter.filtering import filtered, surrounded
+from cnnbatch.codec.adaptive_filter.kernels import AROUND, COLOURS, FEATURES, UNITS, Weights
 from cnnbatch.codec.container.bitstream import Header, unpack
 from cnnbatch.codec.entropy_coding.exp_golomb import unpacked
 from cnnbatch.codec.hyperprior import filter_estimation

@@ -13,7 +13,7 @@ from cnnbatch.codec.entropy_coding import rans
 from cnnbatch.codec.entropy_coding import tables as entropy_tables
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.codec.quantisation import dependent
-from cnnbatch.codec.transforms import integer_layers, quality
+from cnnbatch.codec.transforms import integer_kernels, quality_laws
 from tests.codec.models import TINY, tiny_codec_file
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
@@ -27,7 +27,7 @@ CONSTANTS = {
     "block (pixels a latent position covers, each direction)": geometry.BLOCK,
     "hyper block (latent positions a hyper-latent covers, each direction)": geometry.HYPER_BLOCK,
     "largest magnitude of a symbol": entropy_tables.SYMBOL_LIMIT,
-    "largest magnitude of a hyper-latent": integer_layers.Z_MAX,
+    "largest magnitude of a hyper-latent": integer_kernels.Z_MAX,
     "dependent quantisation: distance of levels, quantisation steps": dependent.SPACING,
     "dependent quantisation: smallest scale index": dependent.FIRST_DEPENDENT,
     **{f"dependent quantisation: F, Q of {n} states": f"{f}, {q}" for n, (f, q) in dependent.MASKS.items()},
@@ -35,11 +35,11 @@ CONSTANTS = {
     "lowest state of the entropy coder": rans._LOWER,
     "codec file version": codec_file.VERSION,
     "largest codec file, bytes": codec_file.MAX_BYTES,
-    "activation units in 1": round(1 / integer_layers.ACTIVATION_UNIT),
-    "largest activation, units": round(integer_layers.ACTIVATION_MAX / integer_layers.ACTIVATION_UNIT),
-    "smallest, largest shift": f"{integer_layers.MIN_SHIFT}, {integer_layers.MAX_SHIFT}",
-    "bound of a sum of integers": integer_layers.EXACT_LIMIT // 2,
-    "anchors of a quality curve": quality.NUM_ANCHORS,
+    "activation units in 1": round(1 / integer_kernels.ACTIVATION_UNIT),
+    "largest activation, units": round(integer_kernels.ACTIVATION_MAX / integer_kernels.ACTIVATION_UNIT),
+    "smallest, largest shift": f"{integer_kernels.MIN_SHIFT}, {integer_kernels.MAX_SHIFT}",
+    "bound of a sum of integers": integer_kernels.EXACT_LIMIT // 2,
+    "anchors of a quality curve": quality_laws.NUM_ANCHORS,
     "grey levels the learned analysis path sees as 1": f"{geometry.PIXEL_UNIT:g}",
 }
 

@@ -7,8 +7,9 @@ import torch
 
 from cnnbatch.codec.entropy_coding.rans import Decoder, encode
 from cnnbatch.codec.entropy_coding.tables import Indexes, Symbols, gaussian_tables
-from cnnbatch.codec.hyperprior.hyper_latents import EDGES, WEIGHT_UNIT, HyperContext, HyperTables
-from cnnbatch.codec.transforms.integer_layers import Z_MAX
+from cnnbatch.codec.hyperprior.hyper_context import HyperContext
+from cnnbatch.codec.hyperprior.hyper_latents import EDGES, WEIGHT_UNIT, HyperTables
+from cnnbatch.codec.transforms.integer_kernels import Z_MAX
 from cnnbatch.errors import BitstreamError
 
 SCALE_RANGE = (0.11, 64.0)

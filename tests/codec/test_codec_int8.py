@@ -13,7 +13,8 @@ from cnnbatch.codec import Codec, Limits
 from cnnbatch.codec.codec_file import dump_codec, parse_codec
 from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
-from cnnbatch.codec.runtime.onednn import LEVEL_MAX, MOST_INPUTS, ZERO_POINT, cpu_has_int8
+from cnnbatch.codec.runtime.levels import LEVEL_MAX, MOST_INPUTS, ZERO_POINT
+from cnnbatch.codec.runtime.onednn import cpu_has_int8
 from cnnbatch.codec.transforms.int8 import HIDDEN_ZERO_POINT, Int8Block, Int8Linear
 from cnnbatch.codec.transforms.layers import Block, keep_variance
 from cnnbatch.metrics import psnr_db

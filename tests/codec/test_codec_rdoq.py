@@ -12,9 +12,9 @@ from cnnbatch.codec import Codec, Limits
 from cnnbatch.codec.entropy_coding.tables import PRECISION, SYMBOL_LIMIT, gaussian_tables, joined
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.codec.hyperprior.synthesis import Synthesis
-from cnnbatch.codec.quantisation.dependent import trellis_tables
 from cnnbatch.codec.quantisation.prices import ESCAPE_BITS, table_prices
 from cnnbatch.codec.quantisation.trellis_search import TrellisQuantiser
+from cnnbatch.codec.quantisation.trellis_tables import trellis_tables
 from tests.codec.models import picture, tiny_codec, tiny_codec_file
 
 SCALES = np.array([0.11, 0.5, 2.0, 20.0])

@@ -11,17 +11,8 @@ from hypothesis import strategies as st
 
 from cnnbatch.codec.codec_file import parse_codec
 from cnnbatch.codec.runtime.onednn import cpu_has_int8, product_of_integers
-from cnnbatch.codec.transforms.integer_layers import (
-    ACTIVATION_MAX,
-    ACTIVATION_UNIT,
-    EXACT_LIMIT,
-    ExactLinear,
-    ExactNet,
-    IntegerLinear,
-    IntegerNet,
-    Integers,
-    indexes_of,
-)
+from cnnbatch.codec.transforms.integer_kernels import ACTIVATION_MAX, ACTIVATION_UNIT, EXACT_LIMIT
+from cnnbatch.codec.transforms.integer_layers import ExactLinear, ExactNet, IntegerLinear, IntegerNet, Integers, indexes_of
 from cnnbatch.errors import CodecFileError
 from tests.codec.models import TINY, tiny_codec_file, tiny_model
 from tests.codec.reference import scale_indexes

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnnbatch.codec.adaptive_filter.filtering import COLOURS, FEATURES, filtered
+from cnnbatch.codec.adaptive_filter.filtering import filtered
+from cnnbatch.codec.adaptive_filter.kernels import COLOURS, FEATURES
 from cnnbatch.codec.container.bitstream import TILE_SIDE, Header
 from cnnbatch.codec.geometry import BLOCK
 from cnnbatch.codec.hyperprior.model import Hyperprior

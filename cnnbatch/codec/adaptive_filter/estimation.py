@@ -14,7 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cnnbatch.codec.adaptive_filter.filtering import (
+from cnnbatch.codec.adaptive_filter.filtering import ROWS_AT_ONCE, features, middle
+from cnnbatch.codec.adaptive_filter.kernels import (
     AROUND,
     COLOURS,
     CONSTANT,
@@ -22,12 +23,9 @@ from cnnbatch.codec.adaptive_filter.filtering import (
     LIMITS,
     PAIRS,
     REACH,
-    ROWS_AT_ONCE,
     UNITS,
     Weights,
     clipped,
-    features,
-    middle,
     sum_around,
 )
 from cnnbatch.codec.entropy_coding.exp_golomb import LARGEST_NUMBER, Numbers, packed

@@ -4,7 +4,7 @@ The large matrices of the learned paths are int8 with a unit for each output: at
 The bypass stays in float16, for it carries the picture itself.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -19,8 +19,8 @@ from cnnbatch.codec.dense.settings import DenseSettings
 from cnnbatch.codec.dense.symbol_coder import SymbolCoder, known_answer
 from cnnbatch.codec.entropy_coding.tables import gaussian_tables
 from cnnbatch.codec.geometry import Array
-from cnnbatch.codec.interface import Architecture, Expected, Limits, Parsed, copy_weights
-from cnnbatch.codec.transforms.quality import NUM_ANCHORS
+from cnnbatch.codec.interface import Architecture, Coder, Expected, Limits, Parsed, Reducing, copy_weights
+from cnnbatch.codec.transforms.quality_laws import NUM_ANCHORS
 
 BYTE_MATRICES = ("g_a.leave", "g_a.hidden", "g_a.project", "g_s.enter", "g_s.hidden", "g_s.project")
 
@@ -117,6 +117,14 @@ class DenseArchitecture(Architecture[DenseSettings, Dense]):
         """See `Architecture.coder`."""
         model = self.model(file.settings, file.arrays)
         return DenseCoder(file, model, device=device, limits=limits, threads=threads)
+
+    def quick_decoder(self, file: Parsed, coder: Callable[[], Coder], *, limits: Limits, threads: int) -> Reducing:
+        """See `Architecture.quick_decoder`."""
+        return Reducing(coder())
+
+    def shape(self, settings: DenseSettings, bitstream: bytes) -> tuple[int, int]:
+        """See `Architecture.shape`; the codec file says it."""
+        return settings.height, settings.width
 
 
 def _parameters(model: Dense) -> list[tuple[str, nn.Parameter]]:

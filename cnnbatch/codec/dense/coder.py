@@ -74,10 +74,6 @@ class DenseCoder:
         [image] = self.reconstruct([bitstream])
         return region.cut(image)
 
-    def shape(self, bitstream: bytes) -> tuple[int, int]:
-        """See `Coder.shape`; the codec file says it."""
-        return self.settings.height, self.settings.width
-
     def features(self, bitstreams: Sequence[bytes]) -> npt.NDArray[np.float32]:
         """[N, L]: the dequantised latents in units of 64 grey levels, whatever the quality."""
         rows = self._each(len(bitstreams), lambda part: list(self._features(bitstreams, part)))

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnnbatch.codec.container.bitstream import MAX_QUALITY_STEPS
-from cnnbatch.codec.transforms.quality import NUM_ANCHORS, interpolation_weights
+from cnnbatch.codec.transforms.quality import interpolation_weights
+from cnnbatch.codec.transforms.quality_laws import NUM_ANCHORS
 
 LATENT_UNIT: Final = 64.0
 """Grey levels of an orthonormal transform that the context model sees as 1."""

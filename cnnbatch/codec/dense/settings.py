@@ -1,11 +1,13 @@
 """Sizes of the dense architecture: its layers, the pictures it takes and the classes it knows."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
-from cnnbatch.codec.transforms.quality import Positive, ScaleRange, high_rate_step, lmbda_at, log_spaced
+from cnnbatch.codec.transforms.quality_laws import Number, Positive, ScaleRange, high_rate_step, lmbda_at
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 POOLED = 4
 """Pixels that a position after both pools covers in each direction."""
@@ -55,14 +57,16 @@ class DenseSettings(DenseLayers):
         """(rows, columns) after both pools."""
         return -(-self.height // POOLED), -(-self.width // POOLED)
 
-    def lmbda(self, quality: Tensor) -> Tensor:
+    def lmbda(self, quality: Number) -> Number:
         """λ(q), see `lmbda_at`."""
         return lmbda_at(quality, self.lmbda_range)
 
-    def step(self, quality: Tensor) -> Tensor:
+    def step(self, quality: Number) -> Number:
         """Δ(q) in grey levels of an orthonormal transform."""
         return high_rate_step(self.lmbda(quality))
 
-    def scales(self) -> Tensor:
+    def scales(self) -> "Tensor":
         """[num_scales] float64, log-spaced, in quantisation steps."""
+        from cnnbatch.codec.transforms.quality import log_spaced  # torch takes seconds, and a decoder has tables
+
         return log_spaced(self.scale_range, self.num_scales)

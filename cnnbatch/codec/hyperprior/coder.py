@@ -8,18 +8,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cnnbatch.codec.adaptive_filter.filtering import own_weights
-from cnnbatch.codec.container.bitstream import CODEC_PREFIX_BYTES, MAX_PIXELS, MAX_SIDE, Bitstream, Header, unpack
+from cnnbatch.codec.container.bitstream import MAX_PIXELS, MAX_SIDE, Header
 from cnnbatch.codec.geometry import Pixels, Region
 from cnnbatch.codec.hyperprior.decoder import Decoder
 from cnnbatch.codec.hyperprior.encoder import Effort, Encoder
 from cnnbatch.codec.hyperprior.inference import DecodingNetworks, decoding_networks
 from cnnbatch.codec.hyperprior.latent_decoder import LatentDecoder
 from cnnbatch.codec.hyperprior.model import Hyperprior
+from cnnbatch.codec.hyperprior.parsing import BitstreamParser
 from cnnbatch.codec.hyperprior.windows import halo
-from cnnbatch.codec.interface import Limits, Parsed, check_image, naming, quality_steps
+from cnnbatch.codec.interface import Limits, Parsed, check_image, quality_steps
 from cnnbatch.codec.runtime.batching import Batches
-from cnnbatch.errors import BitstreamError, CodecFileError
+from cnnbatch.errors import CodecFileError
 
 
 class HyperpriorCoder:
@@ -28,7 +28,7 @@ class HyperpriorCoder:
     def __init__(self, file: Parsed, model: Hyperprior, *, device: torch.device, limits: Limits, threads: int) -> None:
         """``model``: the file's. Raises CodecFileError if its scale net computes differently here."""
         torch.backends.cuda.matmul.allow_tf32 = False  # the scale net needs true float32 products
-        self._file, self._limits = file, limits
+        self._file, self.parse = file, BitstreamParser(file, limits)
         model = model.to(device).requires_grad_(False).eval()
         networks = decoding_networks(model)
         self._check_known_answer(networks, device)
@@ -58,42 +58,16 @@ class HyperpriorCoder:
 
     def reconstruct(self, bitstreams: Sequence[bytes]) -> list[Pixels]:
         """See `Coder.reconstruct`."""
-        return self.decoder.reconstruct(self._parsed(bitstreams))
+        return self.decoder.reconstruct(self.parse(bitstreams))
 
     def reconstruct_region(self, bitstream: bytes, region: Region) -> Pixels:
         """See `Coder.reconstruct_region`."""
-        [parsed] = self._parsed([bitstream])
+        [parsed] = self.parse([bitstream])
         return self.decoder.reconstruct_region(parsed, region)
-
-    def shape(self, bitstream: bytes) -> tuple[int, int]:
-        """See `Coder.shape`."""
-        header = unpack(bitstream).header
-        return header.height, header.width
 
     def features(self, bitstreams: Sequence[bytes]) -> npt.NDArray[np.float32]:
         """See `Decoder.features`."""
-        return self.decoder.features(self._parsed(bitstreams))
+        return self.decoder.features(self.parse(bitstreams))
 
     def _header(self, image: Pixels, quality: float) -> Header:
-        return Header(image.shape[1], image.shape[0], image.ndim == 2, quality_steps(quality), self._prefix)
-
-    @property
-    def _prefix(self) -> bytes:
-        return bytes.fromhex(self._file.id)[:CODEC_PREFIX_BYTES]
-
-    def _parsed(self, bitstreams: Sequence[bytes]) -> list[Bitstream]:
-        """Raises BitstreamError for a bitstream over the limit, of another codec, or whose header is damaged."""
-        parsed = []
-        for number, data in enumerate(bitstreams):
-            with naming(number):
-                parsed.append(self._checked(unpack(data)))
-        return parsed
-
-    def _checked(self, parsed: Bitstream) -> Bitstream:
-        header, pixels = parsed.header, parsed.header.width * parsed.header.height
-        if pixels > self._limits.max_pixels:
-            raise BitstreamError(f"bitstream of {pixels} pixels, the limit is {self._limits.max_pixels}")
-        if header.codec_prefix != self._prefix:
-            raise BitstreamError(f"bitstream of codec {header.codec_prefix.hex()}…, but this is codec {self._prefix.hex()}…")
-        own_weights([header.own_filter])
-        return parsed
+        return Header(image.shape[1], image.shape[0], image.ndim == 2, quality_steps(quality), self.parse.prefix)

@@ -3,45 +3,31 @@
 It is what the format fixes, and imports nothing of the encoder's search.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cnnbatch.codec.adaptive_filter.filtering import own_weights
+from cnnbatch.codec.adaptive_filter.kernels import own_weights
 from cnnbatch.codec.container.bitstream import Bitstream, Header
-from cnnbatch.codec.geometry import BLOCK, PIXEL_UNIT, Pixels, Region
+from cnnbatch.codec.geometry import BLOCK, PIXEL_UNIT, Pixels, Region, gray
 from cnnbatch.codec.hyperprior.latent_decoder import LatentDecoder
 from cnnbatch.codec.hyperprior.windows import (
-    TILE,
+    TileJob,
     WindowJob,
     latent_shape,
     moved,
     overlap,
     padded_pixels,
     region_window,
+    tile_jobs,
     window_jobs,
 )
 from cnnbatch.codec.interface import naming
 from cnnbatch.codec.runtime.batching import Batches
 from cnnbatch.errors import BitstreamError
-
-
-@dataclass(frozen=True, slots=True)
-class _TileJob:
-    """One tile of one image of a call: its number in the bitstream and its latent positions."""
-
-    image: int
-    number: int
-    rows: slice
-    columns: slice
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
 
 
 class Decoder:
@@ -64,7 +50,7 @@ class Decoder:
         decoding = self._batches.map(decoded, jobs, size=lambda job: job.window.pixels, alike=lambda job: job.window.shape)
         for job, pixels in decoding:
             _lay(images[job.image], job, pixels)
-        return [_gray(image) if h.gray else image for image, h in zip(images, headers, strict=True)]
+        return [gray(image) if h.gray else image for image, h in zip(images, headers, strict=True)]
 
     def reconstruct_region(self, parsed: Bitstream, region: Region) -> Pixels:
         """The pixels of ``region``. Raises BitstreamError, and ValueError if it is not inside."""
@@ -83,7 +69,7 @@ class Decoder:
                 [pixels] = self.synthesis.pixels(here[None], quality, own).cpu().numpy()
                 covered = Region(rows.start * BLOCK, columns.start * BLOCK, *pixels.shape[:2])
                 image[piece.within(region)] = pixels[piece.within(covered)]
-        return _gray(image) if header.gray else image
+        return gray(image) if header.gray else image
 
     def features(self, parsed: Sequence[Bitstream]) -> npt.NDArray[np.float32]:
         """[N, 3·M]: mean, mean magnitude and largest magnitude of every channel of ŷ over its positions, in units of
@@ -102,9 +88,9 @@ class Decoder:
         """ŷ [h, w, M] of every bitstream."""
         channels, headers = self.latents.settings.latent_channels, [p.header for p in parsed]
         latents = [torch.empty((*latent_shape(h.height, h.width), channels), device=self.device) for h in headers]
-        jobs = [job for image, header in enumerate(headers) for job in _tile_jobs(image, header)]
+        jobs = [job for image, header in enumerate(headers) for job in tile_jobs(image, header)]
 
-        def decoded(batch: Sequence[_TileJob]) -> list[Tensor]:
+        def decoded(batch: Sequence[TileJob]) -> list[Tensor]:
             quality = torch.tensor([headers[job.image].quality for job in batch], device=self.device)
             return list(self._decode_tiles(batch, parsed, quality))
 
@@ -119,14 +105,14 @@ class Decoder:
         rows, columns = around
         shape = (rows.stop - rows.start, columns.stop - columns.start)
         y_hat = torch.empty((*shape, self.latents.settings.latent_channels), device=self.device)
-        for job in _tile_jobs(0, parsed.header):
+        for job in tile_jobs(0, parsed.header):
             common = overlap(rows, job.rows), overlap(columns, job.columns)
             if all(part.stop > part.start for part in common):
                 [latents] = self._decode_tiles([job], [parsed], quality)
                 y_hat[moved(common, rows, columns)] = latents[moved(common, job.rows, job.columns)]
         return y_hat
 
-    def _decode_tiles(self, batch: Sequence[_TileJob], parsed: Sequence[Bitstream], quality: Tensor) -> Tensor:
+    def _decode_tiles(self, batch: Sequence[TileJob], parsed: Sequence[Bitstream], quality: Tensor) -> Tensor:
         streams = []
         for job in batch:
             with naming(job.image):
@@ -153,22 +139,9 @@ class Decoder:
         return None if weights is None else torch.from_numpy(weights).to(self.device)
 
 
-def _tile_jobs(image: int, header: Header) -> Iterator[_TileJob]:
-    rows, columns = latent_shape(header.height, header.width)
-    starts = [(r, c) for r in range(0, rows, TILE) for c in range(0, columns, TILE)]
-    for number, (r, c) in enumerate(starts):
-        yield _TileJob(image, number, slice(r, min(r + TILE, rows)), slice(c, min(c + TILE, columns)))
-
-
 def _lay(image: Pixels, job: WindowJob, pixels: Pixels) -> None:
     """The inner part of a window into its place."""
     r, c = job.window.rows, job.window.columns
     target = image[r.inner_start * BLOCK : r.inner_stop * BLOCK, c.inner_start * BLOCK : c.inner_stop * BLOCK]
     top, left = (r.inner_start - r.start) * BLOCK, (c.inner_start - c.start) * BLOCK
     target[:] = pixels[top : top + target.shape[0], left : left + target.shape[1]]
-
-
-def _gray(image: Pixels) -> Pixels:
-    """Mean of the channels, rounded."""
-    total: npt.NDArray[np.uint16] = image.sum(2, dtype=np.uint16)
-    return ((total * 2 + 3) // 6).astype(np.uint8)

@@ -21,7 +21,7 @@ from cnnbatch.codec.adaptive_filter.estimation import (
     patch_places,
     statistics,
 )
-from cnnbatch.codec.adaptive_filter.filtering import REACH
+from cnnbatch.codec.adaptive_filter.kernels import REACH
 from cnnbatch.codec.container.bitstream import Header
 from cnnbatch.codec.geometry import BLOCK, Pixels
 from cnnbatch.codec.hyperprior.inference import Int8Synthesis

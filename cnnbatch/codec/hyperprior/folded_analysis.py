@@ -3,6 +3,7 @@
 import copy
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,7 +29,8 @@ class FoldedAnalysis:
         """``x`` int8 [N, H, W, 3], pixels less `GREY`, ``quality`` [N] → y [N, H/16, W/16, M] float32."""
         dtype = torch.bfloat16 if bf16 else torch.float32
         if x.device.type == "cpu":
-            blocks = lapped_blocks(x, self._network.prefilter.weight, dtype)
+            found = lapped_blocks(x.contiguous().numpy(), self._network.prefilter.weight.numpy(), bf16=bf16)
+            blocks = torch.from_numpy(found.view(np.int16)).view(dtype) if bf16 else torch.from_numpy(found)
         else:
             blocks = space_to_depth(self._network.prefilter(x.float()).to(dtype), BLOCK)
         if bool((quality == quality[0]).all()):

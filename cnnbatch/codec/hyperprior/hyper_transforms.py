@@ -9,20 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
+from cnnbatch.codec.hyperprior.settings import MEAN_BLOCKS, STEP_FACTORS, STEP_LIMIT, HyperpriorSettings
 from cnnbatch.codec.transforms.asinh import asinh_and_magnitude
 from cnnbatch.codec.transforms.integer_layers import IntegerDepthwise, IntegerLinear, IntegerNet, activation_linear
 from cnnbatch.codec.transforms.layers import Block, FullPrecisionLinear, hardswish, space_to_depth
 from cnnbatch.codec.transforms.quality import QualityCurve
-
-MEAN_BLOCKS = 2
-"""Of the mean net, at 1/16 of the resolution."""
-
-STEP_FACTORS = 8
-"""Numbers at each latent position that the steps of all its channels follow from."""
-
-STEP_LIMIT = 2.0
-"""Largest natural logarithm of a local step, in units of Δ(q)."""
 
 
 class HyperAnalysis(nn.Module):

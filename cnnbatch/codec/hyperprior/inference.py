@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnnbatch.codec.adaptive_filter.filtering import COLOURS, LIMITS, REACH, filter_planes, filtered, surrounded
+from cnnbatch.codec.adaptive_filter.filtering import filtered, surrounded
+from cnnbatch.codec.adaptive_filter.kernels import COLOURS, LIMITS, REACH, filter_planes
 from cnnbatch.codec.geometry import GREY
 from cnnbatch.codec.hyperprior.hyper_transforms import MeanNet, local_steps
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
@@ -113,7 +114,8 @@ class Int8Synthesis:
         if self._merged is None:
             return surrounded(self._picture(y_hat, quality))
         weight, step = self._network.postfilter.weight, self._network.settings.step(quality)
-        return lapped_planes(*self._parts(y_hat, quality), weight, step, GREY)
+        linear, learned = (part.contiguous().numpy() for part in self._parts(y_hat, quality))
+        return torch.from_numpy(lapped_planes(linear, learned, weight.numpy(), step.float().numpy(), GREY))
 
     @torch.inference_mode()
     def filter_weights(self, quality: Tensor) -> Tensor:

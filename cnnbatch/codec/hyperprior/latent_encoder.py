@@ -25,7 +25,7 @@ from cnnbatch.codec.quantisation.prices import magnitude_bits, table_prices
 from cnnbatch.codec.quantisation.quantised import QuantisedLatents, chosen_values
 from cnnbatch.codec.quantisation.scan import Coded
 from cnnbatch.codec.quantisation.trellis_search import TrellisQuantiser
-from cnnbatch.codec.transforms.integer_layers import Z_MAX
+from cnnbatch.codec.transforms.integer_kernels import Z_MAX
 
 
 class SideInformation(NamedTuple):

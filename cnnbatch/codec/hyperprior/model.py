@@ -30,12 +30,13 @@ from cnnbatch.codec.entropy_coding.likelihood import gaussian_bits, noisy
 from cnnbatch.codec.geometry import GREY
 from cnnbatch.codec.hyperprior.analysis import Analysis
 from cnnbatch.codec.hyperprior.distortion import quantiser_weights
-from cnnbatch.codec.hyperprior.hyper_latents import HyperContext
+from cnnbatch.codec.hyperprior.hyper_context import HyperContext
 from cnnbatch.codec.hyperprior.hyper_transforms import HyperAnalysis, MeanNet
 from cnnbatch.codec.hyperprior.rate import on_the_trellis
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.codec.hyperprior.synthesis import Synthesis
-from cnnbatch.codec.transforms.integer_layers import Z_MAX, IntegerNet, round_half_up, soft_clamp
+from cnnbatch.codec.transforms.integer_kernels import Z_MAX
+from cnnbatch.codec.transforms.integer_layers import IntegerNet, round_half_up, soft_clamp
 from cnnbatch.codec.transforms.layers import keep_variance, neighbours
 from cnnbatch.codec.transforms.quality import QualityCurve
 

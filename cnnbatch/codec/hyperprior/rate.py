@@ -5,10 +5,11 @@ import torch
 from torch import Tensor
 
 from cnnbatch.codec.entropy_coding.likelihood import LEAST_MASS, gaussian_bits, noisy
-from cnnbatch.codec.quantisation.dependent import SPACING, TrellisSettings, symbol_mass
+from cnnbatch.codec.quantisation.dependent import SPACING, TrellisSettings
 from cnnbatch.codec.quantisation.prices import gaussian_prices
 from cnnbatch.codec.quantisation.quantised import chosen_values
 from cnnbatch.codec.quantisation.trellis_search import TrellisQuantiser
+from cnnbatch.codec.quantisation.trellis_tables import symbol_mass
 
 
 def on_the_trellis(

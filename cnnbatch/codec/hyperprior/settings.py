@@ -1,17 +1,27 @@
 """Sizes and ranges of one hyperprior, which live in its codec file."""
 
 import math
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor
 
-from cnnbatch.codec.runtime.onednn import MOST_INPUTS
-from cnnbatch.codec.transforms.quality import Positive, ScaleRange, high_rate_step, lmbda_at, log_spaced
+from cnnbatch.codec.runtime.levels import MOST_INPUTS
+from cnnbatch.codec.transforms.quality_laws import Number, Positive, ScaleRange, high_rate_step, lmbda_at
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Objective = Literal["psnr", "ssimulacra2"]
 BlockCount = Annotated[int, Field(ge=0, le=64)]
+
+MEAN_BLOCKS = 2
+"""Of the mean net, at 1/16 of the resolution."""
+
+STEP_FACTORS = 8
+"""Numbers at each latent position that the steps of all its channels follow from."""
+
+STEP_LIMIT = 2.0
+"""Largest natural logarithm of a local step, in units of Δ(q)."""
 
 
 class HyperpriorSettings(BaseModel):
@@ -45,21 +55,23 @@ class HyperpriorSettings(BaseModel):
             raise ValueError(f"predicted_channels {self.predicted_channels} of {self.latent_channels} latent_channels")
         return self
 
-    def lmbda(self, quality: Tensor) -> Tensor:
+    def lmbda(self, quality: Number) -> Number:
         """λ(q), see `lmbda_at`."""
         return lmbda_at(quality, self.lmbda_range)
 
-    def step(self, quality: Tensor) -> Tensor:
+    def step(self, quality: Number) -> Number:
         """Δ(q) in grey levels of an orthonormal transform."""
         return high_rate_step(self.lmbda(quality))
 
-    def scales(self) -> Tensor:
+    def scales(self) -> "Tensor":
         """[num_scales] float64, log-spaced, in quantisation steps."""
+        from cnnbatch.codec.transforms.quality import log_spaced  # torch takes seconds, and a decoder has tables
+
         return log_spaced(self.scale_range, self.num_scales)
 
-    def scale_at(self, positions: Tensor) -> Tensor:
+    def scale_at(self, positions: "Tensor") -> "Tensor":
         """Scales, in quantisation steps, of scale indexes or of what lies between them."""
-        scales: Tensor = self.scale_range[0] * torch.exp(positions / self.indexes_per_nat)
+        scales: Tensor = self.scale_range[0] * (positions / self.indexes_per_nat).exp()
         return scales
 
     @property

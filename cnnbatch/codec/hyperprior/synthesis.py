@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnnbatch.codec.adaptive_filter.filtering import COLOURS, FEATURES
+from cnnbatch.codec.adaptive_filter.kernels import COLOURS, FEATURES
 from cnnbatch.codec.geometry import BLOCK, GREY
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.codec.transforms.asinh import asinh

@@ -88,6 +88,29 @@ def windows(shape: tuple[int, int], *, side: int, halo: int) -> list[Window]:
 
 
 @dataclass(frozen=True, slots=True)
+class TileJob:
+    """One tile of one image of a call: its number in the bitstream and its latent positions."""
+
+    image: int
+    number: int
+    rows: slice
+    columns: slice
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Its latent positions."""
+        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+
+
+def tile_jobs(image: int, header: Header) -> Iterator[TileJob]:
+    """The tiles of image ``image`` of a call, in raster order."""
+    rows, columns = latent_shape(header.height, header.width)
+    starts = [(r, c) for r in range(0, rows, TILE) for c in range(0, columns, TILE)]
+    for number, (r, c) in enumerate(starts):
+        yield TileJob(image, number, slice(r, min(r + TILE, rows)), slice(c, min(c + TILE, columns)))
+
+
+@dataclass(frozen=True, slots=True)
 class WindowJob:
     """One window of one image of a call."""
 

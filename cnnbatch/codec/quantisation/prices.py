@@ -7,7 +7,8 @@ from torch import Tensor
 
 from cnnbatch.codec.entropy_coding.likelihood import LEAST_MASS
 from cnnbatch.codec.entropy_coding.tables import PRECISION, Tables
-from cnnbatch.codec.quantisation.dependent import Values, symbol_mass
+from cnnbatch.codec.quantisation.dependent import Values
+from cnnbatch.codec.quantisation.trellis_tables import symbol_mass
 
 LEVELS = 64
 """Magnitudes with a threshold of their own; beyond, that of the last."""

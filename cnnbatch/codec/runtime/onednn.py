@@ -2,20 +2,15 @@
 
 import logging
 from functools import cache
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from cnnbatch.codec.runtime.cpu import cpu_has_any
+from cnnbatch.codec.runtime.levels import LEVEL_MAX, WEIGHT_MAX, ZERO_POINT
 
 logger = logging.getLogger(__name__)
-WEIGHT_MAX: Final = 127
-LEVEL_MAX: Final = 255
-ZERO_POINT: Final = 128
-
-MOST_INPUTS: Final = (1 << 24) // (LEVEL_MAX * WEIGHT_MAX)
-"""Of a layer, so that its sums stay below 2²⁴."""
 
 
 class PackedLayer(NamedTuple):

@@ -23,16 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnnbatch.codec.runtime.onednn import (
-    LEVEL_MAX,
-    WEIGHT_MAX,
-    ZERO_POINT,
-    Output,
-    PackedLayer,
-    cpu_has_int8,
-    packed,
-    product_of_integers,
-)
+from cnnbatch.codec.runtime.levels import LEVEL_MAX, WEIGHT_MAX, ZERO_POINT
+from cnnbatch.codec.runtime.onednn import Output, PackedLayer, cpu_has_int8, packed, product_of_integers
 from cnnbatch.codec.transforms.layers import Block
 from cnnbatch.codec.transforms.quality import QualityCurve
 

@@ -18,22 +18,26 @@ Training uses the same forward pass with straight-through gradients: what is tra
 from itertools import product
 from typing import Any, NamedTuple, cast
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnnbatch.codec.runtime.onednn import ZERO_POINT, Output, PackedLayer, cpu_has_int8, packed, product_of_integers
+from cnnbatch.codec.runtime.levels import WEIGHT_MAX, ZERO_POINT
+from cnnbatch.codec.runtime.onednn import Output, PackedLayer, cpu_has_int8, packed, product_of_integers
+from cnnbatch.codec.transforms.integer_kernels import (
+    ACTIVATION_MAX,
+    ACTIVATION_UNIT,
+    EXACT_LIMIT,
+    MAX_SHIFT,
+    MIN_SHIFT,
+    Z_MAX,
+    depthwise_requantised,
+    fill_indexes,
+    requantised,
+)
 from cnnbatch.codec.transforms.layers import depth_to_space
 from cnnbatch.errors import CodecFileError
-
-ACTIVATION_UNIT = 1 / 16
-ACTIVATION_MAX = 255 * ACTIVATION_UNIT
-WEIGHT_MAX = 127
-Z_MAX = 127
-EXACT_LIMIT = 2**24
-MIN_SHIFT, MAX_SHIFT = 1, 10
 
 INACTIVE_GRADIENT = 0.1
 """Share of the gradient that reaches an activation below zero, so that it can come back."""
@@ -92,7 +96,7 @@ def requantise(x: Tensor) -> Tensor:
     """To the grid of activations: multiples of 1/16 in [0, 255/16]."""
     if _compiles(x):  # the same numbers in one pass over memory
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
-        _requantised(x.reshape(-1).numpy(), out.view(-1).numpy())
+        requantised(x.reshape(-1).numpy(), out.view(-1).numpy())
         return out
     return soft_clamp(round_half_up(x / ACTIVATION_UNIT) * ACTIVATION_UNIT, 0, ACTIVATION_MAX, share=INACTIVE_GRADIENT)
 
@@ -183,32 +187,6 @@ def _shifted_adds(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _compiles(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
-
-
-@numba.njit(nogil=True, cache=True)
-def _requantised(x, out):  # type: ignore[no-untyped-def]
-    unit, half, per_unit = np.float32(ACTIVATION_UNIT), np.float32(0.5), np.float32(1 / ACTIVATION_UNIT)
-    largest = np.float32(ACTIVATION_MAX / ACTIVATION_UNIT)
-    for i in range(len(x)):
-        out[i] = min(max(np.floor(x[i] * per_unit + half), np.float32(0)), largest) * unit
-
-
-@numba.njit(nogil=True, cache=True)
-def _depthwise_requantised(padded, weight, bias, out):  # type: ignore[no-untyped-def]
-    """Sums in whatever order: all of them are exact."""
-    unit, half = np.float32(ACTIVATION_UNIT), np.float32(0.5)
-    per_unit, largest = np.float32(1 / ACTIVATION_UNIT), np.float32(ACTIVATION_MAX / ACTIVATION_UNIT)
-    images, height, width, channels = out.shape
-    for n in range(images):
-        for i in range(height):
-            for j in range(width):
-                for c in range(channels):
-                    total = bias[c]
-                    for a in range(3):
-                        for b in range(3):
-                            total += padded[n, i + a, j + b, c] * weight[3 * a + b, c]
-                    rounded = np.floor(total * per_unit + half)
-                    out[n, i, j, c] = min(max(rounded, np.float32(0)), largest) * unit
 
 
 class IntegerBlock(nn.Module):
@@ -302,7 +280,7 @@ class ExactBlock:
         if not _compiles(x):
             return requantise(_shifted_adds(x, self._weight, self._bias))
         out = torch.empty_like(x)
-        _depthwise_requantised(F.pad(x, (0, 0, 1, 1, 1, 1)).numpy(), self._taps.numpy(), self._bias.numpy(), out.numpy())
+        depthwise_requantised(F.pad(x, (0, 0, 1, 1, 1, 1)).numpy(), self._taps.numpy(), self._bias.numpy(), out.numpy())
         return out
 
 
@@ -337,16 +315,5 @@ def indexes_of(positions: Tensor, offsets: Tensor, num_scales: int) -> Tensor:
         rounded = torch.floor(positions + 0.5) + offsets[:, None, None, :]
         return rounded.clamp_(0, num_scales - 1).to(torch.uint8)
     indexes = torch.empty(positions.shape, dtype=torch.uint8)
-    _indexes_of(positions.numpy(), offsets.numpy(), np.float32(num_scales - 1), indexes.numpy())
+    fill_indexes(positions.numpy(), offsets.numpy(), np.float32(num_scales - 1), indexes.numpy())
     return indexes
-
-
-@numba.njit(nogil=True, cache=True)
-def _indexes_of(positions, offsets, last, indexes):  # type: ignore[no-untyped-def]
-    images, height, width, channels = positions.shape
-    half, zero = np.float32(0.5), np.float32(0)
-    for n in range(images):
-        for i in range(height):
-            for j in range(width):
-                for c in range(channels):
-                    indexes[n, i, j, c] = min(max(np.floor(positions[n, i, j, c] + half) + offsets[n, c], zero), last)

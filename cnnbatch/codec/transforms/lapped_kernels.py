@@ -1,6 +1,7 @@
 """The border filters in one pass over the picture, on a CPU: from pixels to blocks, and from blocks to pixels.
 
-What `LappingFilter`, `space_to_depth`, its inverse and rounding do on any device, here in squares of 16 × 16 pixels around the
+What `cnnbatch.codec.transforms.lapped.LappingFilter`, `space_to_depth`, its inverse and rounding do on any device, here in
+squares of 16 × 16 pixels around the
 corners of blocks: they stay in the first cache, where separate passes go through memory six times.
 """
 
@@ -8,42 +9,38 @@ from typing import Final
 
 import numba
 import numpy as np
-import torch
-from torch import Tensor
+import numpy.typing as npt
 
-from cnnbatch.codec.adaptive_filter.filtering import COLOURS, REACH, repeat_edges
-from cnnbatch.codec.transforms.asinh import bf16_bits
-from cnnbatch.codec.transforms.lapped import LappingFilter
+from cnnbatch.codec.adaptive_filter.kernels import COLOURS, REACH, repeat_edges
+from cnnbatch.codec.geometry import BLOCK, Array
+from cnnbatch.codec.transforms.bf16 import bf16_bits
 
-HALF: Final = LappingFilter.REACH
-BLOCK: Final = 2 * HALF
+HALF: Final = BLOCK // 2
+Floats = npt.NDArray[np.float32]
 
 
-def lapped_blocks(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """``x`` int8 [N, 16h, 16w, 3], filtered by ``weight`` [16, 16] → blocks [N, h, w, 768], float32 or bfloat16."""
+def lapped_blocks(x: npt.NDArray[np.int8], weight: Floats, *, bf16: bool) -> Array:
+    """``x`` [N, 16h, 16w, 3], filtered by ``weight`` [16, 16] → blocks [N, h, w, 768], float32, or the bits of bfloat16."""
     n, height, width, _ = x.shape
     shape = (n, height // BLOCK, width // BLOCK, BLOCK * BLOCK * COLOURS)
-    rounded = dtype == torch.bfloat16
-    exact = np.empty((0, 0, 0, 0) if rounded else shape, np.float32)
-    bits = np.empty(shape if rounded else (0, 0, 0, 0), np.uint16)
-    _filter(x.contiguous().numpy(), weight.detach().numpy(), exact, bits)
-    return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16) if rounded else torch.from_numpy(exact)
+    exact = np.empty((0, 0, 0, 0) if bf16 else shape, np.float32)
+    bits = np.empty(shape if bf16 else (0, 0, 0, 0), np.uint16)
+    _filter(x, weight, exact, bits)
+    return bits if bf16 else exact
 
 
-def lapped_planes(linear: Tensor, learned: Tensor, weight: Tensor, steps: Tensor, grey: int) -> Tensor:
+def lapped_planes(linear: Floats, learned: Floats, weight: Floats, steps: Floats, grey: int) -> Floats:
     """Patches of 8×8 pixels ``linear`` [N, h, w, 4·192] and ``learned`` [N, 2h, 2w, 192] → what the adaptive filter reads.
 
     Their sum is filtered by ``weight`` [16, 16], times ``steps`` [N], plus ``grey``: float32 [N, 3, 16h + 2·REACH,
-    16w + 2·REACH], the last pixels repeated beyond the edge.
+    16w + 2·REACH], the last pixels repeated beyond the edge. ``learned`` may be empty: nothing is added.
     """
     n, h, w, _ = linear.shape
-    height, width = h * BLOCK, w * BLOCK
-    planes = np.empty((n, COLOURS, height + 2 * REACH, width + 2 * REACH), np.float32)
-    parts = (part.contiguous().numpy() for part in (linear, learned))
-    _paint(*parts, weight.detach().numpy(), steps.float().numpy(), np.float32(grey), planes)
+    planes = np.empty((n, COLOURS, h * BLOCK + 2 * REACH, w * BLOCK + 2 * REACH), np.float32)
+    _paint(linear, learned, weight, steps, np.float32(grey), planes)
     for picture in planes:
         repeat_edges(picture)
-    return torch.from_numpy(planes)
+    return planes
 
 
 @numba.njit(nogil=True, cache=True)
@@ -65,25 +62,36 @@ def _paint(linear, learned, weight, steps, grey, planes):  # type: ignore[no-unt
             down, rows = _side(top, height, weight, identity)
             for left in range(-HALF, width, BLOCK):
                 right, columns = _side(left, width, turned, identity)
-                _gather(linear[image], learned[image], top, left, rows, columns, square)
+                _gather(linear[image], top, left, rows, columns, square)
+                if learned.size:
+                    _add(learned[image], top, left, rows, columns, square)
                 _multiply(down, right, square, between, done)
                 _lay(done, steps[image], grey, (top, left), (rows, columns), planes[image])
 
 
 @numba.njit(nogil=True, cache=True)
-def _gather(linear, learned, top, left, rows, columns, square):  # type: ignore[no-untyped-def]
+def _gather(linear, top, left, rows, columns, square):  # type: ignore[no-untyped-def]
     for i in range(*rows):
         row = top + i
         for start in range(columns[0], columns[1], HALF):
-            column = left + start
-            down, right = row // HALF, column // HALF
-            here = (row % HALF) * HALF * COLOURS
-            other = here + (2 * (down % 2) + right % 2) * HALF * HALF * COLOURS
-            patch, block = learned[down, right], linear[down // 2, right // 2]
+            down, right = row // HALF, (left + start) // HALF
+            block = linear[down // 2, right // 2]
+            here = ((row % HALF) + (2 * (down % 2) + right % 2) * HALF) * HALF * COLOURS
             for j in range(HALF):
                 for c in range(COLOURS):
-                    k = j * COLOURS + c
-                    square[c, i, start + j] = block[other + k] + patch[here + k]
+                    square[c, i, start + j] = block[here + j * COLOURS + c]
+
+
+@numba.njit(nogil=True, cache=True)
+def _add(learned, top, left, rows, columns, square):  # type: ignore[no-untyped-def]
+    for i in range(*rows):
+        row = top + i
+        for start in range(columns[0], columns[1], HALF):
+            patch = learned[row // HALF, (left + start) // HALF]
+            here = (row % HALF) * HALF * COLOURS
+            for j in range(HALF):
+                for c in range(COLOURS):
+                    square[c, i, start + j] += patch[here + j * COLOURS + c]
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})
