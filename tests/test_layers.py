@@ -141,6 +141,7 @@ ENCODER_ONLY = {
 
 NORMATIVE = (
     "adaptive_filter.filtering",
+    "adaptive_filter.kernels",
     "container.bitstream",
     "entropy_coding.rans",
     "hyperprior.decoder",

@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from cnnbatch.codec.adaptive_filter.kernels import AROUND, COLOURS, REACH, repea
 from cnnbatch.codec.codec_file import expected_arrays, parse_codec
 from cnnbatch.codec.container.bitstream import pack, unpack
 from cnnbatch.codec.container.sealed import seal, unseal
-from cnnbatch.codec.hyperprior.arrays import float_shapes, integer_shapes
+from cnnbatch.codec.hyperprior.arrays import HyperpriorArchitecture, float_shapes, integer_shapes
 from cnnbatch.codec.hyperprior.draft_filter import ACTIVITIES, CLASSES, DRAFT_WEIGHTS, SQUARE, DraftFilter, classes
 from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.codec.hyperprior.tile_decoder import TileDecoder
@@ -24,7 +26,7 @@ from cnnbatch.errors import BitstreamError, CodecFileError
 from cnnbatch.metrics import psnr_db
 from cnnbatch.training.draft_filter import with_draft_filter
 from tests.codec.dense_models import GRAY, dense_codec_file, pictures
-from tests.codec.models import TINY, Pixels, picture, tiny_codec, tiny_codec_file
+from tests.codec.models import TINY, picture, tiny_codec, tiny_codec_file
 from tests.codec.test_codec_adaptive_filter import by_definition
 
 PICTURES = [picture(128, 192, seed=n) for n in range(4)]
@@ -186,6 +188,13 @@ def test_a_wrong_known_answer_is_refused() -> None:
         lazy.quick_decoder.reconstruct([], 1)
 
 
+def test_the_weights_are_documented() -> None:
+    kind, shape = HyperpriorArchitecture().optional(TINY)[DRAFT_WEIGHTS]
+    row = f"| {DRAFT_WEIGHTS}, which may be missing | {np.dtype(kind).name} | {', '.join(map(str, shape))} |"
+    assert row in (Path(__file__).parents[2] / "docs" / "format.md").read_text()
+    assert ", ".join(map(str, ACTIVITIES)) in (Path(__file__).parents[2] / "docs" / "format.md").read_text()
+
+
 @pytest.mark.parametrize("blocks", [(0, 0), (3, 2)])
 def test_the_arrays_of_a_codec_file_are_the_parameters_of_its_model(blocks: tuple[int, int]) -> None:
     settings = TINY.model_copy(update={"synthesis_blocks": blocks, "hyper_width": 12, "latent_channels": 20})
@@ -223,18 +232,9 @@ print(*sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "pyar
 
 
 def alone(program: str, *files: bytes) -> str:
-    import tempfile
-    from pathlib import Path
-
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, str(number)) for number in range(len(files))]
         for path, data in zip(paths, files, strict=True):
             path.write_bytes(data)
         done = subprocess.run([sys.executable, "-c", program, *map(str, paths)], capture_output=True, text=True, check=True)
     return done.stdout.strip()
-
-
-def same_pixels(a: Pixels, b: Pixels) -> bool:
-    """Within a level, in all but a thousandth."""
-    off = np.abs(a.astype(int) - b)
-    return bool(off.max() <= 1 and (off > 0).mean() < 1e-3)
