@@ -20,6 +20,7 @@ from cnnbatch.archive.erased import read_erased
 from cnnbatch.archive.leftovers import RUNS, clear_run_folder
 from cnnbatch.codec import Codec
 from cnnbatch.codec.runtime.process import dedicate_process
+from cnnbatch.containers import keeping_indexes, open_source
 from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.commit import Committer
@@ -32,7 +33,7 @@ from cnnbatch.stages.mirror import still_there, why_kept
 from cnnbatch.stages.plan import Plan, plan_shards, shard_limits
 from cnnbatch.stages.records import CompressResult, CompressTask, Failure, Tally, describe_kept
 from cnnbatch.stages.spill import Scratch
-from cnnbatch.storage import StorageConfig, Store, open_store, overlaps
+from cnnbatch.storage import Source, StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import parse_url
 from jobs import engine
 from jobs.command import add_common, run_command, run_job
@@ -48,7 +49,7 @@ logger = logging.getLogger(__name__)
 class Build:
     """Makes a `ShardCompressor` on its actor. Stores travel as URL and configuration, passwords in the URL included."""
 
-    source: Store
+    source: Source
     archive: Store
     codec_id: str
     settings: CompressionSettings
@@ -76,7 +77,8 @@ class CompressJob:
         self.storage = StorageConfig.from_environment(**config.storage)
         self.codec_data = read_codec(config.codec)
         self.codec = Codec(self.codec_data, device="cpu")
-        self.source, self.archive = open_store(config.source, self.storage), open_store(config.archive, self.storage)
+        self.archive = open_store(config.archive, self.storage)
+        self.source = open_source(open_store(config.source, self.storage), config.source_settings, archive=self.archive)
         self.source.check()
         self.archive.check_writable()
         self.report = RunReport("compress", new_run_id(), shown(config, self.storage), codec_id=self.codec.id)
@@ -109,7 +111,7 @@ class CompressJob:
         """What a run would do; writes nothing, and reads a few images to estimate the rest."""
         with self.scratch:
             return replace(
-                estimate(self.source, self.survey(), self.codec, self.config.compression),
+                estimate(self.source, self.archive, self.survey(), self.codec, self.config.compression),
                 failures=tuple(self.failures),
                 kept=self.why_kept() if self.config.mirror_deletes else None,
             )
@@ -124,6 +126,7 @@ class CompressJob:
         log = ArchiveLog.create_or_open(self.archive.url, self.storage, codec_files=[self.codec_data])
         lease = Lease(self.archive, run_id=self.report.run_id, **self.config.lease.model_dump())
         with self.scratch, lease if held is None else nullcontext(held):
+            self.source = keeping_indexes(self.source)
             try:
                 self._run(log)
                 self.report.finish(0)

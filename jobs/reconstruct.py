@@ -16,8 +16,9 @@ from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.guarded import GuardedReconstructor
+from cnnbatch.stages.layouts import plan_layout
 from cnnbatch.stages.marks import clear_marks, remaining
-from cnnbatch.stages.reconstruct import FORMATS, ReconstructionSettings, ShardReconstructor, plan_tasks
+from cnnbatch.stages.reconstruct import FORMATS, LAYOUTS, ReconstructionSettings, ShardReconstructor
 from cnnbatch.stages.records import ShardResult, ShardTask, Tally
 from cnnbatch.storage import StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import may_overlap, parse_url
@@ -91,7 +92,7 @@ class ReconstructJob:
     def _run(self) -> None:
         config, report = self.config, self.report
         format = config.reconstruction.format
-        tasks = plan_tasks(self.archive, config.keys, format=format)
+        tasks = plan_layout(self.archive, config.keys, format=format, layout=config.reconstruction.layout)
         left = list(remaining(tasks, self.destination, format))
         report.inputs = sum(task.num_images for task in tasks)
         report.unchanged = report.inputs - sum(task.num_images for task in left)
@@ -137,6 +138,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--keys", metavar="GLOB", help="only these keys; * crosses /")
     parser.add_argument("--format", choices=FORMATS, help="default: original")
     parser.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        help="original (default): tars as tars, files as files; folder: files alone; webdataset, parquet: one file each shard",
+    )
+    parser.add_argument(
         "--force", action="store_true", default=None, help="replace files that are there, also in or around the SOURCE"
     )
     add_report_file(parser)
@@ -148,7 +154,7 @@ def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     args = _parser().parse_intermixed_args(argv)
     flags = {"archive": args.archive, "destination": args.destination, "keys": args.keys}
-    flags |= {"reconstruction.format": args.format, "reconstruction.force": args.force}
+    flags |= {f"reconstruction.{name}": getattr(args, name) for name in ("format", "layout", "force")}
     job = ReconstructJob(resolve(ReconstructConfig, file=args.config, flags=flags, words=args.settings))
     run_job(job, describe, as_json=args.json, file=args.report)
     return 0

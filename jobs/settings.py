@@ -13,6 +13,7 @@ from cnnbatch.classification.fit import HeadTraining
 from cnnbatch.codec import read_codec_file
 from cnnbatch.codec.dense.settings import DenseLayers
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
+from cnnbatch.containers import SourceSettings
 from cnnbatch.errors import UsageError
 from cnnbatch.evaluation.examples import MOST_EXAMPLES
 from cnnbatch.evaluation.recommendation import Goal
@@ -30,6 +31,8 @@ from cnnbatch.training.trainer import TrainingConfig
 from jobs.engine import Workers
 
 Model = TypeVar("Model", bound=BaseModel)
+SOURCE = "source"
+"""The one setting that may be a text or a group: see `SourceConfig`."""
 
 
 class Thresholds(BaseModel):
@@ -81,7 +84,22 @@ class LeaseTimes(BaseModel):
     poll_seconds: float = Field(POLL_SECONDS, gt=0)
 
 
-class CompressConfig(BaseModel):
+class SourceConfig(BaseModel):
+    """A source: its URL, or with ``url`` and settings of its own."""
+
+    source_settings: SourceSettings = SourceSettings()
+    """Given as ``source.kind`` and the like."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apart(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(given := values.get("source"), dict):
+            settings = {name: value for name, value in given.items() if name != "url"}
+            return values | {"source": given.get("url"), "source_settings": settings}
+        return values
+
+
+class CompressConfig(SourceConfig):
     """`jobs.compress`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -120,7 +138,7 @@ class ReconstructConfig(BaseModel):
     storage: dict[str, Any] = Field(default_factory=dict)
 
 
-class VerifyConfig(BaseModel):
+class VerifyConfig(SourceConfig):
     """`jobs.verify`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -295,9 +313,13 @@ def _set(values: dict[str, Any], name: str, value: Any) -> None:
     """``compression.quality`` names the key ``quality`` in the mapping ``compression``."""
     *path, last = name.split(".")
     for part in path:
+        if part == SOURCE and isinstance(values.get(part), str):
+            values[part] = {"url": values[part]}
         values = values.setdefault(part, {})
         if not isinstance(values, dict):
             raise UsageError(f"setting {name}: {part} is not a group")
+    if last == SOURCE and isinstance(values.get(last), dict):
+        values, last = values[last], "url"
     values[last] = value
 
 

@@ -16,6 +16,7 @@ from cnnbatch.archive.layout import read_format
 from cnnbatch.archive.leftovers import clear_run_folder
 from cnnbatch.archive.snapshot import LiveShard
 from cnnbatch.codec.runtime.process import dedicate_process
+from cnnbatch.containers import open_source
 from cnnbatch.errors import CnnbatchError, UsageError, VerifyFailed
 from cnnbatch.stages import verify_plan
 from cnnbatch.stages.attempts import local_marks
@@ -24,7 +25,7 @@ from cnnbatch.stages.guarded import GuardedVerifier
 from cnnbatch.stages.listing import Listing, list_source
 from cnnbatch.stages.records import Finding, Tally, VerifyResult, VerifyTask
 from cnnbatch.stages.verify import LEVELS, ShardVerifier, VerifySettings
-from cnnbatch.storage import StorageConfig, Store, open_store
+from cnnbatch.storage import Source, StorageConfig, Store, open_store
 from jobs import engine
 from jobs.command import add_common, add_report_file, run_command, run_job
 from jobs.metrics import record_shard
@@ -43,7 +44,7 @@ class Build:
     """Makes a `ShardVerifier` on its actor. Stores travel as URL and configuration."""
 
     archive: Store
-    source: Store | None
+    source: Source | None
     settings: VerifySettings
     threads: int
 
@@ -69,7 +70,9 @@ class VerifyJob:
         log = ArchiveLog(config.archive, self.storage)
         read_format(log.store)
         self.archive, self.newest = log.store, log.look()
-        self.source = None if config.source is None else open_store(config.source, self.storage)
+        self.source = None
+        if config.source is not None:
+            self.source = open_source(open_store(config.source, self.storage), config.source_settings, archive=log.store)
         if self.source is not None:
             self.source.check()
         self.report = RunReport("verify", new_run_id("verify-"), shown(config, self.storage))

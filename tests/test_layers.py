@@ -17,7 +17,7 @@ EVERYWHERE = {"cnnbatch.version"}
 FLOOR = {"cnnbatch.errors"}
 EYE = {"cnnbatch.butteraugli", "cnnbatch.ssimulacra2"}
 BASE = {"cnnbatch.storage", "cnnbatch.metrics", *EYE, *FLOOR}
-MIDDLE = {"cnnbatch.codec", "cnnbatch.archive", "cnnbatch.images", "cnnbatch.training", *BASE}
+MIDDLE = {"cnnbatch.codec", "cnnbatch.containers", "cnnbatch.archive", "cnnbatch.images", "cnnbatch.training", *BASE}
 READING = {"cnnbatch.stages", *MIDDLE}
 LIBRARY = {"cnnbatch", "cnnbatch.reading", *READING}
 BELOW = {
@@ -32,6 +32,7 @@ BELOW = {
     "cnnbatch.codec": {"cnnbatch.metrics", "cnnbatch.ssimulacra2", *FLOOR},
     "cnnbatch.archive": {"cnnbatch.storage", *FLOOR},
     "cnnbatch.images": FLOOR,
+    "cnnbatch.containers": {"cnnbatch.archive", "cnnbatch.storage", *FLOOR},
     "cnnbatch.training": {"cnnbatch.codec", "cnnbatch.images", *BASE},  # beside stages
     "cnnbatch.stages": MIDDLE - {"cnnbatch.training"},
     "cnnbatch.classification": {"cnnbatch.stages", "cnnbatch.codec", "cnnbatch.archive", *BASE},

@@ -111,7 +111,7 @@ class Archive:
         Raises:
             ArchiveError: after all others, where a shard cannot be read.
         """
-        matches = _matcher(pattern)
+        matches = matcher(pattern)
         for keys in self._read_each(self._shard_keys, pattern):
             yield from filter(matches, keys)
 
@@ -121,7 +121,7 @@ class Archive:
         Raises:
             ArchiveError: as `keys`.
         """
-        matches = _matcher(pattern)
+        matches = matcher(pattern)
         read = partial(self._shard_columns, ["key", *(name for name in names if name != "key")])
         for rows in self._read_each(read, pattern):
             yield from (row for row in rows if matches(row["key"]))
@@ -132,7 +132,7 @@ class Archive:
         Raises:
             ArchiveError: as `keys`.
         """
-        matches = _matcher(pattern)
+        matches = matcher(pattern)
         faults: list[ArchiveError] = []
         for shard in self._shards_with_prefix(_literal_prefix(pattern)):
             try:
@@ -153,7 +153,7 @@ class Archive:
         prefix = _literal_prefix(pattern)
         if not self._shards_with_prefix(prefix, [shard]):
             return []
-        return list(filter(_matcher(pattern), self._shard_keys(shard)))
+        return list(filter(matcher(pattern), self._shard_keys(shard)))
 
     def codec_bytes(self, codec_id: str) -> bytes:
         """Read the codec file of that id out of the archive, its sha256 checked.
@@ -257,7 +257,8 @@ def _read_shard_summary(store: Store, shard: LiveShard) -> ShardSummary:
     return read_summary(store, shard.path, num_bytes=shard.num_bytes)
 
 
-def _matcher(pattern: str) -> Callable[[str], bool]:
+def matcher(pattern: str) -> Callable[[str], bool]:
+    """Tells whether a key matches a glob in which ``*`` crosses ``/``."""
     match = re.compile(fnmatch.translate(pattern)).match
     return lambda key: match(key) is not None
 

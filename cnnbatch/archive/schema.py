@@ -34,6 +34,10 @@ SCHEMA = pa.schema(
         pa.field("xmp", pa.binary()),
         pa.field("segments", pa.binary()),
         pa.field("alpha", pa.binary()),
+        pa.field("fields", pa.binary()),
+        pa.field("label", pa.string()),
+        pa.field("container", pa.string()),
+        pa.field("place", pa.string()),
         pa.field("outcome", pa.string(), nullable=False),
         pa.field("reason", pa.string()),
         pa.field("payload_coding", pa.string(), nullable=False),
@@ -47,7 +51,9 @@ SCHEMA = pa.schema(
         pa.field("payload", pa.binary(), nullable=False),
     ]
 )
-BLOBS = ("exif", "icc", "xmp", "segments", "alpha")  # compressed, but without statistics: a minimum of pixels helps nobody
+BLOBS = ("exif", "icc", "xmp", "segments", "alpha", "fields")
+"""Compressed, but without statistics: a minimum of pixels helps nobody."""
+
 PAYLOAD_CODINGS = {"cnn": ("cnn",), "store": ("verbatim", "jpegxl-transcode", "parts", "zstd")}
 """Outcome → how the payload may be coded."""
 
@@ -69,6 +75,10 @@ MAX_BYTES = {
     "xmp": 1 << 26,
     "segments": 1 << 26,
     "alpha": MAX_PAYLOAD_BYTES,
+    "fields": 1 << 26,
+    "label": 1024,
+    "container": 1 << 20,
+    "place": 1 << 20,
     "payload": MAX_PAYLOAD_BYTES,
 }
 CODEC_ID = re.compile(r"[0-9a-f]{64}")
@@ -92,6 +102,10 @@ class ArchiveRow:
     xmp: bytes | None = None
     segments: bytes | None = None
     alpha: bytes | None = None
+    fields: bytes | None = None
+    label: str | None = None
+    container: str | None = None
+    place: str | None = None
     outcome: str
     reason: str | None = None
     payload_coding: str

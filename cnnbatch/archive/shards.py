@@ -63,11 +63,13 @@ _ENCODINGS: dict[str, str] = {
     "ssimulacra2": "BYTE_STREAM_SPLIT",
     "payload_sha256": "DELTA_LENGTH_BYTE_ARRAY",
 }
+_UNIQUE = ("key", "place")
 # About one image a page, with a page index: one image by key is a few small requests whatever the row group.
 _LAYOUT: dict[str, Any] = {
     "compression": dict.fromkeys(SMALL_COLUMNS, "zstd") | {"payload": "none"},
-    "use_dictionary": [name for name in SMALL_COLUMNS if SCHEMA.field(name).type == pa.string() and name != "key"],
-    "write_statistics": [name for name in SMALL_COLUMNS if name not in BLOBS],
+    "use_dictionary": [name for name in SMALL_COLUMNS if SCHEMA.field(name).type == pa.string() and name not in _UNIQUE]
+    + ["fields"],
+    "write_statistics": [name for name in SMALL_COLUMNS if name not in {*BLOBS, "container", "place"}],
     "write_page_index": True,
     "write_page_checksum": True,
     "data_page_size": PAGE_BYTES,

@@ -107,7 +107,7 @@ def learning_order(
 
 
 def _infos(listing: pa.Table, rows: npt.NDArray[np.int64]) -> list[ObjectInfo]:
-    return [ObjectInfo(r["key"], r["size"], r["etag"], r["mtime"]) for r in listing.take(pa.array(rows)).to_pylist()]
+    return [ObjectInfo(r["key"], r["size"], r["etag"], r["mtime"], r["part"]) for r in listing.take(pa.array(rows)).to_pylist()]
 
 
 def estimate(strata: Sequence[Stratum], result_bytes: Callable[[ObjectInfo], int], *, seed: int = 0) -> Estimate:

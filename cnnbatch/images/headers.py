@@ -18,6 +18,11 @@ def probe(data: bytes) -> ImageHeader:
     return scan(data).header
 
 
+def begins_like_a_picture(data: bytes) -> bool:
+    """Whether the first bytes are those of a format that is known here."""
+    return any(magic.match(data) for magic, _ in SCANNERS)
+
+
 def scan(data: bytes) -> Scan:
     """Header, metadata and refusal of a file of any format; raises Undecodable."""
     scanner = next((scanner for magic, scanner in SCANNERS if magic.match(data)), None)

@@ -21,14 +21,20 @@ from cnnbatch.archive.schema import ArchiveRow
 from cnnbatch.archive.shards import write_shard
 from cnnbatch.codec import DEFAULT_QUALITY, MAX_QUALITY, Codec
 from cnnbatch.codec.container.bitstream import QUALITY_STEPS
+from cnnbatch.containers.names import is_picture
 from cnnbatch.errors import Undecodable, Unreadable
 from cnnbatch.images import DecodedImage, decode, png, probe
+from cnnbatch.images.headers import begins_like_a_picture
 from cnnbatch.images.lossless import can_be_below, keep
 from cnnbatch.stages.isolation import Keyed, unwatched
 from cnnbatch.stages.quality import SSIMULACRA2_TOLERANCE, Coded, QualityPolicy, code
 from cnnbatch.stages.records import CompressResult, CompressTask, Failure, Sizes, Tally
-from cnnbatch.storage import ObjectInfo, Store
+from cnnbatch.storage import ObjectInfo, Source, Store
+from cnnbatch.storage.interface import MAX_READ_BYTES
 from cnnbatch.version import VERSION
+
+NO_IMAGE = "not an image"
+"""The reason of files that neither their name nor their first bytes tell to be pictures."""
 
 MAX_SIDE = 2**31 - 1
 """What the columns width and height hold; only the header of a bomb claims more."""
@@ -149,7 +155,7 @@ class ShardCompressor:
     ``coding``, as the device can do one thing at a time.
     """
 
-    def __init__(self, source: Store, archive: Store, codec: Codec, settings: CompressionSettings, *, run_id: str) -> None:
+    def __init__(self, source: Source, archive: Store, codec: Codec, settings: CompressionSettings, *, run_id: str) -> None:
         self.source, self.archive, self.codec, self.settings, self.run_id = source, archive, codec, settings, run_id
         self.coding = threading.Lock()
         self.watch: Callable[[Keyed], AbstractContextManager[None]] = unwatched
@@ -185,9 +191,9 @@ class ShardCompressor:
             if not self._is_bearable(info, info.known_bytes, failures):
                 continue
             try:
-                data = self.source.get(info)
-                if self._is_bearable(info, len(data), failures):
-                    rows.append(row(info, data))
+                read, data = read_input(self.source, info)
+                if self._is_bearable(read, len(data), failures):
+                    rows.append(row(read, data))
             except Unreadable as error:
                 failures.append(Failure.of(info.key, "read", error))
         pixels = sum((r.width or 0) * (r.height or 0) for r in rows if r.outcome == "cnn")
@@ -306,7 +312,9 @@ class ShardCompressor:
 
     def _decode(self, info: ObjectInfo, data: bytes) -> _Source:
         reason = "lossless"
-        if not self.settings.lossless:
+        if not is_picture(info.key) and not begins_like_a_picture(data):
+            reason = NO_IMAGE
+        elif not self.settings.lossless:
             try:
                 image = decode(data, max_pixels=self.settings.max_pixels)
             except Undecodable as error:
@@ -410,7 +418,16 @@ class ShardCompressor:
             "run_id": self.run_id,
             "payload_sha256": hashlib.sha256(payload).digest(),
             "payload": payload,
+            **(source.info.beside or {}),
         }
+
+
+def read_input(source: Source, info: ObjectInfo) -> tuple[ObjectInfo, bytes]:
+    """One input and what lies beside it. Raises Unreadable."""
+    [(read, data)] = source.get_many([info], max_bytes=MAX_READ_BYTES, concurrency=1)
+    if isinstance(data, Unreadable):
+        raise data
+    return read, data
 
 
 def _tiny_together(fetched: Iterable[tuple[ObjectInfo, bytes]]) -> Iterator[list[tuple[ObjectInfo, bytes]]]:

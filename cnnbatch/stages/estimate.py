@@ -9,11 +9,11 @@ from typing import Protocol
 
 from cnnbatch.codec import Codec
 from cnnbatch.errors import Unreadable
-from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
+from cnnbatch.stages.compress import CompressionSettings, ShardCompressor, read_input
 from cnnbatch.stages.difference import Difference
 from cnnbatch.stages.listing import object_infos
 from cnnbatch.stages.records import Failure
-from cnnbatch.storage import ObjectInfo, Store
+from cnnbatch.storage import ObjectInfo, Source, Store
 
 SAMPLE_IMAGES = 5
 SHOWN_FAILURES = 10
@@ -72,16 +72,16 @@ class Estimate:
         return "\n".join(lines)
 
 
-def estimate(source: Store, difference: Difference, codec: Codec, settings: CompressionSettings) -> Estimate:
+def estimate(source: Source, archive: Store, difference: Difference, codec: Codec, settings: CompressionSettings) -> Estimate:
     """Makes the rows of up to `SAMPLE_IMAGES` of the inputs, evenly spread over the listing."""
-    compressor = ShardCompressor(source, source, codec, settings, run_id="estimate")  # writes to neither for one row
+    compressor = ShardCompressor(source, archive, codec, settings, run_id="estimate")  # writes to neither for one row
     total = difference.source_bytes
     read = written = count = 0
     seconds = 0.0
     for info in _sample(difference):
         started = time.monotonic()
         try:
-            data = source.get(info)
+            info, data = read_input(source, info)
         except Unreadable:
             continue
         row = compressor.row(info, data)

@@ -11,7 +11,7 @@ import pyarrow as pa
 from cnnbatch.archive.erased import ErasedKeys
 from cnnbatch.archive.schema import MAX_BYTES
 from cnnbatch.stages.records import Failure
-from cnnbatch.storage import ObjectInfo, Store
+from cnnbatch.storage import ObjectInfo, Source
 from cnnbatch.storage.interface import FAULTS
 
 LISTING_SCHEMA = pa.schema(
@@ -20,6 +20,7 @@ LISTING_SCHEMA = pa.schema(
         pa.field("size", pa.int64()),
         pa.field("etag", pa.string()),
         pa.field("mtime", pa.timestamp("us", tz="UTC")),
+        pa.field("part", pa.string()),
     ]
 )
 MAX_KEY_BYTES = MAX_BYTES["key"]
@@ -41,7 +42,7 @@ class Scan:
     ``left_out`` counts what is no input and nobody's picture: see `is_clutter` and `FOLDER_MARKERS`.
     """
 
-    def __init__(self, source: Store, *, exclude: Collection[str] = ()) -> None:
+    def __init__(self, source: Source, *, exclude: Collection[str] = ()) -> None:
         self._source = source
         self._excluded = tuple(re.compile(fnmatch.translate(glob)) for glob in exclude)
         self.unreadable: list[Failure] = []
@@ -90,7 +91,7 @@ class Listing:
     unreadable: tuple[Failure, ...]
 
 
-def list_source(source: Store, *, exclude: Collection[str] = ()) -> Listing:
+def list_source(source: Source, *, exclude: Collection[str] = ()) -> Listing:
     """Every object below the source, minus the ``exclude`` globs (over keys, ``*`` crosses ``/``)."""
     scan = Scan(source, exclude=exclude)
     table = pa.concat_tables([LISTING_SCHEMA.empty_table(), *scan])

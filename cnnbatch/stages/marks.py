@@ -34,6 +34,11 @@ def finish(task: ShardTask, destination: Store, format: str, sizes: Mapping[str,
     destination.put(_mark_key(task, format, "json"), json.dumps(sizes).encode())
 
 
+def withdraw(task: ShardTask, destination: Store, format: str) -> None:
+    """Takes back that a shard was begun: what was written of it is not to count as there the next time."""
+    destination.delete(_mark_key(task, format, "begun"))
+
+
 def remaining(tasks: Iterable[ShardTask], destination: Store, format: str) -> Iterator[ShardTask]:
     """Tasks that are not done, or whose files are no longer all there with the sizes that were written."""
     marks = {info.key for info in destination.list(MARKS)}
@@ -59,7 +64,8 @@ def clear_marks(destination: Store) -> None:
 
 def _mark_key(task: ShardTask, format: str, kind: str) -> str:
     wanted = "" if task.keys is None else "\n".join(task.keys)
-    digest = hashlib.sha256(f"{task.path} {format} {wanted}".encode()).hexdigest()
+    whole = "" if task.whole is None else repr(task.whole)
+    digest = hashlib.sha256(f"{task.path} {format} {wanted}{whole}".encode()).hexdigest()
     return f"{MARKS}/{digest[:32]}.{kind}"
 
 

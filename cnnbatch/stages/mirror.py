@@ -6,7 +6,7 @@ from functools import partial
 from cnnbatch.archive.parquet import map_parallel
 from cnnbatch.errors import UsageError
 from cnnbatch.stages.records import Failure
-from cnnbatch.storage import Store
+from cnnbatch.storage import Source
 
 THREADS = 16
 DELETE_LIMIT = 0.1
@@ -28,7 +28,7 @@ def why_kept(*, vanished: int, rows: int, inputs: int, faults: Sequence[Failure]
     return None
 
 
-def still_there(source: Store, keys: Collection[str]) -> set[str]:
+def still_there(source: Source, keys: Collection[str]) -> set[str]:
     """Those of ``keys`` that the source has all the same, asked for one by one: a listing may leave some out that is read while
     files are moved, or from a store that is late with it.
 
@@ -39,7 +39,7 @@ def still_there(source: Store, keys: Collection[str]) -> set[str]:
     return {key for key, is_there in zip(keys, found, strict=True) if is_there}
 
 
-def _is_there(source: Store, key: str) -> bool:
+def _is_there(source: Source, key: str) -> bool:
     try:
         return source.head(key) is not None
     except UsageError:  # no key of such a store

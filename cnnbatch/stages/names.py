@@ -35,10 +35,11 @@ def output_key(row: ArchiveRow, format: str, *, taken: Collection[str] = ()) -> 
         name += f".{format}"
         while name in taken:
             name += f".{format}"
-    return _escaped(name)
+    return escaped(name)
 
 
-def _escaped(name: str) -> str:
+def escaped(name: str) -> str:
+    """The name, with `ESCAPE` in front of the parts that are ours."""
     parts = name.split("/")
     reserved = [is_temporary(part) or part.startswith(ESCAPE) for part in parts]
     reserved[0] |= _MARK.match(name) is not None

@@ -26,12 +26,16 @@ from cnnbatch.stages.isolation import KILLS_WORKER, Keyed, unwatched
 from cnnbatch.stages.names import names_taken
 from cnnbatch.stages.records import Failure, ShardResult, ShardTask, Tally
 from cnnbatch.stages.shard_files import ShardFiles, Written
+from cnnbatch.stages.whole_files import KINDS, KeysOf, WholeFile, is_of
 from cnnbatch.storage import Store
 
 FORMATS: Final = ("original", "png", "webp", "jpeg")
+LAYOUTS: Final = ("original", "folder", "webdataset", "parquet")
 WRITE_TOGETHER = 64
 WRITE_BYTES = 1 << 18
 """Decoded; what is larger is written as soon as it is encoded."""
+
+Files = ShardFiles | WholeFile
 
 _Image = tuple[ArchiveRow, Pixels | None]
 """A row and its pixels; None: it was stored."""
@@ -47,6 +51,8 @@ class ReconstructionSettings(BaseModel):
     """Replace what is there already."""
     batch_pixels: int = Field(8 << 20, gt=0)
     write_threads: int = Field(8, gt=0)
+    layout: str = Field("original", pattern=f"^({'|'.join(LAYOUTS)})$")
+    """In which files: those that they came in, one each with side files beside it, or one for each shard."""
 
 
 class ShardReconstructor:
@@ -80,18 +86,19 @@ class ShardReconstructor:
             pixels = image
         return restore_file(row, pixels, format=self.settings.format)
 
-    def _files(self, task: ShardTask) -> ShardFiles:
-        return ShardFiles(self.destination, task, self.settings.format, force=self.settings.force)
+    def _files(self, task: ShardTask) -> Files:
+        make = ShardFiles if task.whole is None else KINDS[task.whole.kind]
+        return make(self.destination, task, self.settings.format, force=self.settings.force)
 
     def _outputs(
-        self, task: ShardTask, files: ShardFiles, pool: ThreadPoolExecutor, failures: list[Failure]
+        self, task: ShardTask, files: Files, pool: ThreadPoolExecutor, failures: list[Failure]
     ) -> Iterator[tuple[ArchiveRow, Written | Failure]]:
         for batch in self._batches(self._rows(task, failures)):
             decoded = self._decode(batch, failures)
             outcomes = chain.from_iterable(pool.map(partial(self._write, files), _small_together(decoded)))
             yield from zip([row for row, _ in decoded], outcomes, strict=True)
 
-    def _restored(self, row: ArchiveRow, files: ShardFiles, restore: Callable[[ArchiveRow], bytes | None]) -> Written | Failure:
+    def _restored(self, row: ArchiveRow, files: Files, restore: Callable[[ArchiveRow], bytes | None]) -> Written | Failure:
         try:
             data = restore(row)
         except (BitstreamError, ImageError) as error:
@@ -103,7 +110,7 @@ class ShardReconstructor:
     def _finish(
         self,
         task: ShardTask,
-        files: ShardFiles,
+        files: Files,
         outputs: Iterable[tuple[ArchiveRow, Written | Failure]],
         failures: list[Failure],
     ) -> ShardResult:
@@ -121,10 +128,12 @@ class ShardReconstructor:
             written_bytes += 0 if outcome.was_there else outcome.num_bytes
             payload_bytes += len(row.payload)
             pixels += _pixels(row)
+        closed = files.close(sizes, failed=bool(failures))
+        failures += closed.failures
+        if closed.was_there:
+            counts, written_bytes = Counter(skipped=counts.total()), 0
         if failures:
             counts["failed"] = len(failures)
-        else:
-            files.finish(sizes)
         tally = Tally(
             images=dict(counts),
             reasons=dict(Counter(f.error for f in failures)),
@@ -137,14 +146,16 @@ class ShardReconstructor:
 
     def _rows(self, task: ShardTask, failures: list[Failure]) -> Iterator[ArchiveRow]:
         keys = None if task.keys is None else frozenset(task.keys)
-        try:
-            for row in read_shard(self.archive, task.path, keys=keys, num_bytes=task.num_bytes):
-                if isinstance(row, DamagedRow):
-                    failures.append(Failure.of(task.path, "read", row))
-                else:
-                    yield row
-        except ArchiveError as error:  # no row of it can be read: the other shards can
-            failures.append(Failure.of(task.path, "read", error))
+        wanted = keys if task.whole is None or task.whole.container is None else KeysOf(task.whole)
+        for path, num_bytes in ((task.path, task.num_bytes),) if task.whole is None else task.whole.shards:
+            try:
+                for row in read_shard(self.archive, path, keys=wanted, num_bytes=num_bytes):
+                    if isinstance(row, DamagedRow):
+                        failures.append(Failure.of(path, "read", row))
+                    elif task.whole is None or is_of(row, task.whole):
+                        yield row
+            except ArchiveError as error:  # no row of it can be read: the other shards can
+                failures.append(Failure.of(path, "read", error))
 
     def _batches(self, rows: Iterable[ArchiveRow]) -> Iterator[list[ArchiveRow]]:
         batch: list[ArchiveRow] = []
@@ -176,7 +187,7 @@ class ShardReconstructor:
                     decoded.append((row, image))
         return decoded
 
-    def _write(self, files: ShardFiles, images: Sequence[_Image]) -> list[Written | Failure]:
+    def _write(self, files: Files, images: Sequence[_Image]) -> list[Written | Failure]:
         """Makes and writes one file for each."""
         return files.write([row for row, _ in images], [self._file(row, pixels) for row, pixels in images])
 

@@ -120,8 +120,25 @@ class CompressResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Whole:
+    """One file that many images are given back in: its kind and key, and the ``shards`` (path, bytes) that have its rows.
+
+    ``container``: only rows that came from that key, those that match ``pattern``; None: all that the task names.
+    """
+
+    kind: str
+    key: str
+    shards: tuple[tuple[str, int], ...]
+    container: str | None = None
+    pattern: str = "*"
+
+
+@dataclass(frozen=True, slots=True)
 class ShardTask:
-    """One shard to read, or the ``keys`` of it; ``num_images`` of them. ``taken``: names that files of other images have."""
+    """One shard to read, or the ``keys`` of it; ``num_images`` of them. ``taken``: names that files of other images have.
+
+    ``whole``: they are given back in one file.
+    """
 
     number: int
     path: str
@@ -129,6 +146,7 @@ class ShardTask:
     num_images: int
     keys: tuple[str, ...] | None
     taken: tuple[str, ...] = ()
+    whole: Whole | None = None
 
 
 @dataclass(frozen=True, slots=True)

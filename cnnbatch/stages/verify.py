@@ -35,7 +35,7 @@ from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.isolation import KILLS_WORKER, Keyed, unwatched
 from cnnbatch.stages.reconstruct import reconstruct_each, restore_file
 from cnnbatch.stages.records import MAX_MESSAGE, Finding, Tally, VerifyResult, VerifyTask
-from cnnbatch.storage import ObjectInfo, Store
+from cnnbatch.storage import ObjectInfo, Source, Store
 
 LEVELS: Final = ("log", "checksums", "decode", "source")
 Level = Literal["log", "checksums", "decode", "source"]
@@ -134,7 +134,7 @@ class _Found:
 class ShardVerifier:
     """Verifies one shard after the other on one worker; ``source`` has the originals, where they are to be compared."""
 
-    def __init__(self, archive: Store, codecs: CodecShelf, settings: VerifySettings, source: Store | None = None) -> None:
+    def __init__(self, archive: Store, codecs: CodecShelf, settings: VerifySettings, source: Source | None = None) -> None:
         self.archive, self.codecs, self.settings, self.source = archive, codecs, settings, source
         self.watch: Callable[[Keyed], AbstractContextManager[None]] = unwatched
 

@@ -15,7 +15,7 @@ from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard
 from cnnbatch.archive.trust import Look
 from cnnbatch.codec import Codec
 from cnnbatch.errors import ArchiveError, CodecFileError
-from cnnbatch.stages.listing import Listing, without_erased
+from cnnbatch.stages.listing import Listing, object_infos, without_erased
 from cnnbatch.stages.records import Finding, VerifyTask
 from cnnbatch.storage import ObjectInfo, Store
 
@@ -57,8 +57,7 @@ def _keys_or_none(archive: Store, shard: LiveShard) -> pa.ChunkedArray:
 
 def _inputs(listing: pa.Table, keys: pa.ChunkedArray) -> Iterator[ObjectInfo]:
     where = pc.drop_null(pc.index_in(keys, value_set=listing.column("key")))
-    for row in listing.take(where).to_pylist():
-        yield ObjectInfo(row["key"], row["size"], row["etag"], row["mtime"])
+    yield from object_infos(listing.take(where))
 
 
 def duplicate_keys(archive: Store, shards: Sequence[LiveShard]) -> list[Finding]:

@@ -9,13 +9,14 @@
 
 from cnnbatch.storage.config import StorageConfig
 from cnnbatch.storage.documents import parse_json
-from cnnbatch.storage.interface import ObjectInfo, Store
+from cnnbatch.storage.interface import ObjectInfo, Source, Store
 from cnnbatch.storage.keys import is_safe_key, safe_join
 from cnnbatch.storage.opening import open_object, open_store, read_object
 from cnnbatch.storage.urls import overlaps
 
 __all__ = [
     "ObjectInfo",
+    "Source",
     "StorageConfig",
     "Store",
     "is_safe_key",

@@ -143,6 +143,12 @@ class FsspecStore:
         with self._faults("write", key):
             self._fs.put_file(str(path), target)
 
+    def create_file(self, key: str, path: Path) -> bool:
+        if self.head(key) is not None:
+            return False
+        self.put_file(key, path)
+        return True
+
     def put_if_absent(self, key: str, data: bytes) -> bool:
         if self.head(key) is not None:
             return False

@@ -1,10 +1,10 @@
 """What a store is: objects under keys, below one URL."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from cnnbatch.errors import StorageError, TooLarge, Unreadable, UsageError
 
@@ -19,13 +19,18 @@ class ObjectInfo:
     ``fault`` is set on what was listed but cannot be read under that key, a word of `FAULTS`: an object, or a folder, of
     which then nothing is listed. `Store.get` raises ``Unreadable(fault)`` for it, so the caller counts it as failed with no
     special case.
+
+    ``part`` is set on what lies in another object, a tar, say: where, in words of `cnnbatch.containers` alone. ``beside``:
+    columns of the archive that what lay beside it fills, known once it was read.
     """
 
     key: str
     size: int | None
     etag: str | None = None
     mtime: datetime | None = None
+    part: str | None = None
     fault: str | None = None
+    beside: Mapping[str, Any] | None = field(default=None, compare=False)
 
     @property
     def known_bytes(self) -> int:
@@ -40,6 +45,10 @@ FAULTS: Final[Mapping[str, str]] = {
     "vanished": "it vanished while it was listed",
     "too-long": "its path is too long for the system",
     "io-error": "the system cannot read it",
+    "damaged": "what should hold pictures cannot be read, or not to its end",
+    "truncated": "what should hold pictures ends too early",
+    "duplicate": "it has the name of another one in the same file",
+    "unsupported": "it is held in a way that is not read here",
 }
 """What can be wrong with something that was listed, in words."""
 
@@ -50,10 +59,8 @@ Refusal = StorageError | UsageError
 """Why an object was not written."""
 
 
-class Store(Protocol):
-    """Objects below one URL. Safe to share between threads; pickles as its URL and configuration.
-
-    What writes or deletes takes only keys that `is_safe_key` allows, and raises `UsageError` for others.
+class Source(Protocol):
+    """Inputs below one URL: what can be listed and read. Safe to share between threads; pickles as its URL and configuration.
 
     Every method raises `StorageError` with one sentence when the store cannot be reached or refuses, after the
     retries and within the time limits of `StorageConfig`.
@@ -69,9 +76,6 @@ class Store(Protocol):
         Raises:
             StorageError: missing folder or bucket, wrong credentials, unreachable endpoint.
         """
-
-    def check_writable(self) -> None:
-        """Probe the same for a store to write to, which may not exist yet; nothing is written."""
 
     def list(self, prefix: str = "", *, markers: bool = False) -> Iterator[ObjectInfo]:
         """Stream every object below the folder ``prefix``, in any order, names with ``_`` and ``.`` included.
@@ -103,6 +107,16 @@ class Store(Protocol):
         requests. ``infos`` is consumed lazily. An object larger than ``max_bytes`` comes back as
         ``Unreadable("too-large")`` and is not read.
         """
+
+
+class Store(Source, Protocol):
+    """Objects below one URL, to be written, too.
+
+    What writes or deletes takes only keys that `is_safe_key` allows, and raises `UsageError` for others.
+    """
+
+    def check_writable(self) -> None:
+        """Probe the same for a store to write to, which may not exist yet; nothing is written."""
 
     def read(self, key: str, *, max_bytes: int = MAX_READ_BYTES) -> bytes:
         """Read a whole small object.
@@ -138,6 +152,9 @@ class Store(Protocol):
 
     def put_file(self, key: str, path: Path) -> None:
         """Write a local file's bytes as an object, like `put`, without holding it in memory."""
+
+    def create_file(self, key: str, path: Path) -> bool:
+        """Like `put_file`, where there is no object yet; ``False`` when there is one, which stays as it is."""
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Create an object; ``False`` when there is one already, which stays as it is.

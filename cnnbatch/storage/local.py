@@ -149,6 +149,10 @@ class LocalStore:
             for (key, _), fault in zip(items, faults, strict=True)
         ]
 
+    def create_file(self, key: str, path: Path) -> bool:
+        with self._faults("write", key), path.open("rb") as source:
+            return create_file(safe_join(self._root, key), lambda file: shutil.copyfileobj(source, file, 1 << 20))
+
     def put_file(self, key: str, path: Path) -> None:
         with self._faults("write", key), path.open("rb") as source:
             replace_file(safe_join(self._root, key), lambda file: shutil.copyfileobj(source, file, 1 << 20))
@@ -388,7 +392,7 @@ def _is_as_listed(descriptor: int, info: ObjectInfo) -> bool:
 
 
 def _info(key: str, status: os.stat_result, fault: str | None = None) -> ObjectInfo:
-    return ObjectInfo(key, status.st_size, None, _mtime(status), fault)
+    return ObjectInfo(key, status.st_size, None, _mtime(status), fault=fault)
 
 
 def _mtime(status: os.stat_result) -> datetime:

@@ -24,6 +24,7 @@ from cnnbatch.storage.urls import parse_url
 
 CHUNK_BYTES = 8 << 20  # of a multipart upload: 10,000 parts at most, so up to 80 GB
 UPLOADS_AT_ONCE = 4
+MAX_SINGLE_BYTES = 5 << 30  # of an object that one PUT writes
 PROBE_LIMIT_S = 10
 
 
@@ -125,6 +126,18 @@ class ObjectStore:
 
     def put_file(self, key: str, path: Path) -> None:
         self._put(key, path)
+
+    def create_file(self, key: str, path: Path) -> bool:
+        if path.stat().st_size > MAX_SINGLE_BYTES:  # it goes in parts, which know no condition
+            if self.head(key) is not None:
+                return False
+            self.put_file(key, path)
+            return True
+        try:
+            self._put(key, path, mode="create", use_multipart=False)
+        except AlreadyExistsError:
+            return False
+        return True
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         try:

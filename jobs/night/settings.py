@@ -14,7 +14,17 @@ from cnnbatch.storage import overlaps
 from cnnbatch.storage.urls import parse_url
 from jobs.engine import Workers
 from jobs.night.cost import Expected, Prices
-from jobs.settings import CompressConfig, LeaseTimes, Planning, Shards, Thresholds, VerifyConfig, read_yaml, resolve
+from jobs.settings import (
+    CompressConfig,
+    LeaseTimes,
+    Planning,
+    Shards,
+    SourceConfig,
+    Thresholds,
+    VerifyConfig,
+    read_yaml,
+    resolve,
+)
 from jobs.watchdog import Fallback
 
 _SECRET_NAME: Final = re.compile(r"passw|secret|token|credential|access_?key|private_?key|api_?key", re.IGNORECASE)
@@ -24,7 +34,7 @@ _SECRET_VALUE: Final = re.compile(
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-class Entry(BaseModel):
+class Entry(SourceConfig):
     """One source and its archive. What is not said is as in `jobs.settings.CompressConfig`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,0 +1,37 @@
+"""Where in a container an input lies: what travels in a listing from the planning to the reading."""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from cnnbatch.storage import ObjectInfo
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def identity(info: ObjectInfo) -> list[Any]:
+    """What tells one version of a container from another."""
+    return [info.key, info.size, info.etag, None if info.mtime is None else (info.mtime - _EPOCH) // timedelta(microseconds=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """``container`` is the object as it was listed, ``column`` what the archive says of it, ``row`` what its reader noted."""
+
+    container: ObjectInfo
+    column: str
+    row: dict[str, Any]
+
+
+def head_of(container: ObjectInfo, column: str) -> str:
+    """The first two lines of the texts of all parts of a container; the third is the row, in JSON."""
+    return f"{json.dumps(identity(container))}\n{column}\n"
+
+
+def parse_part(text: str) -> Part:
+    """A part from its text."""
+    first, column, row = text.split("\n", 2)
+    key, size, etag, mtime = json.loads(first)
+    changed = None if mtime is None else _EPOCH + timedelta(microseconds=mtime)
+    return Part(ObjectInfo(key, size, etag, changed), column, json.loads(row))
