@@ -7,8 +7,8 @@ from cnnbatch.storage.keys import is_readable_key
 
 PICTURES: Final = frozenset((
     "jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "bmp", "dib", "webp", "tif", "tiff", "avif", "heic", "heif", "jxl",
-    "jp2", "j2k", "jpx", "ppm", "pgm", "pbm", "pnm", "pfm", "ico", "tga", "psd", "exr", "hdr", "dng", "cr2", "cr3", "nef", "arw",
-    "orf", "raf", "rw2", "pef",
+    "jp2", "j2k", "jpx", "ppm", "pgm", "pbm", "pnm", "pfm", "ico", "tga", "psd", "exr", "hdr", "dng", "cr2", "cr3", "nef",
+    "arw", "orf", "raf", "rw2", "pef",
 ))  # fmt: skip
 """Endings of names of pictures, also of such as nothing here decodes."""
 

@@ -51,7 +51,7 @@ def test_ls_long_tells_what_became_of_each(run: Run, archive: str) -> None:
     assert lines["a/exif.jpg"].split()[:3] == ["cnn", "jpeg", "171x133"]
     assert "q32 " in lines["a/photo.png"]
     assert lines["corrupt.png"].startswith("store")
-    assert "unknown-format" in lines["notes.txt"]
+    assert "not an image" in lines["notes.txt"]
 
 
 def test_ls_as_json_is_one_document_a_line(run: Run, archive: str) -> None:

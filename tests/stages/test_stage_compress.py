@@ -91,7 +91,7 @@ def test_every_input_has_one_outcome_and_stored_ones_a_reason(tmp_path: Path, co
         "noise.png": None,
         "one-pixel.png": None if rows["one-pixel.png"].outcome == "cnn" else "not-smaller",
         "empty.jpg": "unknown-format",
-        "notes.txt": "unknown-format",
+        "notes.txt": "not an image",
         "cut.png": "truncated",
         "cmyk.jpg": "cmyk",
         "deep.png": "16-bit",
