@@ -142,6 +142,10 @@ class Archive:
     def __repr__(self) -> str:
         return f"<cnnbatch archive {self.url}: {len(self)} images>"
 
+    def locate(self, key: str) -> tuple[str, int, int]:
+        """Where a picture's payload is: file of the archive, offset, length. Raises KeyError, ArchiveError."""
+        return self.rows.locate(key)
+
     def keys(self, pattern: str = "*") -> Iterator[str]:
         """Yield the keys that match a glob in which ``*`` crosses ``/``, in shard order."""
         return self.rows.keys(pattern)

@@ -9,7 +9,7 @@
 import json
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -93,13 +93,18 @@ def field_of(value: Any, name: str) -> Field:
     return Field(name, value.as_py() if simple else value)
 
 
-def label_of(fields: Iterable[Field], name: str | None) -> str | None:
-    """The text of the field called ``name``, or of the first that is one of `LABELS`; None where there is no such text."""
+def label_of(fields: Iterable[Field], name: str | None, classes: Mapping[str, Sequence[str]] | None = None) -> str | None:
+    """The text of the field called ``name``, or of the first that is one of `LABELS`; None where there is no such text.
+
+    ``classes`` are names for the numbers that a field may have.
+    """
     by_name = {field.name: field.value for field in reversed(list(fields))}
     for wanted in LABELS if name is None else (name,):
-        text = _label_text(by_name.get(wanted))
+        value = by_name.get(wanted)
+        text = _label_text(value)
+        names = (classes or {}).get(wanted, ())
         if text is not None:
-            return text
+            return names[int(text)] if names and text.isdecimal() and int(text) < len(names) else text
     return None
 
 

@@ -75,6 +75,23 @@ def find_page(
         LookupError: there is no page index, or not such a column.
         ValueError: footer or page index are damaged.
     """
+    start, end, first, _ = page_span(footer, read, group, column, row)
+    return read(start, end), row - first
+
+
+def find_value(
+    footer: memoryview, read: Callable[[int, int], memoryview], group: int, column: str, row: int
+) -> tuple[int, int]:
+    """Where in the file a value of such a column begins, and how many bytes it has; as `find_page` and `plain_value`."""
+    start, end, first, _ = page_span(footer, read, group, column, row)
+    offset, length = _plain_span(read(start, end), row - first)
+    return start + offset, length
+
+
+def page_span(
+    footer: memoryview, read: Callable[[int, int], memoryview], group: int, column: str, row: int
+) -> tuple[int, int, int, int | None]:
+    """Where the page with the value of a ``row`` begins and ends in the file, its first row, and that of the page behind it."""
     fields, _ = _read_struct(footer, 0, 0)
     chunks = fields[4][group][1]
     [chunk] = [chunk for chunk in chunks if chunk[3][3] == [column.encode()]]
@@ -82,7 +99,8 @@ def find_page(
         raise LookupError(f"{column} is compressed")
     pages = _read_struct(read(chunk[4], chunk[4] + chunk[5]), 0, 0)[0][1]
     at = bisect_right(pages, row, key=lambda page: page[3]) - 1
-    return read(pages[at][1], pages[at][1] + pages[at][2]), row - pages[at][3]
+    behind = pages[at + 1][3] if at + 1 < len(pages) else None
+    return pages[at][1], pages[at][1] + pages[at][2], pages[at][3], behind
 
 
 def plain_value(page: memoryview, index: int) -> memoryview:
@@ -92,12 +110,17 @@ def plain_value(page: memoryview, index: int) -> memoryview:
         LookupError: it is another page.
         ValueError: it is damaged.
     """
+    start, length = _plain_span(page, index)
+    return _take(page, start, length)
+
+
+def _plain_span(page: memoryview, index: int) -> tuple[int, int]:
     header, position = _read_struct(page, 0, 0)
     if _encoding(header) != PLAIN:
         raise LookupError("the page is encoded otherwise")
     for _ in range(index):
         position += 4 + int.from_bytes(_take(page, position, 4), "little")
-    return _take(page, position + 4, int.from_bytes(_take(page, position, 4), "little"))
+    return position + 4, int.from_bytes(_take(page, position, 4), "little")
 
 
 def _read_struct(data: memoryview, position: int, depth: int) -> tuple[dict[int, Any], int]:

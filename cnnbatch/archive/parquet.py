@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cnnbatch.archive.pages import BOUNDED_ENCODINGS, find_page, plain_value, read_pages
+from cnnbatch.archive.pages import BOUNDED_ENCODINGS, find_page, find_value, page_span, plain_value, read_pages
 from cnnbatch.archive.schema import MAX_BYTES, SCHEMA, conform
 from cnnbatch.errors import ArchiveError
 from cnnbatch.storage import Store
@@ -173,6 +173,26 @@ class ParquetObject:
             return bytes(plain_value(page, index))
         except (LookupError, ValueError, TypeError):  # there is no index, or it is damaged, or is none of ours
             return bytes(self.read_group(group, ["payload"]).column("payload")[row].as_py() or b"")
+
+    def payload_place(self, group: int, row: int) -> tuple[int, int]:
+        """Where in the file the payload of a row is, and how long. Raises LookupError where nothing tells."""
+        try:
+            return find_value(self._footer, self._file.view, group, "payload", row)
+        except LookupError:
+            return self._packed_place(group, row)
+        except (ValueError, TypeError) as error:
+            raise LookupError(str(error)) from error
+
+    def _packed_place(self, group: int, row: int) -> tuple[int, int]:
+        """The same where all lengths of a page come before its values, which end with it (DELTA_LENGTH_BYTE_ARRAY)."""
+        try:
+            _, end, _, behind = page_span(self._footer, self._file.view, group, "payload", row)
+        except (ValueError, TypeError) as error:
+            raise LookupError(str(error)) from error
+        payloads = self.read_group(group, ["payload"]).column("payload")
+        last = len(payloads) if behind is None else behind
+        lengths = pc.binary_length(payloads.slice(row, last - row)).to_pylist()
+        return end - sum(lengths), lengths[0]
 
     def _read(self, groups: Sequence[int], columns: Sequence[str], subject: str) -> pa.Table:
         where = {(group, column): self._ranges(group, column) for group in groups for column in columns}

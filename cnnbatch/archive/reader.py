@@ -105,6 +105,20 @@ class Archive:
                 return row
         raise rows[0] if isinstance(rows[0], DamagedRow) else KeyError(key)
 
+    def locate(self, key: str) -> tuple[str, int, int]:
+        """Where the payload of an image is: file of the archive, offset, length. Those bytes can be read in place.
+
+        Raises:
+            KeyError: there is none of this key.
+            ArchiveError: another tool wrote its shard, and without a page index.
+        """
+        for shard, (file, group, row) in self._find(key):
+            try:
+                return (shard.path, *file.payload_place(group, row))
+            except LookupError as error:
+                raise ArchiveError(f"the payload of {key!r} cannot be read in place: {error}") from error
+        raise KeyError(key)
+
     def keys(self, pattern: str = "*") -> Iterator[str]:
         """Yield the keys that match a glob in which ``*`` crosses ``/``, in shard order; reads only the key column.
 

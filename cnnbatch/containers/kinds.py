@@ -1,13 +1,15 @@
 """The kinds of containers: how what one holds is listed, and how it is read."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from cnnbatch.archive.fields import Field
 from cnnbatch.containers.index import Index, Rows
 from cnnbatch.containers.names import is_tar, tar_compression
 from cnnbatch.containers.part import Part
 from cnnbatch.containers.samples import TarInputs
+from cnnbatch.containers.table import Table
 from cnnbatch.containers.tar import TarScan, pack_blocks
 from cnnbatch.containers.window import RangeWindow, StreamWindow, Window
 from cnnbatch.storage import ObjectInfo, Store
@@ -29,6 +31,12 @@ class Kind(Protocol):
 
     def values(self, part: Part, stored: Sequence[bytes]) -> list[bytes]:
         """The picture and the fields, from what is stored in the ranges."""
+
+    def fields(self, part: Part, values: Sequence[bytes]) -> list[Field]:
+        """What lies beside the picture, from its values behind the first."""
+
+    def class_names(self, part: Part) -> Mapping[str, Sequence[str]]:
+        """For fields that are numbers of classes the names of those."""
 
     def stream(self, store: Store, parts: Sequence[Part]) -> Iterator[tuple[int, list[bytes]]]:
         """Number and values of the parts of one container that are no ranges, in the order in which they lie."""
@@ -68,6 +76,12 @@ class Tar:
     def values(self, part: Part, stored: Sequence[bytes]) -> list[bytes]:
         return list(stored)
 
+    def fields(self, part: Part, values: Sequence[bytes]) -> list[Field]:
+        return [Field(where[0], value) for where, value in zip(part.row["fields"], values, strict=True)]
+
+    def class_names(self, part: Part) -> Mapping[str, Sequence[str]]:
+        return {}
+
     def stream(self, store: Store, parts: Sequence[Part]) -> Iterator[tuple[int, list[bytes]]]:
         window = _window(store, parts[0].container, json.loads(parts[0].column)["compression"])
         for number in sorted(range(len(parts)), key=lambda number: min(_offsets(parts[number]))):
@@ -96,4 +110,11 @@ def _window(store: Store, info: ObjectInfo, compression: str | None) -> Window:
     return window if compression is None else StreamWindow(window, compression)
 
 
-KINDS: Final[tuple[Kind, ...]] = (Tar(),)
+KINDS: Final[Mapping[str, Kind]] = {kind.name: kind for kind in (Tar(), Table())}
+"""By the word in the column ``container``."""
+
+
+def kinds_of(names: Collection[str], image_columns: Sequence[str]) -> tuple[Kind, ...]:
+    """The kinds of these names."""
+    found: dict[str, Kind] = {"tar": Tar(), "parquet": Table(image_columns)}
+    return tuple(found[name] for name in sorted(names))

@@ -1,6 +1,7 @@
 """Where in a container an input lies: what travels in a listing from the planning to the reading."""
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,6 +9,21 @@ from typing import Any
 from cnnbatch.storage import ObjectInfo
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def padded(values: Sequence[Any], count: int) -> list[Any]:
+    """The same with nulls up to ``count``; raises ValueError where there are more."""
+    if len(values) > count:
+        raise ValueError(f"{len(values)} elements where {count} are expected")
+    return [*values, *[None] * (count - len(values))]
+
+
+def without_last_nulls(values: Iterable[Any]) -> list[Any]:
+    """The same without the nulls at its end."""
+    found = list(values)
+    while found and found[-1] is None:
+        found.pop()
+    return found
 
 
 def identity(info: ObjectInfo) -> list[Any]:

@@ -6,10 +6,11 @@ of a sample is no picture goes with its first picture.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 from cnnbatch.containers.names import clean_name, is_picture, sample_of
+from cnnbatch.containers.part import without_last_nulls
 from cnnbatch.containers.tar import MAX_BEFORE_BYTES, Member, TarScan, differences, expected_header, pack_blocks
 from cnnbatch.storage import ObjectInfo
 
@@ -107,11 +108,3 @@ class TarInputs:
 
     def _key(self, name: str) -> str:
         return f"{self._container.key}/{name.encode(errors='backslashreplace').decode()}"
-
-
-def without_last_nulls(values: Iterable[Any]) -> list[Any]:
-    """The same without the nulls at its end."""
-    found = list(values)
-    while found and found[-1] is None:
-        found.pop()
-    return found

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
-from cnnbatch.archive.fields import Field, dump_fields, label_of
+from cnnbatch.archive.fields import dump_fields, label_of
 from cnnbatch.containers.index import Index, read_index, write_index
-from cnnbatch.containers.kinds import KINDS, Kind
+from cnnbatch.containers.kinds import KINDS, Kind, kinds_of
 from cnnbatch.containers.names import is_picture
 from cnnbatch.containers.part import Part, identity, parse_part
 from cnnbatch.containers.tar import DIGITS
@@ -41,15 +41,22 @@ class SourceSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["auto", "folder", "webdataset"] = "auto"
-    """``auto``: tars are taken apart where the source holds tars and no picture beside them."""
+    kind: Literal["auto", "folder", "webdataset", "parquet"] = "auto"
+    """``auto``: tars and tables are taken apart where no picture lies beside them."""
+    image_column: tuple[str, ...] = ()
+    """Of tables; none: those that say so or look so."""
     label: str | None = None
     """Of the fields beside a picture, the one that says its class."""
 
     def kinds(self) -> tuple[Kind, ...]:
         """The containers that are looked for."""
-        names = {"auto": {kind.name for kind in KINDS}, "folder": set(), "webdataset": {"tar"}}[self.kind]
-        return tuple(kind for kind in KINDS if kind.name in names)
+        names = {"auto": tuple(KINDS), "folder": (), "webdataset": ("tar",), "parquet": ("parquet",)}[self.kind]
+        return kinds_of(names, self.image_column)
+
+    @field_validator("image_column", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
 
 def open_source(store: Store, settings: SourceSettings | None = None, *, archive: Store | None = None) -> Source:
@@ -209,10 +216,10 @@ class ContainerSource:
 
     def _beside(self, one: "_Input", values: Sequence[bytes]) -> dict[str, Any]:
         """The columns that an input's surroundings fill."""
-        fields = [Field(where[0], value) for where, value in zip(one.part.row["fields"], values, strict=True)]
+        fields = one.kind.fields(one.part, values)
         return {
             "fields": dump_fields(fields),
-            "label": label_of(fields, self.settings.label),
+            "label": label_of(fields, self.settings.label, one.kind.class_names(one.part)),
             "container": one.part.column,
             "place": json.dumps(one.part.row["place"], ensure_ascii=False, separators=(",", ":")),
         }
@@ -228,8 +235,7 @@ class _Input:
     ranges: Sequence[tuple[int, int]] | None = field(init=False)
 
     def __post_init__(self) -> None:
-        name = json.loads(self.part.column)["kind"]
-        object.__setattr__(self, "kind", next(kind for kind in KINDS if kind.name == name))
+        object.__setattr__(self, "kind", KINDS[json.loads(self.part.column)["kind"]])
         object.__setattr__(self, "ranges", self.kind.ranges(self.part))
 
     @property

@@ -7,6 +7,7 @@ from typing import Any
 from cnnbatch.archive.fields import parse_fields
 from cnnbatch.archive.schema import ArchiveRow
 from cnnbatch.containers.names import sample_of
+from cnnbatch.containers.part import padded
 from cnnbatch.containers.tar import BLOCK, expected_header, patched, unpack_blocks, with_size
 from cnnbatch.errors import ArchiveError
 
@@ -58,7 +59,7 @@ def _bytes(value: Any) -> bytes:
 
 
 def _record(template: bytes, item: list[Any], usual: str, size: int, data: bytes) -> Record:
-    number, name, patch, before, after = (*item, *[None] * (5 - len(item)))
+    number, name, patch, before, after = padded(item, 5)
     header = patched(expected_header(template, (usual if name is None else name).encode(), size), patch)
     if len(data) != size:
         header = with_size(header, len(data))

@@ -15,6 +15,7 @@ from cnnbatch.archive.fields import as_file, parse_fields
 from cnnbatch.archive.reader import matcher
 from cnnbatch.archive.schema import ArchiveRow
 from cnnbatch.containers.names import sample_of
+from cnnbatch.containers.table_writing import Cell, place_in_table, write_pictures, write_table
 from cnnbatch.containers.tar_writing import records_of, tail
 from cnnbatch.errors import ArchiveError, StorageError, UsageError
 from cnnbatch.stages import marks
@@ -175,6 +176,48 @@ class OriginalTar(WholeFile):
         return path
 
 
+class OriginalTable(WholeFile):
+    """The table that the rows came from, with its columns."""
+
+    def _open(self) -> None:
+        self._spool: BinaryIO = self._path("spool").open("w+b")
+        self._cells: list[Cell] = []
+        self._container = ""
+
+    def _add(self, row: ArchiveRow, data: bytes) -> None:
+        number, column, path, state = place_in_table(row)
+        self._cells.append(Cell(number, column, path, state, self._spool.tell(), len(data), len(row.fields or b"")))
+        self._spool.write(data + (row.fields or b""))
+        self._container = row.container or ""
+
+    def _finished(self) -> Path:
+        path = self._path("table")
+        with self._spool:
+            write_table(path, self._container, sorted(self._cells), self._spool)
+        return path
+
+
+class ShardTable(WholeFile):
+    """A table of pictures as Hugging Face has it, with the columns key, image, label, and one for each name of a field."""
+
+    def _open(self) -> None:
+        self._spool: BinaryIO = self._path("spool").open("w+b")
+        self._rows: list[tuple[str, str | None, int, int, int]] = []
+        self._kinds: dict[str, set[type]] = {}
+
+    def _add(self, row: ArchiveRow, data: bytes) -> None:
+        for field in parse_fields(row.fields):
+            self._kinds.setdefault(field.name, set()).add(type(field.plain()))
+        self._rows.append((row.key, row.label, self._spool.tell(), len(data), len(row.fields or b"")))
+        self._spool.write(data + (row.fields or b""))
+
+    def _finished(self) -> Path:
+        path = self._path("table")
+        with self._spool:
+            write_pictures(path, sorted(self._rows), self._kinds, self._spool)
+        return path
+
+
 class SampleTar(WholeFile):
     """A tar of samples as WebDataset reads them: an image and what lay beside it, called alike up to the first dot."""
 
@@ -194,7 +237,12 @@ class SampleTar(WholeFile):
         return self._path("tar")
 
 
-KINDS: Final[Mapping[str, Callable[..., WholeFile]]] = {"tar": OriginalTar, "samples": SampleTar}
+KINDS: Final[Mapping[str, Callable[..., WholeFile]]] = {
+    "tar": OriginalTar,
+    "parquet": OriginalTable,
+    "samples": SampleTar,
+    "table": ShardTable,
+}
 """By the kind of a `Whole`."""
 
 

@@ -1,11 +1,14 @@
 """Data sets through the commands: what lies in tars goes in by its members and comes back as tars."""
 
+import json
 import os
 import shutil
 import tarfile
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import cnnbatch
@@ -13,9 +16,11 @@ from cnnbatch.archive import open_archive
 from cnnbatch.archive.fields import parse_fields
 from tests.containers.datasets import jpeg, members_of, samples, write_tar
 from tests.jobs.conftest import Jobs, files_below
+from tests.stages.pictures import as_file, waves
 
 pytestmark = pytest.mark.usefixtures("inline")
 
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 ODD = [
     ("./d", None),
     *samples(0, 3, folder="./d/"),
@@ -70,6 +75,60 @@ def test_tars_go_in_by_their_members_and_come_back_as_tars(jobs: Jobs, source: P
     assert jobs.reconstruct(archive, shards, "--layout", "webdataset").code == 0
     names = [name for path in sorted(shards.glob("*.tar")) for name, _ in members_of(path)]
     assert {"0.tar/000001.jpg", "0.tar/000001.cls", "0.tar/000001.json"} <= set(names)
+
+
+def as_png(seed: int) -> bytes:
+    return as_file(waves(24, 24, seed=seed))
+
+
+FEATURES = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
+
+
+def table_of(count: int) -> pa.Table:
+    """As Hugging Face writes it, with a null, a path without bytes, and columns of every sort."""
+    images = [{"bytes": jpeg(number), "path": f"{number}.jpg"} for number in range(count)]
+    columns = {
+        "image": pa.array([*images, None, {"bytes": None, "path": "elsewhere.jpg"}], _IMAGE),
+        "label": pa.array([number % 2 for number in range(count)] + [None, 1], pa.int64()),
+        "caption": pa.array([f"picture {number}" for number in range(count + 2)]),
+        "box": pa.array([[number, 2.5] for number in range(count + 2)], pa.list_(pa.float32())),
+        "at": pa.array(range(count + 2), pa.timestamp("ns", "UTC")),
+    }
+    return pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": FEATURES}})})
+
+
+def test_tables_go_in_by_their_rows_and_come_back_as_tables(jobs: Jobs, tmp_path: Path) -> None:
+    source, archive, back = tmp_path / "source", tmp_path / "archive", tmp_path / "back"
+    (source / "data").mkdir(parents=True)
+    first = table_of(5)
+    pq.write_table(first, source / "data/train.parquet", row_group_size=3)
+    plain = pa.table({"id": pa.array([7, 8], pa.int32()), "png": pa.array([as_png(1), as_png(2)], pa.large_binary())})
+    pq.write_table(plain, source / "plain.parquet")
+    pq.write_table(pa.table({"a": [1]}), source / "numbers.parquet")
+    whole = (source / "plain.parquet").read_bytes()
+    (source / "cut.parquet").write_bytes(whole[: len(whole) // 2])
+    ended = jobs.compress(source, archive, "--json", "--lossless", "shards.images=4")
+    assert (ended.code, ended.outcomes) == (0, {"store": 10, "failed": 1})
+    assert [(f["key"], f["error"]) for f in ended.report["failures"]] == [("cut.parquet", "damaged")]
+    row = cnnbatch.open(str(archive))["data/train.parquet/00000003.jpg"].row
+    assert (row.label, parse_fields(row.fields)[1].value) == ("dog", "picture 3")
+    again = jobs.compress(source, archive, "--json", "--lossless")
+    assert again.report["unchanged"] == 10
+
+    assert jobs.reconstruct(archive, back).code == 0
+    assert sorted(files_below(back)) == ["data/train.parquet", "numbers.parquet", "plain.parquet"]
+    for name in ("data/train.parquet", "plain.parquet"):
+        found, table = pq.read_table(back / name), pq.read_table(source / name)
+        assert found.schema.equals(table.schema, check_metadata=True)
+        assert found.equals(table)
+    assert pq.ParquetFile(back / "data/train.parquet").num_row_groups == 3
+
+    tables = tmp_path / "tables"
+    assert jobs.reconstruct(archive, tables, "--layout", "parquet").code == 0
+    rows = [row for path in sorted(tables.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    by_key = {row["key"]: row for row in rows}
+    assert len(by_key) == 10
+    assert by_key["data/train.parquet/00000003.jpg"]["image"] == {"bytes": jpeg(3), "path": "00000003.jpg"}
 
 
 def test_a_tar_of_what_is_kept_without_loss_is_the_same_file(jobs: Jobs, source: Path, tmp_path: Path) -> None:

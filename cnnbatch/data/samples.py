@@ -1,0 +1,158 @@
+"""Rows of an archive as samples: pictures decoded together, labels beside them."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cnnbatch.archive.fields import parse_fields
+from cnnbatch.archive.parquet import ParquetObject, damage_as_archive_error, map_parallel, open_parquet, read_columns
+from cnnbatch.archive.reader import Archive, matcher, open_archive
+from cnnbatch.archive.schema import COLUMNS, SCHEMA, SMALL_COLUMNS, ArchiveRow, table_to_rows
+from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard
+from cnnbatch.errors import DamagedRow
+from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.reconstruct import reconstruct_each, restore_file
+from cnnbatch.storage import StorageConfig
+
+MAX_PIXELS: Final = 1 << 28
+OPEN_SHARDS: Final = 16
+KEPT_GROUPS: Final = 4
+"""Row groups whose small columns stay in memory."""
+
+NO_IMAGE: Final = "not an image"
+
+Sample = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """The pictures of one version of an archive, by shard; pickles as its URL and reads its log again.
+
+    ``pattern`` chooses keys; files that are no pictures are left out.
+    """
+
+    url: str
+    pattern: str = "*"
+    config: StorageConfig | None = None
+
+    def open(self) -> "OpenSamples":
+        """Reads the log, and which rows of each shard are pictures."""
+        return OpenSamples(open_archive(self.url, self.config), self.pattern)
+
+
+class OpenSamples:
+    """Samples that can be read, numbered in the order of shards."""
+
+    def __init__(self, archive: Archive, pattern: str) -> None:
+        self.archive = archive
+        self.shards: Sequence[LiveShard] = archive.shards()
+        chosen = partial(_chosen, archive, None if pattern == "*" else matcher(pattern))
+        self.rows = list(map_parallel(chosen, self.shards, threads=DEFAULT_THREADS))
+        """For each shard the numbers of its rows that are samples."""
+        self.ends = np.cumsum([len(rows) for rows in self.rows], dtype=np.int64)
+        self._codecs = CodecShelf(archive.store)
+        self._files: OrderedDict[int, ParquetObject] = OrderedDict()
+        self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def row(self, number: int) -> ArchiveRow:
+        """One row by its number. Raises DamagedRow."""
+        shard = int(np.searchsorted(self.ends, number, side="right"))
+        first = int(self.ends[shard - 1]) if shard else 0
+        return self._row(shard, int(self.rows[shard][number - first]))
+
+    def groups(self, shard: int) -> list[int]:
+        """How many rows each row group of a shard has."""
+        metadata = self._file(shard).metadata
+        return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+
+    def read_group(self, shard: int, group: int) -> Iterator[ArchiveRow | DamagedRow]:
+        """The samples of a row group."""
+        file, path = self._file(shard), self.shards[shard].path
+        first = sum(self.groups(shard)[:group])
+        with damage_as_archive_error(self.archive.store, path):
+            small, payload = file.read_group(group, SMALL_COLUMNS), file.read_group(group, ["payload"]).column("payload")
+        table = small.append_column(SCHEMA.field("payload").with_nullable(True), payload)
+        inside = self.rows[shard][(self.rows[shard] >= first) & (self.rows[shard] < first + table.num_rows)] - first
+        yield from table_to_rows(table.select(COLUMNS).take(pa.array(inside)))
+
+    def images(self, rows: Sequence[ArchiveRow]) -> list[Any]:
+        """Their pictures, uint8 [H, W, 3] or [H, W], those of one codec decoded together; in place of one that cannot be
+        decoded its error."""
+        from cnnbatch.errors import ImageError
+        from cnnbatch.images import decode
+
+        found: dict[int, Any] = {}
+        for codec_id in {row.codec_id for row in rows if row.codec_id is not None}:
+            numbers = [number for number, row in enumerate(rows) if row.codec_id == codec_id]
+            images = reconstruct_each(self._codecs[codec_id], [rows[number] for number in numbers])
+            found |= zip(numbers, images, strict=True)
+        for number, row in enumerate(rows):
+            if row.codec_id is None:
+                try:
+                    found[number] = decode(restore_file(row, None, format="original"), max_pixels=MAX_PIXELS).pixels
+                except ImageError as error:
+                    found[number] = error
+        return [found[number] for number in range(len(rows))]
+
+    def _row(self, shard: int, row: int) -> ArchiveRow:
+        group, counts = 0, self.groups(shard)
+        while row >= counts[group]:
+            row -= counts[group]
+            group += 1
+        file, path = self._file(shard), self.shards[shard].path
+        with damage_as_archive_error(self.archive.store, path):
+            small = self._small(shard, group).slice(row, 1)
+            payload = pa.array([file.read_payload(group, row)], pa.binary())
+        table = small.append_column(SCHEMA.field("payload").with_nullable(True), payload)
+        [found] = table_to_rows(table.select(COLUMNS))
+        if isinstance(found, DamagedRow):
+            raise found
+        return found
+
+    def _small(self, shard: int, group: int) -> pa.Table:
+        return _kept(self._groups, (shard, group), KEPT_GROUPS, lambda: self._file(shard).read_group(group, SMALL_COLUMNS))
+
+    def _file(self, shard: int) -> ParquetObject:
+        live = self.shards[shard]
+        file: ParquetObject = _kept(
+            self._files, shard, OPEN_SHARDS, lambda: open_parquet(self.archive.store, live.path, num_bytes=live.num_bytes)
+        )
+        return file
+
+
+def sample_of_row(row: ArchiveRow, image: Any) -> Sample:
+    """What a row is to who trains: key, image, label, and the fields by their names."""
+    return {
+        "key": row.key,
+        "image": image,
+        "label": row.label,
+        "fields": {field.name: field.plain() for field in parse_fields(row.fields)},
+    }
+
+
+def _kept(kept: "OrderedDict[Any, Any]", key: Any, most: int, make: Callable[[], Any]) -> Any:
+    if key not in kept:
+        kept[key] = make()
+        while len(kept) > most:
+            kept.popitem(last=False)
+    kept.move_to_end(key)
+    return kept[key]
+
+
+def _chosen(archive: Archive, matches: Callable[[str], bool] | None, shard: LiveShard) -> Any:
+    """The numbers of the rows of a shard that are samples."""
+    names = ["reason"] if matches is None else ["reason", "key"]
+    table = read_columns(archive.store, shard.path, names, num_bytes=shard.num_bytes)
+    mask = pc.fill_null(pc.not_equal(table.column("reason"), NO_IMAGE), True)
+    if matches is not None:
+        mask = pc.and_(mask, pa.array([matches(key) for key in table.column("key").to_pylist()], pa.bool_()))
+    return np.flatnonzero(mask.to_numpy()).astype(np.int32)
