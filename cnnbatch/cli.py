@@ -76,6 +76,9 @@ def _add_ls(subparsers: "Subparsers") -> None:
     parser = _add(subparsers, "ls", "list the images of an archive by key")
     parser.add_argument("archive", metavar="ARCHIVE")
     parser.add_argument("glob", metavar="GLOB", nargs="?", default="*", help="only keys that match; * crosses / (default: all)")
+    parser.add_argument(
+        "--where", metavar="CONDITION", help="only those of which it holds, such as \"label = 'cat' and width > 640\""
+    )
     parser.add_argument("-l", "--long", action="store_true", help="with format, size, bytes of the original, and quality")
 
 

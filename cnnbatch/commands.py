@@ -21,6 +21,7 @@ from cnnbatch import reading
 from cnnbatch.archive import ArchiveInfo, ArchiveRow
 from cnnbatch.archive.schema import BLOBS
 from cnnbatch.archive.single import MAX_FILE_BYTES, dump_cnb, parse_cnb
+from cnnbatch.archive.where import parse_condition
 from cnnbatch.errors import ArchiveError, StorageError, Unreadable, UsageError
 from cnnbatch.reading import CodecFiles, Picture
 from cnnbatch.storage import ObjectInfo, is_safe_key, open_store
@@ -43,8 +44,14 @@ def info(options: argparse.Namespace) -> None:
 
 def ls(options: argparse.Namespace) -> None:
     """Keys, or with ``-l`` a line of columns each, as they are read."""
+    condition = None if options.where is None else parse_condition(options.where)
     archive = reading.open(options.archive)
-    rows = archive.listing(options.glob) if options.long else ({"key": key} for key in archive.keys(options.glob))
+    if options.long:
+        rows = archive.listing(options.glob, condition)
+    elif condition is not None:
+        rows = ({"key": row["key"]} for row in archive.listing(options.glob, condition, columns=("key",)))
+    else:
+        rows = ({"key": key} for key in archive.keys(options.glob))
     for row in rows:
         print(_to_json(row) if options.json else _describe_listed(row))
 

@@ -14,13 +14,14 @@ Codec files are taken out of the archive itself; torch is imported with the firs
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cnnbatch import archive
 from cnnbatch.archive import ArchiveInfo, ArchiveRow
+from cnnbatch.archive.where import Condition
 from cnnbatch.errors import BitstreamError, CodecFileError, DamagedRow
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.storage import StorageConfig
@@ -33,7 +34,7 @@ MAX_PIXELS = 1 << 30
 """A larger stored picture is not decoded, though its file can be had; the limit of a bitstream, too."""
 
 LISTED = (
-    *("key", "source_format", "source_size", "width", "height", "outcome", "reason"),
+    *("key", "label", "source_format", "source_size", "width", "height", "outcome", "reason"),
     *("quality", "psnr_db", "ssimulacra2", "codec_id"),
 )
 """The small columns that `Archive.listing` gives of every picture."""
@@ -155,9 +156,16 @@ class Archive:
         for row in self.rows.rows(pattern):
             yield row if isinstance(row, DamagedRow) else Picture(row, self._codecs)
 
-    def listing(self, pattern: str = "*") -> Iterator[dict[str, Any]]:
-        """Yield the columns `LISTED` of the pictures whose key matches; no payload is read."""
-        return self.rows.columns(LISTED, pattern)
+    def listing(
+        self, pattern: str = "*", condition: Condition | None = None, *, columns: Sequence[str] = LISTED
+    ) -> Iterator[dict[str, Any]]:
+        """Yield these columns of the pictures whose key matches, and of which ``condition`` holds; no payload is read."""
+        if condition is None:
+            yield from self.rows.columns(columns, pattern)
+            return
+        for row in self.rows.columns(tuple({*columns, *condition.columns}), pattern):
+            if condition.holds(row):
+                yield {name: row[name] for name in columns}
 
     def info(self) -> ArchiveInfo:
         """Add up the archive's figures: about one small request a shard."""

@@ -1,5 +1,6 @@
 """The kinds of containers: how what one holds is listed, and how it is read."""
 
+import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
@@ -10,8 +11,9 @@ from cnnbatch.containers.names import is_tar, tar_compression
 from cnnbatch.containers.part import Part
 from cnnbatch.containers.samples import TarInputs
 from cnnbatch.containers.table import Table
-from cnnbatch.containers.tar import TarScan, pack_blocks
+from cnnbatch.containers.tar import DIGITS, TarScan, pack_blocks
 from cnnbatch.containers.window import RangeWindow, StreamWindow, Window
+from cnnbatch.containers.zip import Zip
 from cnnbatch.storage import ObjectInfo, Store
 
 
@@ -34,6 +36,9 @@ class Kind(Protocol):
 
     def fields(self, part: Part, values: Sequence[bytes]) -> list[Field]:
         """What lies beside the picture, from its values behind the first."""
+
+    def digest(self, value: bytes) -> str:
+        """What tells one value from another, as the row of a part has it."""
 
     def class_names(self, part: Part) -> Mapping[str, Sequence[str]]:
         """For fields that are numbers of classes the names of those."""
@@ -79,6 +84,9 @@ class Tar:
     def fields(self, part: Part, values: Sequence[bytes]) -> list[Field]:
         return [Field(where[0], value) for where, value in zip(part.row["fields"], values, strict=True)]
 
+    def digest(self, value: bytes) -> str:
+        return hashlib.sha256(value).hexdigest()[:DIGITS]
+
     def class_names(self, part: Part) -> Mapping[str, Sequence[str]]:
         return {}
 
@@ -110,11 +118,11 @@ def _window(store: Store, info: ObjectInfo, compression: str | None) -> Window:
     return window if compression is None else StreamWindow(window, compression)
 
 
-KINDS: Final[Mapping[str, Kind]] = {kind.name: kind for kind in (Tar(), Table())}
+KINDS: Final[Mapping[str, Kind]] = {kind.name: kind for kind in (Tar(), Table(), Zip())}
 """By the word in the column ``container``."""
 
 
 def kinds_of(names: Collection[str], image_columns: Sequence[str]) -> tuple[Kind, ...]:
     """The kinds of these names."""
-    found: dict[str, Kind] = {"tar": Tar(), "parquet": Table(image_columns)}
+    found: dict[str, Kind] = {"tar": Tar(), "parquet": Table(image_columns), "zip": Zip()}
     return tuple(found[name] for name in sorted(names))

@@ -6,8 +6,9 @@ of a sample is no picture goes with its first picture.
 
 import hashlib
 import json
-from collections.abc import Iterator
-from typing import Any, Final
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Protocol
 
 from cnnbatch.containers.names import clean_name, is_picture, sample_of
 from cnnbatch.containers.part import without_last_nulls
@@ -18,14 +19,32 @@ MAX_FIELDS_BYTES: Final = 16 << 20
 """Of what goes with a picture; what is more is inputs of their own."""
 
 
-class TarInputs:
-    """Iterate it once: the inputs of a tar, each ``part`` the row of its `Part`. Then ``template`` has its first header block,
-    and ``prefix`` what the names of its members begin with that keys leave out."""
+class Scan(Protocol):
+    """The files of a container in order; then ``after`` and ``fault``, see `TarScan`."""
 
-    def __init__(self, scan: TarScan, container: ObjectInfo) -> None:
+    after: bytes
+    fault: str | None
+
+    def __iter__(self) -> Iterator[Member]: ...
+
+
+class SampleInputs(ABC):
+    """Iterate it once: the inputs of a container, each ``part`` the row of its `Part`."""
+
+    def __init__(self, scan: Scan, container: ObjectInfo) -> None:
         self._scan, self._container = scan, container
-        self.template = b""
-        self.prefix = ""
+
+    @abstractmethod
+    def begin(self, member: Member, name: str) -> None:
+        """Sees each sound member before its sample is made, with its name as a part of a key."""
+
+    @abstractmethod
+    def row(self, members: Sequence[Member], names: Sequence[str]) -> dict[str, Any]:
+        """Where the picture and its fields, called ``names``, lie."""
+
+    @abstractmethod
+    def place(self, member: Member, usual: str, after: bytes) -> list[Any]:
+        """What it takes to write a member again; ``usual`` is the name that its key says."""
 
     def __iter__(self) -> Iterator[ObjectInfo]:
         waiting: list[Member] | None = None
@@ -54,8 +73,7 @@ class TarInputs:
                 continue
             assert name is not None
             seen.add(name)
-            if not self.template:
-                self.template, self.prefix = member.header, member.name.removesuffix(name)
+            self.begin(member, name)
             found = sample_of(name)
             prefix = None if found is None else found[0]
             if sample and (prefix is None or prefix != last):
@@ -87,24 +105,38 @@ class TarInputs:
         names = [(sample_of(clean_name(one.name) or "") or ("", ""))[1] for one in beside]
         usual = [name, *(f"{stem}.{field}" for field in names)]
         members = [member, *beside]
-        place = [
-            self._place(one, expected, after if one is last else b"") for one, expected in zip(members, usual, strict=True)
-        ]
-        row = {
-            "image": [member.offset, member.size],
-            "fields": [[field, one.offset, one.size] for field, one in zip(names, beside, strict=True)],
-            "digests": [one.digest for one in members],
-            "place": place,
-        }
+        place = [self.place(one, expected, after if one is last else b"") for one, expected in zip(members, usual, strict=True)]
+        row = self.row(members, names) | {"digests": [one.digest for one in members], "place": place}
         identity = [[one.number, one.name, one.digest] for one in members]
         etag = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
         return ObjectInfo(self._key(name), member.size, etag, self._container.mtime, json.dumps(row, separators=(",", ":")))
 
-    def _place(self, member: Member, usual: str, after: bytes) -> list[Any]:
+    def _key(self, name: str) -> str:
+        return f"{self._container.key}/{name.encode(errors='backslashreplace').decode()}"
+
+
+class TarInputs(SampleInputs):
+    """The inputs of a tar. Then ``template`` has its first header block, and ``prefix`` what the names of its members begin
+    with that keys leave out."""
+
+    def __init__(self, scan: TarScan, container: ObjectInfo) -> None:
+        super().__init__(scan, container)
+        self.template = b""
+        self.prefix = ""
+
+    def begin(self, member: Member, name: str) -> None:
+        if not self.template:
+            self.template, self.prefix = member.header, member.name.removesuffix(name)
+
+    def row(self, members: Sequence[Member], names: Sequence[str]) -> dict[str, Any]:
+        image, *others = members
+        return {
+            "image": [image.offset, image.size],
+            "fields": [[name, one.offset, one.size] for name, one in zip(names, others, strict=True)],
+        }
+
+    def place(self, member: Member, usual: str, after: bytes) -> list[Any]:
         patch = differences(expected_header(self.template, member.name.encode(), member.size), member.header)
         name = None if member.name == self.prefix + usual else member.name
         after = after if len(after) <= MAX_BEFORE_BYTES else b""
         return without_last_nulls([member.number, name, patch, pack_blocks(member.before), pack_blocks(after)])
-
-    def _key(self, name: str) -> str:
-        return f"{self._container.key}/{name.encode(errors='backslashreplace').decode()}"

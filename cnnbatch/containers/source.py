@@ -5,7 +5,6 @@ keys, sizes and ETags, as of a folder; an input's ``part`` says where it lies, a
 container's, ``/`` and the member's name.
 """
 
-import hashlib
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +20,6 @@ from cnnbatch.containers.index import Index, read_index, write_index
 from cnnbatch.containers.kinds import KINDS, Kind, kinds_of
 from cnnbatch.containers.names import is_picture
 from cnnbatch.containers.part import Part, identity, parse_part
-from cnnbatch.containers.tar import DIGITS
 from cnnbatch.errors import StorageError, Unreadable
 from cnnbatch.storage import ObjectInfo, Store
 from cnnbatch.storage.interface import Source
@@ -41,8 +39,8 @@ class SourceSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["auto", "folder", "webdataset", "parquet"] = "auto"
-    """``auto``: tars and tables are taken apart where no picture lies beside them."""
+    kind: Literal["auto", "folder", "webdataset", "parquet", "zip"] = "auto"
+    """``auto``: tars, tables and zip files are taken apart where no picture lies beside them."""
     image_column: tuple[str, ...] = ()
     """Of tables; none: those that say so or look so."""
     label: str | None = None
@@ -50,8 +48,8 @@ class SourceSettings(BaseModel):
 
     def kinds(self) -> tuple[Kind, ...]:
         """The containers that are looked for."""
-        names = {"auto": tuple(KINDS), "folder": (), "webdataset": ("tar",), "parquet": ("parquet",)}[self.kind]
-        return kinds_of(names, self.image_column)
+        words = {"auto": tuple(KINDS), "folder": (), "webdataset": ("tar",), "parquet": ("parquet",), "zip": ("zip",)}
+        return kinds_of(words[self.kind], self.image_column)
 
     @field_validator("image_column", mode="before")
     @classmethod
@@ -209,7 +207,7 @@ class ContainerSource:
     def _outcome(self, one: "_Input", values: Sequence[bytes] | Unreadable) -> Outcome:
         if isinstance(values, Unreadable):
             return one.info, values
-        digests = [hashlib.sha256(value).hexdigest()[:DIGITS] for value in values]
+        digests = [one.kind.digest(value) for value in values]
         if digests != one.part.row["digests"]:
             return one.info, Unreadable("changed", f"{one.info.key}: it is not what it was when it was listed")
         return replace(one.info, beside=self._beside(one, values[1:])), values[0]

@@ -41,7 +41,7 @@ class TableFile:
 
     def __init__(self, store: Store, key: str, size: int) -> None:
         """Raises what Arrow says of a file that is none."""
-        file = io.BufferedReader(_Ranges(store, key, size), 1 << 16)
+        file = io.BufferedReader(Ranges(store, key, size), 1 << 16)
         self._parquet = pq.ParquetFile(pa.PythonFile(file, mode="r"), pre_buffer=False, buffer_size=READ_BYTES)
         self.schema: pa.Schema = self._parquet.schema_arrow
         self.groups: list[int] = [
@@ -58,7 +58,7 @@ class TableFile:
         )
 
 
-class _Ranges(io.RawIOBase):
+class Ranges(io.RawIOBase):
     """An object as a seekable file; each read is a request."""
 
     def __init__(self, store: Store, key: str, size: int) -> None:
@@ -181,6 +181,9 @@ class Table:
 
     def fields(self, part: Part, values: Sequence[bytes]) -> list[Field]:
         return parse_fields(values[0] or None)
+
+    def digest(self, value: bytes) -> str:
+        return hashlib.sha256(value).hexdigest()[:DIGITS]
 
     def class_names(self, part: Part) -> Mapping[str, Sequence[str]]:
         return _class_names(part.column)

@@ -29,12 +29,7 @@ def records_of(row: ArchiveRow, file: bytes) -> list[Record]:
     """The members that a row stands for: its image, now ``file``, and its fields. Raises ArchiveError where the row is
     damaged."""
     try:
-        container, place = json.loads(row.container or ""), json.loads(row.place or "")
-        name = row.key.removeprefix(f"{container['key']}/")
-        stem = (sample_of(name) or (name, ""))[0]
-        fields = parse_fields(row.fields)
-        members = [(name, row.source_size, file)]
-        members += [(f"{stem}.{field.name}", len(value := _bytes(field.value)), value) for field in fields]
+        container, place, members = members_of(row, file)
         template = unpack_blocks(container["header"])
         return [
             _record(template, item, container["prefix"] + usual, size, data)
@@ -42,6 +37,21 @@ def records_of(row: ArchiveRow, file: bytes) -> list[Record]:
         ]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ArchiveError(f"{row.key!r}: its place in a tar is damaged: {error}") from error
+
+
+def members_of(row: ArchiveRow, file: bytes) -> tuple[dict[str, Any], list[Any], list[tuple[str, int, bytes]]]:
+    """The columns ``container`` and ``place``, and the members that a row stands for: usual name, size that it had, and bytes.
+
+    Raises ValueError, LookupError or TypeError where the row is damaged.
+    """
+    container, place = json.loads(row.container or ""), json.loads(row.place or "")
+    name = row.key.removeprefix(f"{container['key']}/")
+    stem = (sample_of(name) or (name, ""))[0]
+    members = [(name, row.source_size, file)]
+    for field in parse_fields(row.fields):
+        value = _bytes(field.value)
+        members.append((f"{stem}.{field.name}", len(value), value))
+    return container, place, members
 
 
 def tail(container: str, num_bytes: int) -> bytes:

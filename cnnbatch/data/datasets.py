@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from cnnbatch.archive.schema import ArchiveRow
+from cnnbatch.codec.codec import Decoder
 from cnnbatch.data.samples import OpenSamples, Sample, Samples, sample_of_row
 from cnnbatch.errors import ArchiveError, DamagedRow
 from cnnbatch.storage import StorageConfig
@@ -27,7 +28,8 @@ class ArchiveDataset(Dataset[Any]):
 
     A sample is a dict: ``key``, ``image`` (uint8 tensor [3, H, W]), ``label`` (text or None) and ``fields`` (names → values);
     or what ``transform`` makes of it. Batches that a loader asks for are decoded together. Safe to pickle: a worker opens the
-    archive anew.
+    archive anew. ``decoder`` and ``scale`` (1/2 … 1/16) are those of `cnnbatch.Codec.reconstruct`: a network that takes small
+    pictures need not wait for large ones.
     """
 
     def __init__(
@@ -36,9 +38,11 @@ class ArchiveDataset(Dataset[Any]):
         *,
         pattern: str = "*",
         transform: Transform | None = None,
+        decoder: Decoder = "full",
+        scale: float = 1,
         config: StorageConfig | None = None,
     ) -> None:
-        self._samples, self._transform = Samples(url, pattern, config), transform
+        self._samples, self._transform = Samples(url, pattern, config, decoder, scale), transform
         self._opened: OpenSamples | None = None
 
     def __len__(self) -> int:

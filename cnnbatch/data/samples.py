@@ -15,6 +15,7 @@ from cnnbatch.archive.parquet import ParquetObject, damage_as_archive_error, map
 from cnnbatch.archive.reader import Archive, matcher, open_archive
 from cnnbatch.archive.schema import COLUMNS, SCHEMA, SMALL_COLUMNS, ArchiveRow, table_to_rows
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard
+from cnnbatch.codec.codec import Decoder
 from cnnbatch.errors import DamagedRow
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.reconstruct import reconstruct_each, restore_file
@@ -34,23 +35,27 @@ Sample = dict[str, Any]
 class Samples:
     """The pictures of one version of an archive, by shard; pickles as its URL and reads its log again.
 
-    ``pattern`` chooses keys; files that are no pictures are left out.
+    ``pattern`` chooses keys; files that are no pictures are left out. ``decoder`` and ``scale`` are those of
+    `cnnbatch.Codec.reconstruct`; pictures that were stored are brought to the same size.
     """
 
     url: str
     pattern: str = "*"
     config: StorageConfig | None = None
+    decoder: Decoder = "full"
+    scale: float = 1
 
     def open(self) -> "OpenSamples":
         """Reads the log, and which rows of each shard are pictures."""
-        return OpenSamples(open_archive(self.url, self.config), self.pattern)
+        return OpenSamples(open_archive(self.url, self.config), self)
 
 
 class OpenSamples:
     """Samples that can be read, numbered in the order of shards."""
 
-    def __init__(self, archive: Archive, pattern: str) -> None:
-        self.archive = archive
+    def __init__(self, archive: Archive, samples: Samples) -> None:
+        self.archive, self._how = archive, samples
+        pattern = samples.pattern
         self.shards: Sequence[LiveShard] = archive.shards()
         chosen = partial(_chosen, archive, None if pattern == "*" else matcher(pattern))
         self.rows = list(map_parallel(chosen, self.shards, threads=DEFAULT_THREADS))
@@ -93,12 +98,14 @@ class OpenSamples:
         found: dict[int, Any] = {}
         for codec_id in {row.codec_id for row in rows if row.codec_id is not None}:
             numbers = [number for number, row in enumerate(rows) if row.codec_id == codec_id]
-            images = reconstruct_each(self._codecs[codec_id], [rows[number] for number in numbers])
+            coded = [rows[number] for number in numbers]
+            images = reconstruct_each(self._codecs[codec_id], coded, decoder=self._how.decoder, scale=self._how.scale)
             found |= zip(numbers, images, strict=True)
         for number, row in enumerate(rows):
             if row.codec_id is None:
                 try:
-                    found[number] = decode(restore_file(row, None, format="original"), max_pixels=MAX_PIXELS).pixels
+                    stored = decode(restore_file(row, None, format="original"), max_pixels=MAX_PIXELS)
+                    found[number] = reduced(stored.pixels, round(1 / self._how.scale))
                 except ImageError as error:
                     found[number] = error
         return [found[number] for number in range(len(rows))]
@@ -127,6 +134,17 @@ class OpenSamples:
             self._files, shard, OPEN_SHARDS, lambda: open_parquet(self.archive.store, live.path, num_bytes=live.num_bytes)
         )
         return file
+
+
+def reduced(pixels: Any, by: int) -> Any:
+    """A picture whose pixels are the means of ``by`` × ``by`` others; the last row and column are repeated where some lack."""
+    if by == 1:
+        return pixels
+    height, width = pixels.shape[:2]
+    padding = [(0, -height % by), (0, -width % by)] + [(0, 0)] * (pixels.ndim - 2)
+    whole = np.pad(pixels, padding, mode="edge").astype(np.float32)
+    blocks = whole.reshape(whole.shape[0] // by, by, whole.shape[1] // by, by, *pixels.shape[2:])
+    return np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
 
 
 def sample_of_row(row: ArchiveRow, image: Any) -> Sample:

@@ -16,7 +16,7 @@ from cnnbatch.archive.reader import Archive
 from cnnbatch.archive.schema import ArchiveRow
 from cnnbatch.archive.shards import read_shard
 from cnnbatch.codec import Codec
-from cnnbatch.codec.codec import Pixels
+from cnnbatch.codec.codec import Decoder, Pixels
 from cnnbatch.errors import ArchiveError, BitstreamError, DamagedRow, ImageError
 from cnnbatch.images import FORMATS as IMAGE_FORMATS
 from cnnbatch.images import DecodedImage, encode
@@ -217,13 +217,16 @@ def _pixels(row: ArchiveRow) -> int:
     return (row.width or 0) * (row.height or 0) if row.outcome == "cnn" else 0
 
 
-def reconstruct_each(codec: Codec, rows: Sequence[ArchiveRow]) -> list[Pixels | BitstreamError]:
-    """Decodes rows in one batch; if one is damaged, each alone, so that only the damaged ones fail.
+def reconstruct_each(
+    codec: Codec, rows: Sequence[ArchiveRow], *, decoder: Decoder = "full", scale: float = 1
+) -> list[Pixels | BitstreamError]:
+    """Decodes rows in one batch, as `Codec.reconstruct`; if one is damaged, each alone, so that only the damaged ones fail.
 
     Batches are made from the sizes in the rows, so a bitstream of another size is a fault, and nothing is allocated for it.
     """
     faults = [_fault_of(codec, row) for row in rows]
-    images = iter(_decode_each(codec, [row for row, fault in zip(rows, faults, strict=True) if fault is None]))
+    decode = partial(codec.reconstruct, decoder=decoder, scale=scale)
+    images = iter(_decode_each(decode, [row for row, fault in zip(rows, faults, strict=True) if fault is None]))
     return [next(images) if fault is None else fault for fault in faults]
 
 
@@ -238,13 +241,15 @@ def _fault_of(codec: Codec, row: ArchiveRow) -> BitstreamError | None:
     return BitstreamError(f"{width} × {height} pixels, the row says {row.width} × {row.height}")
 
 
-def _decode_each(codec: Codec, rows: Sequence[ArchiveRow]) -> list[Pixels | BitstreamError]:
+def _decode_each(
+    decode: Callable[[Sequence[bytes]], list[Pixels]], rows: Sequence[ArchiveRow]
+) -> list[Pixels | BitstreamError]:
     try:
-        return list(codec.reconstruct([row.payload for row in rows]))
+        return list(decode([row.payload for row in rows]))
     except BitstreamError as error:
         if len(rows) == 1:
             return [error]
-        return [image for row in rows for image in _decode_each(codec, [row])]
+        return [image for row in rows for image in _decode_each(decode, [row])]
 
 
 def restore_file(row: ArchiveRow, pixels: Pixels | None, *, format: str) -> bytes:

@@ -17,6 +17,7 @@ from cnnbatch.archive.schema import ArchiveRow
 from cnnbatch.containers.names import sample_of
 from cnnbatch.containers.table_writing import Cell, place_in_table, write_pictures, write_table
 from cnnbatch.containers.tar_writing import records_of, tail
+from cnnbatch.containers.zip_writing import ZipMember, write_zip, zip_members_of
 from cnnbatch.errors import ArchiveError, StorageError, UsageError
 from cnnbatch.stages import marks
 from cnnbatch.stages.names import escaped
@@ -218,6 +219,27 @@ class ShardTable(WholeFile):
         return path
 
 
+class OriginalZip(WholeFile):
+    """The zip file that the rows came from, with its files in their order."""
+
+    def _open(self) -> None:
+        self._spool: BinaryIO = self._path("spool").open("w+b")
+        self._members: list[ZipMember] = []
+        self._container = ""
+
+    def _add(self, row: ArchiveRow, data: bytes) -> None:
+        for member, value in zip_members_of(row, data, self._spool.tell()):
+            self._members.append(member)
+            self._spool.write(value)
+        self._container = row.container or ""
+
+    def _finished(self) -> Path:
+        path = self._path("zip")
+        with self._spool:
+            write_zip(path, self._container, self._members, self._spool)
+        return path
+
+
 class SampleTar(WholeFile):
     """A tar of samples as WebDataset reads them: an image and what lay beside it, called alike up to the first dot."""
 
@@ -240,6 +262,7 @@ class SampleTar(WholeFile):
 KINDS: Final[Mapping[str, Callable[..., WholeFile]]] = {
     "tar": OriginalTar,
     "parquet": OriginalTable,
+    "zip": OriginalZip,
     "samples": SampleTar,
     "table": ShardTable,
 }

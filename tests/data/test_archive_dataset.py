@@ -35,6 +35,11 @@ def test_samples_by_number_are_the_pictures_with_their_labels(archive: Path) -> 
     assert dataset[-1]["key"] == dataset[COUNT - 1]["key"]
     with pytest.raises(IndexError):
         dataset[COUNT]
+    half = ArchiveDataset(str(archive), scale=1 / 2)
+    assert half[3]["image"].shape == (3, 20, 28)
+    mean = dataset[3]["image"].float().reshape(3, 20, 2, 28, 2).mean(dim=(2, 4))
+    assert (half[3]["image"].float() - mean).abs().mean() < 2
+    assert ArchiveDataset(str(archive), decoder="draft")[3]["image"].shape == dataset[3]["image"].shape
     labelled = ArchiveDataset(str(archive), pattern="1.tar/*", transform=lambda sample: sample["label"])
     assert len(labelled) == COUNT - 8
     assert labelled[0] in {"0", "1", "2"}

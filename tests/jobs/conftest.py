@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import ray
 
+from cnnbatch import cli
 from jobs import classify, compress, engine, reconstruct, verify
 from jobs.command import run_command
 
@@ -51,6 +52,9 @@ class Jobs:
 
     def classify(self, *argv: object) -> Ended:
         return self._call(classify.main, argv)
+
+    def cnnbatch(self, *argv: object) -> Ended:
+        return self._call(cli.main, argv)
 
     def _call(self, main: Callable[[Sequence[str]], int], argv: Iterable[object]) -> Ended:
         self._capfd.readouterr()

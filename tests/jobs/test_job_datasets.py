@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import tarfile
+import zipfile
 from pathlib import Path
 
 import duckdb
@@ -55,6 +56,9 @@ def test_tars_go_in_by_their_members_and_come_back_as_tars(jobs: Jobs, source: P
         f"SELECT label, count(*) FROM '{archive}/data/*.parquet' WHERE label IS NOT NULL GROUP BY 1 ORDER BY 1"
     )
     assert counted.fetchall() == [("0", 3), ("1", 3), ("2", 3)]
+
+    listed = jobs.cnnbatch("ls", archive, "0.tar/*", "--where", "label = '0' and json like '%3%'")
+    assert (listed.code, listed.stdout) == (0, "0.tar/000003.jpg\n")
 
     assert jobs.reconstruct(archive, back).code == 0
     assert sorted(files_below(back)) == sorted(files_below(source))
@@ -129,6 +133,42 @@ def test_tables_go_in_by_their_rows_and_come_back_as_tables(jobs: Jobs, tmp_path
     by_key = {row["key"]: row for row in rows}
     assert len(by_key) == 10
     assert by_key["data/train.parquet/00000003.jpg"]["image"] == {"bytes": jpeg(3), "path": "00000003.jpg"}
+
+
+def test_zip_files_go_in_by_their_files_and_come_back_as_zip_files(jobs: Jobs, tmp_path: Path) -> None:
+    source, archive, back = tmp_path / "source", tmp_path / "archive", tmp_path / "back"
+    source.mkdir()
+    with zipfile.ZipFile(source / "classes.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        file.mkdir("cat")
+        files = {"cat/1.jpg": jpeg(1), "cat/1.txt": b"a cat", "dog/2.png": as_png(2), "LICENSE": b"free\n" * 90}
+        for name, data in files.items():
+            info = zipfile.ZipInfo(name, (2024, 2, 3, 4, 5, 6))
+            file.writestr(info, data, zipfile.ZIP_STORED if name.endswith("jpg") else zipfile.ZIP_DEFLATED)
+    (source / "torn.zip").write_bytes((source / "classes.zip").read_bytes()[:-40])
+    ended = jobs.compress(source, archive, "--json", "--lossless")
+    assert (ended.code, ended.outcomes) == (0, {"store": 3, "failed": 1})
+    assert [(f["key"], f["error"]) for f in ended.report["failures"]] == [("torn.zip", "damaged")]
+    assert parse_fields(cnnbatch.open(str(archive))["classes.zip/cat/1.jpg"].row.fields)[0].value == b"a cat"
+    assert jobs.reconstruct(archive, back).code == 0
+    with zipfile.ZipFile(source / "classes.zip") as theirs, zipfile.ZipFile(back / "classes.zip") as ours:
+        assert ours.namelist() == theirs.namelist()
+        for one, other in zip(theirs.infolist(), ours.infolist(), strict=True):
+            assert (other.date_time, other.compress_type) == (one.date_time, one.compress_type) or one.is_dir()
+            assert one.is_dir() or ours.read(other) == theirs.read(one)
+
+
+def test_members_are_verified_erased_and_removed_like_files(jobs: Jobs, tmp_path: Path) -> None:
+    source, archive, back = tmp_path / "source", tmp_path / "archive", tmp_path / "back"
+    write_tar(source / "a.tar", samples(0, 4))
+    jobs.compress(source, archive, "--lossless")
+    verified = jobs.verify(archive, "--source", source, "--json")
+    assert (verified.code, verified.report["findings"]) == (0, [])
+    assert jobs.cnnbatch("erase", archive, "a.tar/000001.jpg").code == 0
+    write_tar(source / "a.tar", samples(0, 3))
+    ended = jobs.compress(source, archive, "--json", "--lossless", "--mirror-deletes", "--delete-limit", 1)
+    assert (ended.code, ended.report["erased"], ended.report["removed"], ended.report["unchanged"]) == (0, 1, 1, 2)
+    assert jobs.reconstruct(archive, back).code == 0
+    assert [name for name, _ in members_of(back / "a.tar")] == [name for name, _ in samples(0, 1) + samples(2, 1)]
 
 
 def test_a_tar_of_what_is_kept_without_loss_is_the_same_file(jobs: Jobs, source: Path, tmp_path: Path) -> None:
