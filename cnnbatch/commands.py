@@ -24,7 +24,7 @@ from cnnbatch.archive.single import MAX_FILE_BYTES, dump_cnb, parse_cnb
 from cnnbatch.archive.where import parse_condition
 from cnnbatch.errors import ArchiveError, StorageError, Unreadable, UsageError
 from cnnbatch.reading import CodecFiles, Picture
-from cnnbatch.storage import ObjectInfo, is_safe_key, open_store
+from cnnbatch.storage import ObjectInfo, is_safe_key, open_store, overlaps
 from cnnbatch.storage.durable import create_file, replace_file
 
 ENDINGS: Final = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
@@ -63,12 +63,12 @@ def get(options: argparse.Namespace) -> None:
         picture = archive[options.key]
     except KeyError:
         raise UsageError(f"there is no image {options.key!r} in {archive.url}") from None
-    _write_picture(picture, options, options.output)
+    _write_picture(picture, options, options.output, archive=archive.url)
 
 
 def encode(options: argparse.Namespace) -> None:
     """One image file → a ``.cnb`` file, by the rules that hold in a job."""
-    _check_output(options.cnb, options)
+    _check_output(options.cnb, options, source=options.image)
     row = _encode(Path(options.image), options)
     data = dump_cnb(row)
     _write(options.cnb, data, force=options.force)
@@ -79,6 +79,7 @@ def encode(options: argparse.Namespace) -> None:
 def decode(options: argparse.Namespace) -> None:
     """A ``.cnb`` file → an image file."""
     row = _read_cnb(options.cnb)
+    _check_output(options.output, options, source=options.cnb)
     codec = None if options.codec is None else _read(options.codec)
     _write_picture(Picture(row, CodecFiles(codec)), options, options.output)
 
@@ -114,12 +115,14 @@ def _object_info(path: Path, size: int) -> ObjectInfo:
     return ObjectInfo(key, size, mtime=datetime.fromtimestamp(path.stat().st_mtime, UTC))
 
 
-def _write_picture(picture: Picture, options: argparse.Namespace, output: str | None) -> None:
+def _write_picture(picture: Picture, options: argparse.Namespace, output: str | None, *, archive: str | None = None) -> None:
     """Writes ``picture`` to ``output``, by default to the last part of its key in the current folder."""
     from cnnbatch.stages.names import output_key
 
     format = options.format or ENDINGS.get(Path(output or "").suffix.lower(), "original")
     path = _default_name(output_key(picture.row, format)) if output is None else output
+    if archive is not None and path != STDOUT and overlaps(archive, path):
+        raise UsageError(f"{path!r} lies in the archive: choose another place")
     _check_output(path, options)
     data = picture.file(format)
     if picture.row.outcome == "store" and format not in ("original", picture.row.source_format):
@@ -136,8 +139,8 @@ def _default_name(key: str) -> str:
     return name
 
 
-def _check_output(path: str, options: argparse.Namespace) -> None:
-    """Refuses before any work is done what `_write` would refuse after it."""
+def _check_output(path: str, options: argparse.Namespace, *, source: str | None = None) -> None:
+    """Refuses before any work is done what `_write` would refuse after it, and to replace the ``source`` that is read."""
     if path == STDOUT:
         if options.json:
             raise UsageError("--json and the file cannot both go to stdout")
@@ -152,6 +155,8 @@ def _check_output(path: str, options: argparse.Namespace) -> None:
         raise UsageError(f"cannot write {path!r}: it exists and is not a file")
     if not options.force:
         raise UsageError(f"{path!r} exists; --force replaces it")
+    if source is not None and os.path.realpath(path) == os.path.realpath(source):
+        raise UsageError(f"{path!r} is what is read: choose another name")
 
 
 def _write(path: str, data: bytes, *, force: bool) -> None:

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from cnnbatch.errors import CnnbatchError
+from cnnbatch.errors import CnnbatchError, StorageError
 from jobs.metrics import SHARDS
-from jobs.report import RunReport
+from jobs.report import RunReport, is_run_report
 
 logger = logging.getLogger("jobs")
 
@@ -59,6 +59,8 @@ def _file_to_write(path: str) -> Path:
     file = Path(path)
     if file.is_dir() or not os.access(file.parent, os.W_OK):
         raise argparse.ArgumentTypeError(f"{path} cannot be written")
+    if file.is_file() and not is_run_report(file):
+        raise argparse.ArgumentTypeError(f"{path} exists and is no run report: choose another name")
     return file
 
 
@@ -80,7 +82,14 @@ def run_job(job: Job, describe: Callable[[RunReport], str], *, as_json: bool, fi
             if job.report.finished_at is not None:
                 print(job.report.to_json() if as_json else describe(job.report), file=result)
                 if file is not None:
-                    file.write_text(job.report.to_json(), encoding="utf-8")
+                    _write_report(file, job.report)
+
+
+def _write_report(file: Path, report: RunReport) -> None:
+    try:
+        file.write_text(report.to_json(), encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot write the run report to {file}: {error.strerror}") from error
 
 
 def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:

@@ -73,7 +73,8 @@ class EvaluateJob:
         self.out = None if config.out is None else open_store(config.out, self.storage)
         if self.out is not None:
             self.out.check_writable()
-        self.found = EvaluationReport("evaluate", new_run_id(), shown(config, self.storage))
+            output.check_place(self.out)
+        self.found = EvaluationReport(output.JOB, new_run_id(), shown(config, self.storage))
         self.report: RunReport = self.found
         limits = Limits(config.max_source_bytes, config.max_pixels)
         workers, run_id = config.workers, self.report.run_id
@@ -116,6 +117,7 @@ class EvaluateJob:
                 number = MOST_EXAMPLES if summary.small else USUAL_EXAMPLES
             keys = spread((info.key for info in pictures if info.key in found.keys), number)
             examples = self._examples([info for info in pictures if info.key in keys], found, advice)
+            self._put_report()
             output.write(self.out, summary.model_copy(update={"examples": examples}), self.measurements.table())
 
     @property

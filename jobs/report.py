@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -121,6 +122,15 @@ def failed_keys(archive: Store, run_id: str) -> frozenset[str]:
         raise UsageError(f"{archive.url} has no report of a run {run_id!r}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"the report of run {run_id!r} is not readable: {error}") from error
+
+
+def is_run_report(file: Path) -> bool:
+    """Tells whether a local file is what ``--report`` writes."""
+    try:
+        report = json.loads(file.read_bytes()) if file.stat().st_size <= MAX_REPORT_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(report, dict) and {"job", "run_id", "tally"} <= report.keys()
 
 
 def known_sources(archive: Store) -> frozenset[str]:

@@ -159,7 +159,7 @@ def _grown(config: TrainConfig) -> Hyperprior | None:
 
 
 def _export(config: TrainConfig, data: bytes) -> None:
-    temporary = config.codec_file.with_suffix(".partial")
+    temporary = config.codec_file.with_name(f"{config.codec_file.name}.partial")
     temporary.write_bytes(data)
     temporary.replace(config.codec_file)
     logger.info("wrote %s", config.codec_file)

@@ -1,11 +1,13 @@
 """The files of an evaluation: page, Parquet, JSON and plots."""
 
 import io
+import json
 from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cnnbatch.errors import UsageError
 from cnnbatch.evaluation import plots
 from cnnbatch.evaluation.bd_rate import rate_points
 from cnnbatch.evaluation.page import render_page
@@ -19,9 +21,26 @@ MEASUREMENTS: Final = "measurements.parquet"
 SHEET: Final = "contact_sheet.png"
 SUMMARY: Final = "summary.json"
 RUN: Final = "run.json"
+"""The run report, which is there before any of the others."""
+JOB: Final = "evaluate"
 PLOTS: Final[dict[Measure, str]] = {
     measure: "rate_distortion.svg" if measure == "psnr_db" else f"rate_distortion_{measure}.svg" for measure in SCALES
 }
+
+
+def check_place(out: Store) -> None:
+    """Raises UsageError where a file would be replaced that no evaluation has written; `RUN` says whose the others are."""
+    names = (RUN, PAGE, MEASUREMENTS, SHEET, SUMMARY, *PLOTS.values())
+    there = [name for name in names if out.head(name) is not None]
+    if there and not _is_of_an_evaluation(out):
+        raise UsageError(f"{out.url} holds {there[0]!r}, which no evaluation has written: choose another folder")
+
+
+def _is_of_an_evaluation(out: Store) -> bool:
+    try:
+        return bool(json.loads(out.read(RUN))["job"] == JOB)
+    except (FileNotFoundError, ValueError, LookupError, TypeError, RecursionError):
+        return False
 
 
 def write(out: Store, summary: EvaluationSummary, measurements: pa.Table) -> None:

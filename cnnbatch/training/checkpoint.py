@@ -32,7 +32,7 @@ def save_checkpoint(
         for kind in ("exp_avg", "exp_avg_sq"):
             if kind in optimiser.state.get(parameter, {}):
                 tensors[f"{kind}.{name}"] = optimiser.state[parameter][kind]
-    temporary = path.with_suffix(".partial")
+    temporary = path.with_name(f"{path.name}.partial")
     save_file(
         {name: value.contiguous() for name, value in tensors.items()},
         temporary,

@@ -285,6 +285,23 @@ def test_missing_libraries_are_said(jobs: Evaluations, source: Path, monkeypatch
 
 
 @pytest.mark.usefixtures("one_by_one")
+def test_an_evaluation_replaces_another_one_and_nothing_else(jobs: Evaluations, source: Path, tmp_path: Path) -> None:
+    out = write_files(tmp_path / "out", {"report.html": b"mine"})
+    words = ("--codecs", "png", "--sample", 1, "--out", out)
+    for others in (None, b"{}", b'{"job": "compress"}', b"\xff"):
+        if others is not None:
+            (out / "run.json").write_bytes(others)
+        ended = jobs.evaluate(source, *words)
+        assert (ended.code, "which no evaluation has written" in ended.stderr) == (2, True)
+        assert (out / "report.html").read_bytes() == b"mine"
+    (out / "report.html").unlink()
+    (out / "run.json").unlink()
+    for _ in range(2):
+        assert jobs.evaluate(source, *words).code == 0
+    assert b"<html" in (out / "report.html").read_bytes()
+
+
+@pytest.mark.usefixtures("one_by_one")
 def test_too_many_unreadable_files_end_the_job(jobs: Evaluations, source: Path) -> None:
     for number in range(12):
         (source / f"gone{number}").symlink_to("/nowhere")

@@ -56,6 +56,17 @@ def test_an_archive_that_cannot_be_written_is_read_all_the_same(
     assert files_below(archive) == before
 
 
+def test_a_report_takes_the_place_of_a_report_and_of_nothing_else(jobs: Jobs, archive: Path, tmp_path: Path) -> None:
+    for number, content in enumerate((b"a picture", b"{}", b"[" * 100_000)):
+        (tmp_path / f"{number}.json").write_bytes(content)
+        ended = jobs.verify(archive, "--report", tmp_path / f"{number}.json")
+        assert (ended.code, "is no run report" in ended.stderr) == (2, True)
+        assert (tmp_path / f"{number}.json").read_bytes() == content
+    for _ in range(2):
+        assert jobs.verify(archive, "--report", tmp_path / "report.json").code == 0
+    assert jobs.verify(archive, "--report", "/dev/null").code == 0
+
+
 def test_a_report_file_that_cannot_be_written_is_a_usage_error(jobs: Jobs, archive: Path, tmp_path: Path) -> None:
     ended = jobs.verify(archive, "--report", tmp_path / "no" / "such" / "folder.json")
     assert ended.code == 2
