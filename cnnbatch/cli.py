@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from cnnbatch import signals
 from cnnbatch.errors import CnnbatchError
 from cnnbatch.version import VERSION
 
@@ -28,8 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; return its exit code (2 for a wrong command line, as SystemExit)."""
     options = _parser().parse_args(argv)
     try:
-        _run(options)
-        sys.stdout.flush()  # here, where a closed pipe is still caught
+        with signals.ended_by_signals():
+            _run(options)
+            sys.stdout.flush()  # here, where a closed pipe is still caught
     except CnnbatchError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -37,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
         return 1
     except KeyboardInterrupt:
-        return 1
+        return signals.exit_code()
     return 0
 
 

@@ -46,7 +46,7 @@ from cnnbatch.storage import StorageConfig, Store, open_object, open_store, over
 from cnnbatch.storage.urls import parse_url
 from cnnbatch.training.dense_data import read_labels
 from jobs import engine
-from jobs.command import add_common, run_command, run_job
+from jobs.command import add_common, run_as_module, run_job
 from jobs.metrics import record_shard
 from jobs.progress import Progress
 from jobs.report import RunReport, new_run_id, shown
@@ -129,8 +129,8 @@ class ClassifyJob(ABC):
             self._run()
             self._finish()
             self.report.finish(0)
-        except CnnbatchError as error:
-            self.report.finish(error.exit_code, str(error))
+        except (CnnbatchError, KeyboardInterrupt) as error:
+            self.report.fail(error)
             raise
 
     @abstractmethod
@@ -390,4 +390,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_as_module("jobs.classify"))

@@ -1,6 +1,7 @@
 """What the commands share: options, logging, exit codes."""
 
 import argparse
+import importlib
 import json
 import logging
 import os
@@ -11,7 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from cnnbatch import signals
 from cnnbatch.errors import CnnbatchError, StorageError
+from cnnbatch.signals import ended_by_signals
 from jobs.metrics import SHARDS
 from jobs.report import RunReport, is_run_report
 
@@ -92,6 +95,16 @@ def _write_report(file: Path, report: RunReport) -> None:
         raise StorageError(f"cannot write the run report to {file}: {error.strerror}") from error
 
 
+def run_as_module(module: str) -> int:
+    """Runs the ``main`` of a job as ``python -m MODULE`` does.
+
+    The module is imported under its own name: what ``__main__`` defines can be sent to Ray's workers, but not from one of them
+    to the child that takes inputs one by one.
+    """
+    main: Callable[[Sequence[str]], int] = importlib.import_module(module).main
+    return run_command(main)
+
+
 def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """Runs a job; an expected error is one sentence on stderr and its exit code, anything else a traceback.
 
@@ -102,13 +115,14 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | N
     if os.environ.get(LOG_VARIABLE) == "json":
         log_shards(as_json=True)
     try:
-        return command(sys.argv[1:] if argv is None else argv)
+        with ended_by_signals():
+            return command(sys.argv[1:] if argv is None else argv)
     except CnnbatchError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted: what was committed stays, the same command goes on from there", file=sys.stderr)
-        return 1
+        print(f"{signals.ending()}: what was committed stays, the same command goes on from there", file=sys.stderr)
+        return signals.exit_code()
     finally:
         if argv is None:
             sys.stdout.flush()

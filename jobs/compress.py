@@ -36,7 +36,7 @@ from cnnbatch.stages.spill import Scratch
 from cnnbatch.storage import Source, StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import parse_url
 from jobs import engine
-from jobs.command import add_common, run_command, run_job
+from jobs.command import add_common, run_as_module, run_job
 from jobs.metrics import record_shard, show
 from jobs.progress import Progress
 from jobs.report import RunReport, failed_keys, new_run_id, shown
@@ -130,8 +130,8 @@ class CompressJob:
             try:
                 self._run(log)
                 self.report.finish(0)
-            except CnnbatchError as error:
-                self.report.finish(error.exit_code, str(error))
+            except (CnnbatchError, KeyboardInterrupt) as error:
+                self.report.fail(error)
                 raise
             finally:
                 self.report.write(self.archive)
@@ -376,4 +376,4 @@ def describe(report: RunReport) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_as_module("jobs.compress"))

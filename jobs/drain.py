@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from cnnbatch.errors import CnnbatchError
-from jobs.command import run_command
+from jobs.command import run_as_module
 
 IMDS: Final = "http://169.254.169.254"
 TOKEN_SECONDS: Final = 21600
@@ -139,4 +139,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_as_module("jobs.drain"))

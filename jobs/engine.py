@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
+from cnnbatch import signals
 from cnnbatch.errors import CnnbatchError, StorageError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,8 @@ def connect() -> None:
     if "RAY_ADDRESS" not in os.environ:  # Ray Data's own actor arguments make a local Ray complain at every job
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not ray.is_initialized():
-        ray.init(logging_level=logging.WARNING, log_to_driver=False, include_dashboard=False, configure_logging=False)
+        with signals.kept():  # Ray's handler would end this process in abort()
+            ray.init(logging_level=logging.WARNING, log_to_driver=False, include_dashboard=False, configure_logging=False)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False

@@ -32,7 +32,7 @@ from cnnbatch.evaluation.table import Means, Measurements, means
 from cnnbatch.stages.listing import list_source
 from cnnbatch.stages.records import Failure, Tally
 from cnnbatch.storage import ObjectInfo, StorageConfig, open_store, overlaps
-from jobs.command import add_common, run_command, run_job
+from jobs.command import add_common, run_as_module, run_job
 from jobs.measuring import Cluster, CnnFile
 from jobs.progress import Progress
 from jobs.report import RunReport, new_run_id, shown
@@ -87,8 +87,8 @@ class EvaluateJob:
         try:
             self._run()
             self.report.finish(0)
-        except CnnbatchError as error:
-            self.report.finish(error.exit_code, str(error))
+        except (CnnbatchError, KeyboardInterrupt) as error:
+            self.report.fail(error)
             with suppress(StorageError):  # it would hide why the run failed
                 self._put_report()
             raise
@@ -350,4 +350,4 @@ def describe(report: RunReport) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_as_module("jobs.evaluate"))

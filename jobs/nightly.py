@@ -19,10 +19,11 @@ from dataclasses import asdict
 
 import ray
 
+from cnnbatch import signals
 from cnnbatch.errors import CnnbatchError
 from cnnbatch.storage import StorageConfig, open_store
 from jobs import engine
-from jobs.command import log_shards, run_command
+from jobs.command import log_shards, run_as_module
 from jobs.night.cost import NodeMeter, total_cost
 from jobs.night.forecast import forecast
 from jobs.night.report import NightReport
@@ -51,6 +52,7 @@ class Night:
         self.report.archives = [night.report for night in nights]
         meter = NodeMeter(self.config.prices.label)
         fallback = self.config.fallback
+        ready: list[ArchiveNight] = []
         try:
             ready = self._begin(nights)
             if ready:
@@ -62,10 +64,20 @@ class Night:
                     night.run(meter)
                     self._try_write(night.write, night.report.archive)  # in case that the process ends before `_close`
             self._close(ready)
+        except KeyboardInterrupt:
+            self._stop(nights, ready)
         finally:
             for night in nights:
                 night.end()
         return self.report.exit_code
+
+    def _stop(self, nights: Sequence[ArchiveNight], ready: Sequence[ArchiveNight]) -> None:
+        """The leases first: whoever ended this process may not wait for the rest."""
+        for night in nights:
+            night.end()
+        self.report.interruption = signals.exit_code()
+        self.report.warnings.append(f"the night was {signals.ending()}: what was committed stays")
+        self._close(ready)
 
     def _connect(self) -> None:
         """From the start, so that the metrics of a night that needs no worker are seen, too, and nodes are counted by kind.
@@ -188,4 +200,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_as_module("jobs.nightly"))

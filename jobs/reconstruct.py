@@ -23,7 +23,7 @@ from cnnbatch.stages.records import ShardResult, ShardTask, Tally
 from cnnbatch.storage import StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import may_overlap, parse_url
 from jobs import engine
-from jobs.command import add_common, add_report_file, run_command, run_job
+from jobs.command import add_common, add_report_file, run_as_module, run_job
 from jobs.metrics import record_shard
 from jobs.progress import Progress
 from jobs.report import RunReport, known_sources, new_run_id, shown
@@ -69,8 +69,8 @@ class ReconstructJob:
             self._check_complete()
             clear_marks(self.destination)
             self.report.finish(0)
-        except CnnbatchError as error:
-            self.report.finish(error.exit_code, str(error))
+        except (CnnbatchError, KeyboardInterrupt) as error:
+            self.report.fail(error)
             raise
         finally:
             self.report.leave(self.archive.store)
@@ -171,4 +171,4 @@ def describe(report: RunReport) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_as_module("jobs.reconstruct"))

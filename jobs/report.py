@@ -14,8 +14,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from cnnbatch import signals
 from cnnbatch.archive.leftovers import RUNS
-from cnnbatch.errors import StorageError, UsageError
+from cnnbatch.errors import CnnbatchError, StorageError, UsageError
 from cnnbatch.stages.records import Failure, Finding, Tally, kept_as_list
 from cnnbatch.storage import StorageConfig, Store
 from cnnbatch.storage.urls import parse_url
@@ -93,6 +94,13 @@ class RunReport:
     def finish(self, exit_code: int, error: str | None = None) -> None:
         """Notes how the run ended."""
         self.finished_at, self.exit_code, self.error = _now(), exit_code, error
+
+    def fail(self, error: CnnbatchError | KeyboardInterrupt) -> None:
+        """Notes what ended the run."""
+        if isinstance(error, CnnbatchError):
+            self.finish(error.exit_code, str(error))
+        else:
+            self.finish(signals.exit_code(), signals.ending())
 
     def to_json(self) -> str:
         """The report as JSON."""

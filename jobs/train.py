@@ -44,7 +44,7 @@ from cnnbatch.training.entropy_tables import with_fitted_tables
 from cnnbatch.training.growth import grown
 from cnnbatch.training.int8_calibration import calibrate_int8
 from cnnbatch.training.trainer import Trainer
-from jobs.command import LOG_FORMAT, run_command
+from jobs.command import LOG_FORMAT, run_as_module
 from jobs.settings import TrainConfig, read_codec, resolve
 
 ARCHIVE_ROWS = 1024
@@ -71,7 +71,20 @@ def train(config: TrainConfig) -> None:
     if processes == 1:
         _train_process(0, config, None)
     else:
-        mp.spawn(_train_process, (config, f"tcp://127.0.0.1:{_free_port()}"), nprocs=processes)  # type: ignore[attr-defined, no-untyped-call]
+        _spawn(processes, config)
+
+
+def _spawn(processes: int, config: TrainConfig) -> None:
+    """Runs the processes to their end; they end with this one."""
+    arguments = (config, f"tcp://127.0.0.1:{_free_port()}")
+    context = mp.spawn(_train_process, arguments, nprocs=processes, join=False)  # type: ignore[attr-defined, no-untyped-call]
+    try:
+        while not context.join():
+            pass
+    except KeyboardInterrupt:
+        for process in context.processes:
+            process.terminate()
+        raise
 
 
 def _train_process(rank: int, config: TrainConfig, rendezvous: str | None) -> None:
@@ -204,4 +217,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_as_module("jobs.train"))

@@ -27,7 +27,7 @@ from cnnbatch.stages.records import Finding, Tally, VerifyResult, VerifyTask
 from cnnbatch.stages.verify import LEVELS, ShardVerifier, VerifySettings
 from cnnbatch.storage import Source, StorageConfig, Store, open_store
 from jobs import engine
-from jobs.command import add_common, add_report_file, run_command, run_job
+from jobs.command import add_common, add_report_file, run_as_module, run_job
 from jobs.metrics import record_shard
 from jobs.progress import Progress
 from jobs.report import RunReport, new_run_id, shown
@@ -90,8 +90,8 @@ class VerifyJob:
             self._run()
             self._check_findings()
             self.report.finish(0)
-        except CnnbatchError as error:
-            self.report.finish(error.exit_code, str(error))
+        except (CnnbatchError, KeyboardInterrupt) as error:
+            self.report.fail(error)
             raise
         finally:
             if self.marks is None:
@@ -213,4 +213,4 @@ def describe(report: RunReport) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_as_module("jobs.verify"))

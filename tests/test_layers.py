@@ -23,6 +23,7 @@ LIBRARY = {"cnnbatch", "cnnbatch.reading", *READING}
 BELOW = {
     "cnnbatch.errors": set(),
     "cnnbatch.version": set(),
+    "cnnbatch.signals": set(),
     "cnnbatch.storage": FLOOR,
     "cnnbatch.metrics": FLOOR,
     "cnnbatch.planes": set(),

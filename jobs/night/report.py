@@ -78,10 +78,15 @@ class NightReport:
     host: str = field(default_factory=platform.node)
     started_at: str = field(default_factory=lambda: _now())
     finished_at: str | None = None
+    interruption: int = 0
+    """Exit code of what stopped the night before its end; 0: nothing did."""
 
     @property
     def exit_code(self) -> int:
-        """The code that all failed archives share, or 1 where they differ or a report could not be written."""
+        """That of what stopped the night, else the code that all failed archives share, or 1 where they differ or a report
+        could not be written."""
+        if self.interruption:
+            return self.interruption
         codes = {archive.exit_code for archive in self.archives} | {int(bool(self.unwritten))}
         codes.discard(0)
         return codes.pop() if len(codes) == 1 else int(bool(codes))
@@ -136,6 +141,8 @@ class NightReport:
         """One sentence."""
         bad = [archive for archive in self.archives if archive.exit_code]
         images = sum(archive.images for archive in self.archives)
+        if self.interruption:
+            return f"{images:,} images into {_count(len(self.archives), 'archive')}, then it was stopped"
         if not bad and self.unwritten:
             return f"{images:,} images into {_count(len(self.archives), 'archive')}, but {self.unwritten[0]}"
         if not bad:

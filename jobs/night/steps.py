@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 
+from cnnbatch import signals
 from cnnbatch.archive import ArchiveLog, Lease, open_archive
 from cnnbatch.archive.layout import FORMAT_PATH, check_place
 from cnnbatch.archive.lease import LEASE_PATH
@@ -116,11 +117,13 @@ class ArchiveNight:
         except CnnbatchError as error:
             outcome, code, message = "failed", error.exit_code, str(error)
             self._trouble = isinstance(error, StorageError)
+        except KeyboardInterrupt:
+            self.report.steps.append(Step(name, "failed", _since(started), signals.exit_code(), signals.ending(), figures))
+            raise
         except Exception as error:  # a full disk, a dead cluster, a bug: the report has to say it
             logger.exception("%s: %s", self.report.archive, name)
             outcome, code, message = "failed", 1, f"{type(error).__name__}: {error}"
-        seconds = round(time.monotonic() - started, 3)
-        self.report.steps.append(Step(name, outcome, seconds, code, message, figures))
+        self.report.steps.append(Step(name, outcome, _since(started), code, message, figures))
         logger.info("%s: %s %s%s", self.report.archive, name, outcome, message and f": {message}")
         return not code
 
@@ -234,6 +237,10 @@ class ArchiveNight:
         prices = self.config.prices
         report.cost = cost_of(seconds, prices, images=report.images, source_bytes=report.source_bytes, held=report.held)
         return figures | ({"times_nodes_were_not_counted": unanswered} if unanswered else {})
+
+
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 3)
 
 
 def _leave_evidence(verified: Step) -> Figures:
