@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from cnnbatch import signals
 from cnnbatch.errors import CnnbatchError
+from cnnbatch.text import visible, write_anything
 from cnnbatch.version import VERSION
 
 if TYPE_CHECKING:
@@ -27,13 +28,14 @@ ARCHIVE is a folder or a URL (s3://bucket/prefix); endpoint and credentials come
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; return its exit code (2 for a wrong command line, as SystemExit)."""
+    write_anything(sys.stdout, sys.stderr)
     options = _parser().parse_args(argv)
     try:
         with signals.ended_by_signals():
             _run(options)
             sys.stdout.flush()  # here, where a closed pipe is still caught
     except CnnbatchError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # the reader had enough: cnnbatch ls … | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends

@@ -26,6 +26,7 @@ from cnnbatch.errors import ArchiveError, StorageError, Unreadable, UsageError
 from cnnbatch.reading import CodecFiles, Picture
 from cnnbatch.storage import ObjectInfo, is_safe_key, open_store, overlaps
 from cnnbatch.storage.durable import create_file, replace_file
+from cnnbatch.text import visible
 
 ENDINGS: Final = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
 STDOUT: Final = "-"
@@ -36,10 +37,10 @@ def info(options: argparse.Namespace) -> None:
     """Figures of an archive, or the metadata of a ``.cnb`` file."""
     if Path(options.what).is_file():
         row = _read_cnb(options.what)
-        _print(options, _row_document(row), _describe_row(row))
+        show(options, _row_document(row), _describe_row(row))
     else:
         figures = reading.open(options.what).info()
-        _print(options, _archive_document(figures), _describe_archive(figures))
+        show(options, _archive_document(figures), *_describe_archive(figures))
 
 
 def ls(options: argparse.Namespace) -> None:
@@ -53,7 +54,7 @@ def ls(options: argparse.Namespace) -> None:
     else:
         rows = ({"key": key} for key in archive.keys(options.glob))
     for row in rows:
-        print(_to_json(row) if options.json else _describe_listed(row))
+        show(options, row, _describe_listed(row))
 
 
 def get(options: argparse.Namespace) -> None:
@@ -73,7 +74,7 @@ def encode(options: argparse.Namespace) -> None:
     data = dump_cnb(row)
     _write(options.cnb, data, force=options.force)
     if options.cnb != STDOUT:
-        _print(options, _row_document(row) | {"path": options.cnb, "num_bytes": len(data)}, _describe_row(row))
+        show(options, _row_document(row) | {"path": options.cnb, "num_bytes": len(data)}, _describe_row(row))
 
 
 def decode(options: argparse.Namespace) -> None:
@@ -126,10 +127,11 @@ def _write_picture(picture: Picture, options: argparse.Namespace, output: str | 
     _check_output(path, options)
     data = picture.file(format)
     if picture.row.outcome == "store" and format not in ("original", picture.row.source_format):
-        print(f"note: {picture.key!r} was stored as it is ({picture.row.reason}) and comes back so", file=sys.stderr)
+        note = f"note: {picture.key!r} was stored as it is ({picture.row.reason}) and comes back so"
+        print(visible(note), file=sys.stderr)
     _write(path, data, force=options.force)
     if path != STDOUT:
-        _print(options, _row_document(picture.row) | {"path": path, "num_bytes": len(data)}, f"{path}: {len(data):,} bytes")
+        show(options, _row_document(picture.row) | {"path": path, "num_bytes": len(data)}, f"{path}: {len(data):,} bytes")
 
 
 def _default_name(key: str) -> str:
@@ -192,8 +194,9 @@ def _cause(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
-def _print(options: argparse.Namespace, document: Mapping[str, Any], text: str) -> None:
-    print(_to_json(document) if options.json else text)
+def show(options: argparse.Namespace, document: Mapping[str, Any], *lines: str) -> None:
+    """Prints a result: the lines for people, or with ``--json`` the document."""
+    print(_to_json(document) if options.json else "\n".join(map(visible, lines)))
 
 
 def _to_json(document: Mapping[str, Any]) -> str:
@@ -219,16 +222,16 @@ def _describe_row(row: ArchiveRow) -> str:
     kept = len(row.payload) + sum(len(getattr(row, name) or b"") for name in BLOBS)
     line = f"{row.key}: {row.source_format}, {size}, {row.source_size:,} → {kept:,} bytes, {row.outcome}"
     if row.outcome == "store":
-        return visible(f"{line} ({row.reason}; {row.payload_coding})")
+        return f"{line} ({row.reason}; {row.payload_coding})"
     bpp = 8 * len(row.payload) / ((row.width or 1) * (row.height or 1))
     psnr = "" if row.psnr_db is None else f", {row.psnr_db:.2f} dB"
     score = "" if row.ssimulacra2 is None else f", SSIMULACRA2 {row.ssimulacra2:.1f}"
-    return visible(f"{line}, quality {row.quality:g}, {bpp:.3f} bpp{psnr}{score}, codec {(row.codec_id or '')[:12]}")
+    return f"{line}, quality {row.quality:g}, {bpp:.3f} bpp{psnr}{score}, codec {(row.codec_id or '')[:12]}"
 
 
-def _describe_archive(figures: ArchiveInfo) -> str:
+def _describe_archive(figures: ArchiveInfo) -> list[str]:
     outcomes = ", ".join(f"{count:,} {name}" for name, count in sorted(figures.outcomes.items()))
-    lines = [
+    return [
         f"url        {figures.url}",
         f"images     {figures.num_images:,}" + (f" ({outcomes})" if outcomes else ""),
         f"originals  {figures.source_bytes:,} bytes",
@@ -236,22 +239,16 @@ def _describe_archive(figures: ArchiveInfo) -> str:
         *(f"codec      {codec_id} for {count:,} images" for codec_id, count in sorted(figures.codecs.items())),
         f"versions   format {figures.format_version}, created by {figures.created_by}, log {figures.log_version}",
     ]
-    return "\n".join(map(visible, lines))
 
 
 def _describe_listed(row: Mapping[str, Any]) -> str:
     """The key, after its columns in a long listing."""
     if len(row) == 1:
-        return visible(row["key"])
+        return str(row["key"])
     size = "-" if row["width"] is None else f"{row['width']}x{row['height']}"
     how = row["reason"] or "-"
     if row["quality"] is not None:
         how = f"q{row['quality']:g}" + ("" if row["psnr_db"] is None else f" {row['psnr_db']:.2f} dB")
         how += "" if row["ssimulacra2"] is None else f" ssimulacra2 {row['ssimulacra2']:.1f}"
     columns = f"{row['outcome']:5} {row['source_format']:5} {size:>11} {row['source_size']:>12} {how:16}"
-    return visible(f"{columns} {row['key']}")
-
-
-def visible(line: str) -> str:
-    """The same with control characters, which could also steer a terminal, as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return f"{columns} {row['key']}"

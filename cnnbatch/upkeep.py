@@ -4,12 +4,11 @@ None of it imports torch.
 """
 
 import argparse
-import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from cnnbatch.archive import ArchiveLog, Lease
 from cnnbatch.archive.doctor import Diagnosis, examine
@@ -17,7 +16,7 @@ from cnnbatch.archive.maintenance import compact as compact_archive
 from cnnbatch.archive.maintenance import erase as erase_images
 from cnnbatch.archive.orphans import OF_SHARDS, Swept, check_grace, holders, sweep
 from cnnbatch.archive.restore import removed_rows, restore
-from cnnbatch.commands import visible
+from cnnbatch.commands import show
 from cnnbatch.errors import ArchiveError, UsageError, VerifyFailed
 from cnnbatch.storage import Store, open_store
 
@@ -47,7 +46,7 @@ def doctor(options: argparse.Namespace) -> None:
     diagnosis = replace(diagnosis, faults=faults)
     document = asdict(diagnosis) | {"is_sound": diagnosis.is_sound, "losses": [asdict(loss) for loss in losses]}
     document["swept"] = None if swept is None else asdict(swept)
-    _print(options, document, _describe_diagnosis(diagnosis, swept, losses))
+    show(options, document, *_describe_diagnosis(diagnosis, swept, losses))
     if not diagnosis.is_sound:
         left = [fault for fault in diagnosis.faults if not fault.mended]
         raise VerifyFailed(f"{len(left)} faults, first {left[0].where}: {left[0].kind}: {left[0].message}")
@@ -69,10 +68,10 @@ def erase(options: argparse.Namespace) -> None:
     swept = sweep(log, grace=grace, forced=options.force)
     held = sorted(holders(log.store, keys)) if options.verify else None
     document = {"erased": result.erased, "listed": len(keys), "replaced": result.replaced, "held": held, "swept": asdict(swept)}
-    line = f"{len(result.erased)} of {len(keys)} keys had an image, which is gone; all are on the erased list"
+    lines = [f"{len(result.erased)} of {len(keys)} keys had an image, which is gone; all are on the erased list"]
     if result.replaced and not held:
-        line += f"\n{len(result.replaced)} replaced files go after their grace: run it again then, or doctor --sweep"
-    _print(options, document, line)
+        lines.append(f"{len(result.replaced)} replaced files go after their grace: run it again then, or doctor --sweep")
+    show(options, document, *lines)
     if result.unreadable:
         shown = ", ".join(result.unreadable[:5])
         raise ArchiveError(
@@ -92,7 +91,7 @@ def compact(options: argparse.Namespace) -> None:
     after = len(log.snapshot().shards)
     lines = [f"{result.merged} shards merged into {result.written}; the archive has {after}, had {before}"]
     lines += [f"left as it is, for it is damaged: {path}" for path in result.damaged]
-    _print(options, asdict(result) | {"shards_before": before, "shards_after": after}, "\n".join(lines))
+    show(options, asdict(result) | {"shards_before": before, "shards_after": after}, *lines)
 
 
 def restore_rows(options: argparse.Namespace) -> None:
@@ -100,14 +99,14 @@ def restore_rows(options: argparse.Namespace) -> None:
     log = ArchiveLog.open(options.archive)
     found = removed_rows(log, options.glob)
     if options.dry_run:
-        _print(options, {"keys": [row.key for row in found]}, "\n".join(visible(row.key) for row in found))
+        show(options, {"keys": [row.key for row in found]}, *(row.key for row in found))
         return
     result = restore(log, found, run_id=_run_id("restore"))
     line = f"{len(result.keys)} of {len(found)} removed images are back"
-    _print(options, asdict(result), line + ("; the next --mirror-deletes removes what SOURCE still lacks" if found else ""))
+    show(options, asdict(result), line + ("; the next --mirror-deletes removes what SOURCE still lacks" if found else ""))
     if result.damaged:
         key, fault = next(iter(result.damaged.items()))
-        raise VerifyFailed(f"{len(result.damaged)} rows cannot be read, first {visible(key)}: {fault}")
+        raise VerifyFailed(f"{len(result.damaged)} rows cannot be read, first {key}: {fault}")
 
 
 COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], None]]] = {
@@ -138,7 +137,7 @@ def _run_id(job: str) -> str:
     return f"{job}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
-def _describe_diagnosis(diagnosis: Diagnosis, swept: Swept | None, losses: "Sequence[Loss]") -> str:
+def _describe_diagnosis(diagnosis: Diagnosis, swept: Swept | None, losses: "Sequence[Loss]") -> list[str]:
     ripe = [orphan for orphan in diagnosis.orphans if orphan.ripe]
     log = f"log version {diagnosis.log_version}"
     if diagnosis.log_version is None:
@@ -157,7 +156,7 @@ def _describe_diagnosis(diagnosis: Diagnosis, swept: Swept | None, losses: "Sequ
         size = sum(orphan.num_bytes for orphan in diagnosis.orphans)
         lines.append(f"{len(diagnosis.orphans)} files of {size:,} bytes that nothing needs, {len(ripe)} past their grace")
         lines += [f"  {o.path} ({'replaced' if o.replaced else 'never committed'})" for o in diagnosis.orphans[:20]]
-    return "\n".join(map(visible, lines))
+    return lines
 
 
 def _describe_loss(loss: "Loss") -> list[str]:
@@ -166,7 +165,3 @@ def _describe_loss(loss: "Loss") -> list[str]:
     if (unnamed := loss.lost - len(loss.lost_keys)) > 0:
         lines.append(f"  lost: {unnamed:,} images whose keys nobody can tell")
     return lines + [f"  again: {key}" for key in loss.again]
-
-
-def _print(options: argparse.Namespace, document: Mapping[str, Any], text: str) -> None:
-    print(json.dumps(document) if options.json else text)

@@ -43,7 +43,7 @@ from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.reconstruct import plan_tasks
 from cnnbatch.stages.records import ShardResult, ShardTask, Tally
 from cnnbatch.storage import StorageConfig, Store, open_object, open_store, overlaps, read_object
-from cnnbatch.storage.urls import parse_url
+from cnnbatch.storage.urls import plain_url
 from cnnbatch.training.dense_data import read_labels
 from jobs import engine
 from jobs.command import add_common, run_as_module, run_job
@@ -117,10 +117,7 @@ class ClassifyJob(ABC):
         if not self.codecs:
             rows = f"{len(self.archive):,} rows"
             raise UsageError(f"{self.archive.store.url} has no coded picture ({rows}): stored originals have no latents")
-        values = shown(config, self.storage)
-        urls = {name: value for name in ("labels", "head") if (value := values[name]) and value != CODEC_HEAD}
-        values.update({name: parse_url(value).url for name, value in urls.items()})
-        self.found = ClassifyReport("classify", new_run_id(), values)
+        self.found = ClassifyReport("classify", new_run_id(), shown(config, self.storage))
         self.report: RunReport = self.found
 
     def execute(self) -> None:
@@ -181,11 +178,11 @@ class TrainJob(ClassifyJob):
             raise UsageError(f"HEAD_FILE {CODEC_HEAD!r} means the head of a codec file when predicting: choose another name")
         super().__init__(config)
         if overlaps(config.head, config.archive):
-            raise UsageError(f"HEAD_FILE must not lie inside ARCHIVE: {config.head}")
+            raise UsageError(f"HEAD_FILE must not lie inside ARCHIVE: {plain_url(config.head)}")
         self.head_store, self.head_key = open_object(config.head, self.storage)
         self.head_store.check_writable()
         if self.head_store.head(self.head_key) is not None:
-            raise UsageError(f"{config.head} exists: choose another name, or remove it")
+            raise UsageError(f"{plain_url(config.head)} exists: choose another name, or remove it")
         self.labels = read_labels(read_object(config.labels, self.storage), config.labels)
         if len(self.labels) > config.most_labels:
             raise UsageError(f"{len(self.labels):,} labels, at most {config.most_labels:,} (most_labels): a sample is enough")
@@ -222,7 +219,7 @@ class TrainJob(ClassifyJob):
         self._tell(fitted, len(self.labels) - known)
         notes = {**(self.found.classification or {}), "config": self.config.training.model_dump(mode="json")}
         if not self.head_store.put_if_absent(self.head_key, dump_head(fitted.head, training=notes)):
-            raise UsageError(f"{self.config.head} was made by somebody else meanwhile: choose another name")
+            raise UsageError(f"{plain_url(self.config.head)} was made by somebody else meanwhile: choose another name")
 
     def _features(self, tasks: Sequence[ShardTask]) -> tuple[npt.NDArray[np.float32], list[str]]:
         """Features [N, F] of the labelled pictures in the order of the tasks, and their labels."""
@@ -278,7 +275,8 @@ class PredictJob(ClassifyJob):
         if config.out is None:
             raise UsageError("to predict, a folder for the result is needed: jobs.classify predict ARCHIVE HEAD_FILE OUT")
         if overlaps(config.archive, config.out):
-            raise UsageError(f"ARCHIVE and OUT must not lie inside one another: {config.archive}, {config.out}")
+            places = f"{plain_url(config.archive)}, {plain_url(config.out)}"
+            raise UsageError(f"ARCHIVE and OUT must not lie inside one another: {places}")
         super().__init__(config)
         self.out = open_store(config.out, self.storage)
         self.out.check_writable()
@@ -323,7 +321,7 @@ def _clear(scratch: Store) -> None:
             Path(scratch.url).rmdir()
 
 
-def describe(report: RunReport) -> str:
+def describe(report: RunReport) -> list[str]:
     """The report in a few lines for people."""
     outcomes = ", ".join(f"{count:,} {name}" for name, count in sorted(report.tally.images.items())) or "none"
     lines = [f"run {report.run_id}: {report.inputs:,} pictures: {outcomes}"]
@@ -337,7 +335,7 @@ def describe(report: RunReport) -> str:
         if found["labels_without_picture"]:
             lines.append(f"{found['labels_without_picture']:,} of {found['labels']:,} labels name no picture of the archive")
     lines += [f"failed: {f.key}: {f.message}" for f in report.failures[:10]]
-    return "\n".join(lines)
+    return lines
 
 
 def _parser() -> argparse.ArgumentParser:

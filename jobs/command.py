@@ -2,46 +2,19 @@
 
 import argparse
 import importlib
-import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 from cnnbatch import signals
 from cnnbatch.errors import CnnbatchError, StorageError
 from cnnbatch.signals import ended_by_signals
-from jobs.metrics import SHARDS
+from cnnbatch.text import visible, visible_lines, write_anything
+from jobs.logs import begin_log
 from jobs.report import RunReport, is_run_report
-
-logger = logging.getLogger("jobs")
-
-LOG_FORMAT = "%(asctime)s %(message)s"
-LOG_VARIABLE = "CNNBATCH_LOG"
-"""An environment variable: ``json`` makes every job log JSON, with a line a shard."""
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object a line; what a record brings as ``fields`` lies beside its message."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        content = {"time": time, "level": record.levelname, "logger": record.name, "message": record.getMessage()}
-        if record.exc_info:
-            content["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(content | getattr(record, "fields", {}), ensure_ascii=False)
-
-
-def log_shards(*, as_json: bool) -> None:
-    """Turns on the line that each finished shard leaves in the log; ``as_json``: every line becomes a JSON object."""
-    logging.getLogger(SHARDS).setLevel(logging.INFO)
-    if as_json:
-        for handler in logging.getLogger().handlers:
-            handler.setFormatter(JsonLines())
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +48,7 @@ class Job(Protocol):
     def execute(self) -> None: ...
 
 
-def run_job(job: Job, describe: Callable[[RunReport], str], *, as_json: bool, file: Path | None = None) -> None:
+def run_job(job: Job, describe: Callable[[RunReport], Sequence[str]], *, as_json: bool, file: Path | None = None) -> None:
     """Runs a job and prints its report, and writes it to ``file``, also when it ended with an error that it tells of."""
     result = sys.stdout
     with redirect_stdout(sys.stderr):  # Ray prints what befalls its nodes on stdout, which has the result and nothing else
@@ -83,7 +56,7 @@ def run_job(job: Job, describe: Callable[[RunReport], str], *, as_json: bool, fi
             job.execute()
         finally:
             if job.report.finished_at is not None:
-                print(job.report.to_json() if as_json else describe(job.report), file=result)
+                print(job.report.to_json() if as_json else visible_lines(describe(job.report)), file=result)
                 if file is not None:
                     _write_report(file, job.report)
 
@@ -105,21 +78,24 @@ def run_as_module(module: str) -> int:
     return run_command(main)
 
 
+def tell(error: CnnbatchError) -> int:
+    """Says on stderr, in one line, what ended a command; returns its exit code."""
+    print(f"error: {visible(str(error))}", file=sys.stderr)
+    return error.exit_code
+
+
 def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """Runs a job; an expected error is one sentence on stderr and its exit code, anything else a traceback.
 
     Without ``argv`` the process is this command alone, and stdout is closed to everyone when it returns.
     """
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt="%H:%M:%S", stream=sys.stderr)
-    logging.getLogger(SHARDS).setLevel(logging.WARNING)
-    if os.environ.get(LOG_VARIABLE) == "json":
-        log_shards(as_json=True)
+    write_anything(sys.stdout, sys.stderr)
+    begin_log()
     try:
         with ended_by_signals():
             return command(sys.argv[1:] if argv is None else argv)
     except CnnbatchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return tell(error)
     except KeyboardInterrupt:
         print(f"{signals.ending()}: what was committed stays, the same command goes on from there", file=sys.stderr)
         return signals.exit_code()

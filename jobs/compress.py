@@ -35,6 +35,7 @@ from cnnbatch.stages.records import CompressResult, CompressTask, Failure, Tally
 from cnnbatch.stages.spill import Scratch
 from cnnbatch.storage import Source, StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import parse_url
+from cnnbatch.text import visible_lines
 from jobs import engine
 from jobs.command import add_common, run_as_module, run_job
 from jobs.metrics import record_shard, show
@@ -345,13 +346,13 @@ def main(argv: Sequence[str]) -> int:
     job = CompressJob(resolve(CompressConfig, file=args.config, flags=flags, words=args.settings))
     if args.dry_run:
         preview = job.preview()
-        print(preview.to_json(job.report) if args.json else preview.describe(job.report))
+        print(preview.to_json(job.report) if args.json else visible_lines(preview.describe(job.report)))
         return 0
     run_job(job, describe, as_json=args.json)
     return 0
 
 
-def describe(report: RunReport) -> str:
+def describe(report: RunReport) -> list[str]:
     """The report in a few lines for people."""
     t = report.tally
     outcomes = ", ".join(f"{count:,} {name}" for name, count in sorted(t.images.items())) or "nothing new"
@@ -372,7 +373,7 @@ def describe(report: RunReport) -> str:
     if report.removed:
         lines.append(f"{report.removed:,} removed; cnnbatch restore-rows brings them back until a sweep deletes their files")
     lines += [f"failed: {f.key}: {f.stage}: {f.error}: {f.message}" for f in report.failures[:10]]
-    return "\n".join(lines)
+    return lines
 
 
 if __name__ == "__main__":

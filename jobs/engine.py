@@ -24,6 +24,7 @@ from ray.data.datasource import ReadTask
 
 from cnnbatch import signals
 from cnnbatch.errors import CnnbatchError, StorageError, UsageError
+from jobs.logs import begin_log
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +108,7 @@ class _Actor:
     """What Ray Data runs: builds the worker once, then passes each record through it."""
 
     def __init__(self, build: Callable[[], Worker[Any, Any]], pauses_seconds: Sequence[float]) -> None:
+        begin_log(logging.WARNING)
         self._build, self._pauses_seconds = build, pauses_seconds
         self._building = threading.Lock()
         self._built: Worker[Any, Any] | None = None

@@ -32,6 +32,7 @@ from cnnbatch.evaluation.table import Means, Measurements, means
 from cnnbatch.stages.listing import list_source
 from cnnbatch.stages.records import Failure, Tally
 from cnnbatch.storage import ObjectInfo, StorageConfig, open_store, overlaps
+from cnnbatch.storage.urls import plain_url
 from jobs.command import add_common, run_as_module, run_job
 from jobs.measuring import Cluster, CnnFile
 from jobs.progress import Progress
@@ -62,7 +63,8 @@ class EvaluateJob:
         """Checks all that can be wrong before anything is measured. Raises UsageError, StorageError, CodecFileError."""
         check_libraries()
         if config.out is not None and overlaps(config.source, config.out):
-            raise UsageError(f"SOURCE and --out must not lie inside one another: {config.source}, {config.out}")
+            places = f"{plain_url(config.source)}, {plain_url(config.out)}"
+            raise UsageError(f"SOURCE and --out must not lie inside one another: {places}")
         self.config = config
         self.storage = StorageConfig.from_environment(**config.storage)
         files, specs = _codec_files(config.codec) if ours.NAME in config.codecs else ((), ())
@@ -337,16 +339,16 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def describe(report: RunReport) -> str:
+def describe(report: RunReport) -> list[str]:
     """What was found, for people, after a line on the run."""
     t = report.tally
     outcomes = ", ".join(f"{count:,} {name}" for name, count in sorted(t.images.items())) or "none"
     lines = [f"run {report.run_id}: {report.inputs:,} files: {outcomes}"]
     if isinstance(report, EvaluationReport) and report.evaluation is not None:
-        lines.append(tables.describe(EvaluationSummary.model_validate(report.evaluation)))
+        lines += ["", *tables.describe(EvaluationSummary.model_validate(report.evaluation)).split("\n")]
         if report.config["out"] and plots.missing():
-            lines.append(f"no plots: {plots.missing()}")
-    return "\n\n".join(lines)
+            lines += ["", f"no plots: {plots.missing()}"]
+    return lines
 
 
 if __name__ == "__main__":

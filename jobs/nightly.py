@@ -22,15 +22,17 @@ import ray
 from cnnbatch import signals
 from cnnbatch.errors import CnnbatchError
 from cnnbatch.storage import StorageConfig, open_store
+from cnnbatch.text import visible_lines
 from jobs import engine
-from jobs.command import log_shards, run_as_module
+from jobs.command import run_as_module, tell
+from jobs.logs import log_shards
 from jobs.night.cost import NodeMeter, total_cost
 from jobs.night.forecast import forecast
 from jobs.night.report import NightReport
 from jobs.night.settings import NightlyConfig, load
 from jobs.night.steps import ArchiveNight
 from jobs.night.webhook import post, webhook_url
-from jobs.report import new_run_id
+from jobs.report import new_run_id, without_credentials
 from jobs.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ class Night:
         self.config = config
         self.webhook = None if config.webhook_variable is None else webhook_url(config.webhook_variable)
         seed = secrets.randbits(32) if config.verify.seed is None else config.verify.seed
-        self.report = NightReport(new_run_id(), config.model_dump(mode="json"), seed)
+        self.report = NightReport(new_run_id(), without_credentials(config.model_dump(mode="json")), seed)
 
     def execute(self) -> int:
         """Runs to the end whatever happens to single archives; returns the exit code."""
@@ -161,12 +163,11 @@ def preview(config: NightlyConfig, *, as_json: bool) -> int:
         try:
             found.append(forecast(config, entry))
         except CnnbatchError as error:
-            codes.add(error.exit_code)
-            print(f"error: {error}", file=sys.stderr)
+            codes.add(tell(error))
     if as_json:
         print(json.dumps([asdict(one) for one in found], indent=2, sort_keys=True))
     else:
-        print("\n".join(one.describe() for one in found))
+        print(visible_lines(line for one in found for line in one.describe()))
     return codes.pop() if len(codes) == 1 else int(bool(codes))
 
 

@@ -160,14 +160,14 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def describe(report: RunReport) -> str:
+def describe(report: RunReport) -> list[str]:
     """The report in a few lines for people."""
     written, skipped = (report.tally.images.get(outcome, 0) for outcome in ("written", "skipped"))
     size = report.tally.source_bytes / 1e6
     there = report.unchanged + skipped
     lines = [f"{report.inputs:,} images: {written:,} written ({size:,.1f} MB), {there:,} were there already"]
     lines += [f"failed: {f.key}: {f.stage}: {f.error}: {f.message}" for f in report.failures[:10]]
-    return "\n".join(lines)
+    return lines
 
 
 if __name__ == "__main__":

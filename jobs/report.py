@@ -19,7 +19,7 @@ from cnnbatch.archive.leftovers import RUNS
 from cnnbatch.errors import CnnbatchError, StorageError, UsageError
 from cnnbatch.stages.records import Failure, Finding, Tally, kept_as_list
 from cnnbatch.storage import StorageConfig, Store
-from cnnbatch.storage.urls import parse_url
+from cnnbatch.storage.urls import parse_url, plain_url
 from cnnbatch.version import VERSION
 
 MAX_REPORT_BYTES = 64 << 20
@@ -37,14 +37,20 @@ def new_run_id(prefix: str = "") -> str:
 
 def shown(config: BaseModel, storage: StorageConfig) -> dict[str, Any]:
     """The configuration without credentials: those in ``storage`` are masked, and those in a URL cut out."""
-    values = config.model_dump(mode="json")
+    values: dict[str, Any] = without_credentials(config.model_dump(mode="json"))
     masked = storage.model_dump(mode="json")
     values["storage"] = {name: masked[name] for name in values["storage"]}
-    urls: dict[str, Any] = {
-        name: parse_url(values[name]).url for name in ("source", "archive", "destination", "out") if values.get(name)
-    }
-    values.update(urls)
+    values |= {name: parse_url(values[name]).url for name in ("source", "archive", "destination", "out") if values.get(name)}
     return values
+
+
+def without_credentials(values: Any) -> Any:
+    """The same mappings, lists and texts; of a text that is a URL, what may be shown."""
+    if isinstance(values, dict):
+        return {name: without_credentials(value) for name, value in values.items()}
+    if isinstance(values, list):
+        return [without_credentials(value) for value in values]
+    return plain_url(values) if isinstance(values, str) else values
 
 
 @dataclass(slots=True)

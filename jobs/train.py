@@ -44,7 +44,8 @@ from cnnbatch.training.entropy_tables import with_fitted_tables
 from cnnbatch.training.growth import grown
 from cnnbatch.training.int8_calibration import calibrate_int8
 from cnnbatch.training.trainer import Trainer
-from jobs.command import LOG_FORMAT, run_as_module
+from jobs.command import run_as_module
+from jobs.logs import begin_log
 from jobs.settings import TrainConfig, read_codec, resolve
 
 ARCHIVE_ROWS = 1024
@@ -88,7 +89,7 @@ def _spawn(processes: int, config: TrainConfig) -> None:
 
 
 def _train_process(rank: int, config: TrainConfig, rendezvous: str | None) -> None:
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
+    begin_log()
     if rendezvous is not None:
         dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=config.training.processes)
     pictures = load_pictures(open_store(config.source, StorageConfig.from_environment(**config.storage)))

@@ -198,7 +198,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def describe(report: RunReport) -> str:
+def describe(report: RunReport) -> list[str]:
     """The report in a few lines for people; a finding is a row: level, kind, key or file, message."""
     counts = ", ".join(f"{count:,} {name}" for name, count in sorted(report.tally.images.items())) or "none"
     lines = [f"{report.inputs:,} images: {counts}; {len(report.findings):,} findings"]
@@ -209,7 +209,7 @@ def describe(report: RunReport) -> str:
         lines.append(f"{finding.level}\t{finding.kind}\t{where}\t{finding.message}")
     if len(report.findings) > SHOWN_FINDINGS:
         lines.append(f"… and {len(report.findings) - SHOWN_FINDINGS:,} more: --json has all")
-    return "\n".join(lines)
+    return lines
 
 
 if __name__ == "__main__":

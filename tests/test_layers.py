@@ -14,16 +14,17 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("cnnbatch/**/*.py"), *ROOT.glob("jobs/**/*.py")])
 EVERYWHERE = {"cnnbatch.version"}
 # Each layer may import itself, those in its set, and `EVERYWHERE`.
-FLOOR = {"cnnbatch.errors"}
+FLOOR = {"cnnbatch.errors", "cnnbatch.text"}
 EYE = {"cnnbatch.butteraugli", "cnnbatch.ssimulacra2"}
 BASE = {"cnnbatch.storage", "cnnbatch.metrics", *EYE, *FLOOR}
 MIDDLE = {"cnnbatch.codec", "cnnbatch.containers", "cnnbatch.archive", "cnnbatch.images", "cnnbatch.training", *BASE}
 READING = {"cnnbatch.stages", *MIDDLE}
-LIBRARY = {"cnnbatch", "cnnbatch.reading", *READING}
+LIBRARY = {"cnnbatch", "cnnbatch.reading", "cnnbatch.signals", *READING}
 BELOW = {
     "cnnbatch.errors": set(),
     "cnnbatch.version": set(),
     "cnnbatch.signals": set(),
+    "cnnbatch.text": set(),
     "cnnbatch.storage": FLOOR,
     "cnnbatch.metrics": FLOOR,
     "cnnbatch.planes": set(),

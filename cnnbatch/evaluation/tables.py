@@ -5,6 +5,7 @@ from typing import Final
 
 from cnnbatch.evaluation.scales import SCALES
 from cnnbatch.evaluation.summary import BdRate, Choice, Curve, Estimate, EvaluationSummary, Measure, Point, Recommendation
+from cnnbatch.text import visible
 
 SHOWN_UNMEASURED: Final = 20
 _COLUMNS: Final[dict[Measure, str]] = {
@@ -30,7 +31,7 @@ def describe(summary: EvaluationSummary) -> str:
 
 def _head(summary: EvaluationSummary) -> str:
     return (
-        f"{summary.source}: means over {summary.images:,} pictures, {summary.pixels / 1e6:,.1f} MP, "
+        f"{visible(summary.source)}: means over {summary.images:,} pictures, {summary.pixels / 1e6:,.1f} MP, "
         f"{summary.source_bytes / 1e6:,.1f} MB in their files\n{summary.hardware}\nspeeds: {summary.timing}"
     )
 
@@ -126,7 +127,7 @@ def _recommendation(found: Recommendation) -> Iterator[str]:
 
 def _choice(choice: Choice, found: Recommendation) -> str:
     if choice.total is None or choice.psnr_db is None:
-        return f"{choice.label}: {choice.reason}"
+        return visible(f"{choice.label}: {choice.reason}")
     figures = [SCALES["psnr_db"].show(choice.psnr_db)]
     others: tuple[tuple[Measure, float | None], ...] = (("ms_ssim", choice.ms_ssim), ("ssimulacra2", choice.ssimulacra2))
     figures += [f"{SCALES[name].name} {SCALES[name].show(value)}" for name, value in others if value is not None]
@@ -148,9 +149,9 @@ def _bytes(number: int) -> str:
 
 
 def _left_out(summary: EvaluationSummary) -> Iterator[str]:
-    yield from (f"left out: {item.label}: {item.reason}" for item in summary.left_out)
+    yield from (visible(f"left out: {item.label}: {item.reason}") for item in summary.left_out)
     for missed in summary.unmeasured[:SHOWN_UNMEASURED]:
         by = "" if missed.codec is None else f" by {missed.codec}"
-        yield f"not measured{by}: {missed.key}: {missed.stage}: {missed.error}"
+        yield visible(f"not measured{by}: {missed.key}: {missed.stage}: {missed.error}")
     if len(summary.unmeasured) > SHOWN_UNMEASURED:
         yield f"… and {len(summary.unmeasured) - SHOWN_UNMEASURED:,} more, all in --json and the Parquet file"

@@ -50,7 +50,7 @@ class Estimate:
         names = ("inputs", "unchanged", "new", "changed", "vanished")
         return json.dumps({**{name: getattr(counts, name) for name in names}, **asdict(self)}, indent=2, sort_keys=True)
 
-    def describe(self, counts: Counts) -> str:
+    def describe(self, counts: Counts) -> list[str]:
         """With the counts, for people."""
         lines = [
             f"{counts.inputs:,} inputs: {counts.unchanged:,} unchanged, {counts.new:,} new, {counts.changed:,} changed; "
@@ -69,7 +69,7 @@ class Estimate:
         lines += [f"failed: {f.key}: {f.error}: {f.message}" for f in self.failures[:SHOWN_FAILURES]]
         if len(self.failures) > SHOWN_FAILURES:
             lines.append(f"… and {len(self.failures) - SHOWN_FAILURES:,} more cannot be read")
-        return "\n".join(lines)
+        return lines
 
 
 def estimate(source: Source, archive: Store, difference: Difference, codec: Codec, settings: CompressionSettings) -> Estimate:

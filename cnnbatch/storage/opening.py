@@ -6,7 +6,7 @@ from cnnbatch.storage.generic import FsspecStore
 from cnnbatch.storage.interface import Store
 from cnnbatch.storage.local import LocalStore
 from cnnbatch.storage.objects import ObjectStore
-from cnnbatch.storage.urls import OBJECT_STORES, parse_url
+from cnnbatch.storage.urls import OBJECT_STORES, parse_url, plain_url
 
 
 def open_store(url: str, config: StorageConfig | None = None) -> Store:
@@ -33,7 +33,7 @@ def open_object(url: str, config: StorageConfig | None = None) -> tuple[Store, s
     """
     folder, separator, name = url.rpartition("/")
     if not name:
-        raise UsageError(f"{url!r} is a folder, expected a file")
+        raise UsageError(f"{plain_url(url)!r} is a folder, expected a file")
     return open_store(f"{folder}/" if separator else ".", config), name
 
 
@@ -43,4 +43,4 @@ def read_object(url: str, config: StorageConfig | None = None) -> bytes:
     try:
         return store.read(name)
     except FileNotFoundError as error:
-        raise UsageError(f"no such file: {url}") from error
+        raise UsageError(f"no such file: {plain_url(url)}") from error

@@ -50,6 +50,17 @@ def parse_url(url: str) -> Location:
     return _other_location(scheme, host, path)
 
 
+def plain_url(text: str) -> str:
+    """A URL without user, password and query, for messages and reports; what is no URL stays as it is."""
+    match = _SCHEME.fullmatch(text)
+    if match is None:
+        return text
+    try:
+        return parse_url(text).url
+    except UsageError:  # its text may hold the password anywhere
+        return f"{match[1]}://…"
+
+
 def _other_location(scheme: str, host: str, path: str) -> Location:
     """Parts of other URLs may mean anything (sftp://user:password@host, https://host/path?signature): credentials go."""
     _, colon, port = host.partition(":")

@@ -36,7 +36,7 @@ class Forecast:
     amount: float | None
     currency: str
 
-    def describe(self) -> str:
+    def describe(self) -> list[str]:
         """For people."""
         hours = ", ".join(f"{kind} {hours:,.2f} h" for kind, hours in self.node_hours.items())
         cost = "price unknown" if self.amount is None else f"{self.amount:,.2f} {self.currency}"
@@ -48,7 +48,7 @@ class Forecast:
         ]
         if self.kept is not None:
             lines.insert(2, f"  they would stay there: {self.kept}")
-        return "\n".join(lines)
+        return lines
 
 
 def forecast(config: NightlyConfig, entry: Entry) -> Forecast:

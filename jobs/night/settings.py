@@ -29,7 +29,8 @@ from jobs.watchdog import Fallback
 
 _SECRET_NAME: Final = re.compile(r"passw|secret|token|credential|access_?key|private_?key|api_?key", re.IGNORECASE)
 _SECRET_VALUE: Final = re.compile(
-    r"\b(AKIA|ASIA)[A-Z0-9]{16}\b|PRIVATE KEY-----|://[^/\s]*:[^/\s]*@|hooks\.slack\.com/|[?&](sig|token|key|X-Amz-Signature)="
+    r"\b(AKIA|ASIA)[A-Z0-9]{16}\b|PRIVATE KEY-----|://[^/\s]*:[^/\s]*@|hooks\.slack\.com/"
+    r"|(?i:[?&]([a-z-]*sig(nature)?|[a-z-]*token|[a-z-]*key(id)?|passw(or)?d|policy)=)"
 )
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

@@ -7,10 +7,11 @@ import os
 import time
 import urllib.error
 import urllib.request
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from cnnbatch.errors import UsageError
+from cnnbatch.text import visible
 from jobs.night.report import NightReport
 
 TRIES: Final = 3
@@ -18,6 +19,16 @@ PAUSE_SECONDS: Final = 2.0
 TIMEOUT_SECONDS: Final = 10.0
 
 logger = logging.getLogger(__name__)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect would be followed by a GET, without the report."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+_OPENER: Final = urllib.request.build_opener(_NoRedirect)
 
 
 def webhook_url(variable: str) -> str:
@@ -35,7 +46,8 @@ def post(url: str, report: NightReport) -> str | None:
 
     ``text`` is what chat services show. A webhook that does not answer is no reason to fail.
     """
-    body = json.dumps({"text": f"cnnbatch night {report.run_id}: {report.summary()}", "report": json.loads(report.to_json())})
+    text = visible(f"cnnbatch night {report.run_id}: {report.summary()}")
+    body = json.dumps({"text": text, "report": json.loads(report.to_json())})
     fault = ""
     for number in range(TRIES):
         if number:
@@ -50,10 +62,10 @@ def post(url: str, report: NightReport) -> str | None:
 def _post_once(url: str, body: bytes) -> str:
     request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"}, method="POST")
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
+        with _OPENER.open(request, timeout=TIMEOUT_SECONDS) as response:
             response.read(1 << 16)
     except urllib.error.HTTPError as error:
-        return f"it answered {error.code}"
+        return f"it answered {error.code}{', which is not followed' if 300 <= error.code < 400 else ''}"
     except urllib.error.URLError as error:
         return str(error.reason)
     except (OSError, http.client.HTTPException, ValueError) as error:

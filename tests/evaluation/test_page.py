@@ -13,6 +13,7 @@ import pytest
 from cnnbatch.evaluation.examples import MOST_EXAMPLES
 from cnnbatch.evaluation.page import render_page, rendering, view, wording
 from cnnbatch.evaluation.summary import BdRate, EvaluationSummary, Unmeasured
+from cnnbatch.text import visible
 from tests.evaluation import page_samples
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +89,7 @@ def test_the_data_for_the_script_cannot_end_its_element() -> None:
     [data] = elements.text("script", id="data")
     assert not set("<>&'") & set(data)
     keys = [example["key"] for example in json.loads(data)["examples"]]
-    assert keys == [wording.visible(key) for key in page_samples.HOSTILE]
+    assert keys == [visible(key) for key in page_samples.HOSTILE]
     assert len(elements.text("script")) == 2 + 4 * len(page_samples.HOSTILE)
 
 
@@ -153,5 +154,5 @@ def test_weights_have_three_digits(num_bytes: int, text: str) -> None:
 
 
 def test_text_that_would_hide_or_turn_itself_is_written_out() -> None:
-    assert wording.visible("a\u202egpj.exe\x00\udcff") == "a\\u202egpj.exe\\x00\\udcff"
-    assert wording.visible("Ünïcode 猫 1\u00a0kB") == "Ünïcode 猫 1\u00a0kB"
+    assert visible("a\u202egpj.exe\x00\udcff") == "a\\u202egpj.exe\\x00\\udcff"
+    assert visible("Ünïcode 猫 1\u00a0kB") == "Ünïcode 猫 1\u00a0kB"

@@ -195,7 +195,7 @@ class Hook:
     """A real HTTP server on this machine; ``answers`` are the codes it gives, the last one for ever."""
 
     answers: list[int] = field(default_factory=lambda: [200])
-    bodies: list[dict[str, Any]] = field(default_factory=list)
+    bodies: list[Any] = field(default_factory=list)
     url: str = ""
 
 
@@ -207,6 +207,12 @@ def hook() -> Iterator[Hook]:
         def do_POST(self) -> None:
             hook.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(hook.answers.pop(0) if len(hook.answers) > 1 else hook.answers[0])
+            self.send_header("Location", "/elsewhere")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            hook.bodies.append("a GET")
+            self.send_response(200)
             self.end_headers()
 
         def log_message(self, *arguments: object) -> None:
@@ -251,6 +257,15 @@ def test_a_dead_webhook_is_a_warning_in_the_report_and_not_a_failed_night(hooked
     assert ended.report["warnings"] == ["the report was not delivered to the webhook: it answered 500"]
     assert hooked.reports()[-1]["warnings"] == ended.report["warnings"]
     assert len(hook.bodies) == webhook.TRIES
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_webhook_that_is_elsewhere_got_nothing(hooked: Nights, hook: Hook, code: int) -> None:
+    hook.answers = [code]
+    fault = webhook.post(hook.url, NightReport("night", {}, 1))
+    assert fault == f"the report was not delivered to the webhook: it answered {code}, which is not followed"
+    assert len(hook.bodies) == webhook.TRIES
+    assert "a GET" not in hook.bodies
 
 
 def test_a_webhook_where_nobody_listens_is_a_warning_too(hooked: Nights, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from cnnbatch.evaluation.page import script_data, view, wording
 from cnnbatch.evaluation.scales import SCALES
 from cnnbatch.evaluation.summary import EvaluationSummary
+from cnnbatch.text import visible
 from cnnbatch.version import VERSION
 
 SCRIPTS = ("dom.js", "scales.js", "chart.js", "curves.js", "pictures.js", "start.js")
@@ -56,7 +57,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: wording.visible(value) if type(value) is str else value,
+        finalize=lambda value: visible(value) if type(value) is str else value,
     )
     for name in ("weight", "share", "number", "quality", "speed", "moment"):
         environment.filters[name] = getattr(wording, name)

@@ -7,6 +7,7 @@ from cnnbatch.evaluation.page import wording
 from cnnbatch.evaluation.page.view import figures, our_choice, our_codec
 from cnnbatch.evaluation.scales import SCALES
 from cnnbatch.evaluation.summary import Curve, EvaluationSummary, Example, Panel, Point, Published
+from cnnbatch.text import visible
 
 
 def for_script(summary: EvaluationSummary) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def for_script(summary: EvaluationSummary) -> dict[str, Any]:
 def _curve(curve: Curve, ours: str | None) -> dict[str, Any]:
     return {
         "codec": curve.codec,
-        "label": wording.visible(curve.label),
+        "label": visible(curve.label),
         "ours": curve.codec == ours,
         "published": False,
         "points": [_point(point, curve.lossless) for point in curve.points],
@@ -48,7 +49,7 @@ def _point(point: Point, lossless: bool) -> dict[str, Any]:
 def _published(curve: Published) -> dict[str, Any]:
     return {
         "codec": None,
-        "label": wording.visible(curve.label),
+        "label": visible(curve.label),
         "ours": False,
         "published": True,
         "points": [
@@ -68,7 +69,7 @@ def _example(example: Example) -> dict[str, Any]:
     whole = (example.crop_width, example.crop_height) == (example.width, example.height)
     part = "" if whole else f", of which {size} from ({example.left}, {example.top}) are here"
     return {
-        "key": wording.visible(example.key),
+        "key": visible(example.key),
         "mediaType": example.media_type,
         "width": example.crop_width,
         "height": example.crop_height,
@@ -83,7 +84,7 @@ def _example(example: Example) -> dict[str, Any]:
 def _version(panel: Panel, example: Example) -> dict[str, Any]:
     return {
         "codec": panel.codec,
-        "label": wording.visible(panel.label),
+        "label": visible(panel.label),
         "figures": [
             f"quality {wording.quality(panel.quality)}",
             f"{wording.weight(panel.bytes)} ({wording.share(panel.bytes, example.source_bytes)}), {panel.bpp:.3f} bpp",

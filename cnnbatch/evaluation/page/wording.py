@@ -6,13 +6,6 @@ MISSING = "–"
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
-def visible(text: str) -> str:
-    """``text`` with control characters, bidirectional overrides and lone surrogates written out as escapes."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\u00a0" else c.encode("unicode_escape").decode() for c in text)
-
-
 def weight(num_bytes: float) -> str:
     """Three digits in a decimal unit: ``1.24 TB``. The space does not break."""
     value = float(num_bytes)
