@@ -15,6 +15,7 @@
 
 from typing import TYPE_CHECKING
 
+from cnnbatch.compiled_code import keep_compiled_code
 from cnnbatch.errors import (
     ArchiveError,
     BitstreamError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from cnnbatch.reading import open
 
 __version__ = VERSION
+keep_compiled_code()
 
 __all__ = [
     "ArchiveError",

@@ -24,6 +24,7 @@ from ray.data.datasource import ReadTask
 
 from cnnbatch import signals
 from cnnbatch.errors import CnnbatchError, StorageError, UsageError
+from jobs import local_ray
 from jobs.logs import begin_log
 
 logger = logging.getLogger(__name__)
@@ -77,11 +78,8 @@ def connect() -> None:
     """Joins the cluster that RAY_ADDRESS or a Ray job names, or starts a local one; quiet on stderr."""
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if "RAY_ADDRESS" not in os.environ:  # Ray Data's own actor arguments make a local Ray complain at every job
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not ray.is_initialized():
-        with signals.kept():  # Ray's handler would end this process in abort()
-            ray.init(logging_level=logging.WARNING, log_to_driver=False, include_dashboard=False, configure_logging=False)
+        _init() if os.environ.get("RAY_ADDRESS") else local_ray.start(_init)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
@@ -89,6 +87,11 @@ def connect() -> None:
     context.max_consecutive_actor_init_deaths = ACTOR_START_RETRIES
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that the bars are off, as asked for
+
+
+def _init(**place: str) -> None:
+    with signals.kept():  # Ray's handler would end this process in abort()
+        ray.init(logging_level=logging.WARNING, log_to_driver=False, include_dashboard=False, configure_logging=False, **place)
 
 
 def size_pool(workers: Workers) -> Pool:

@@ -1,9 +1,10 @@
 """Configuration of the jobs: one frozen model each, from a YAML file, flags and ``name=value`` words, in that order."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Final, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
@@ -29,6 +30,10 @@ from cnnbatch.storage import StorageConfig
 from cnnbatch.training.dense import DenseTraining
 from cnnbatch.training.trainer import TrainingConfig
 from jobs.engine import Workers
+
+FOLDERS: Final = frozenset(("source", "archive", "destination", "out", "reports", "folder"))
+FILES: Final = frozenset(("codec", "codec_file", "head", "labels", "start", "published"))
+"""Names of settings that hold a path or URL."""
 
 Model = TypeVar("Model", bound=BaseModel)
 SOURCE = "source"
@@ -265,11 +270,21 @@ def resolve(model: type[Model], *, file: str | None, flags: Mapping[str, Any], w
             raise UsageError(f"expected name=value, got {word!r}")
         _set(values, name, _value(text, is_text=_is_text(model, name)))
     try:
-        return model.model_validate(values)
+        return model.model_validate(with_homes(values))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"setting {name or model.__name__}: {first['msg']}") from None
+
+
+def with_homes(values: Any, name: str = "") -> Any:
+    """The same settings; a place that begins with ``~`` is in a home, as a shell would have it."""
+    if isinstance(values, dict):
+        return {inner: with_homes(value, str(inner)) for inner, value in values.items()}
+    if isinstance(values, list):
+        return [with_homes(value, name) for value in values]
+    is_place = name in FOLDERS | FILES and isinstance(values, str) and values.startswith("~")
+    return os.path.expanduser(values) if is_place else values  # noqa: PTH111 - Path would take a URL apart
 
 
 def _value(text: str, *, is_text: bool) -> Any:

@@ -19,11 +19,12 @@ EYE = {"cnnbatch.butteraugli", "cnnbatch.ssimulacra2"}
 BASE = {"cnnbatch.storage", "cnnbatch.metrics", *EYE, *FLOOR}
 MIDDLE = {"cnnbatch.codec", "cnnbatch.containers", "cnnbatch.archive", "cnnbatch.images", "cnnbatch.training", *BASE}
 READING = {"cnnbatch.stages", *MIDDLE}
-LIBRARY = {"cnnbatch", "cnnbatch.reading", "cnnbatch.signals", *READING}
+LIBRARY = {"cnnbatch", "cnnbatch.compiled_code", "cnnbatch.reading", "cnnbatch.signals", *READING}
 BELOW = {
     "cnnbatch.errors": set(),
     "cnnbatch.version": set(),
     "cnnbatch.signals": set(),
+    "cnnbatch.compiled_code": set(),
     "cnnbatch.text": set(),
     "cnnbatch.storage": FLOOR,
     "cnnbatch.metrics": FLOOR,

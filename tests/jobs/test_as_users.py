@@ -17,12 +17,13 @@ from cnnbatch.archive import ArchiveRow, open_archive
 from tests.jobs.conftest import Jobs
 from tests.stages.pictures import as_file, waves, write_files
 
+pytestmark = pytest.mark.timeout(1200)  # a Ray of its own may have to be started three times on a crowded machine
 CODEC = Path(__file__).parents[1] / "golden" / "codec.safetensors"
 MODULES = sorted(
     path.stem for path in (Path(__file__).parents[2] / "jobs").glob("*.py") if 'if __name__ == "__main__"' in path.read_text()
 )
 ONE_WORKER = ("workers.cpus=1", "workers.most=1")
-WAIT_SECONDS = 250.0
+WAIT_SECONDS = 500.0
 
 INSPECTED = """
 import runpy, sys
