@@ -164,7 +164,7 @@ def add_codec(store: Store, data: bytes) -> str:
 
 
 def read_codec(store: Store, codec_id: str) -> bytes:
-    """Read a codec file out of an archive, its sha256 checked.
+    """Read a codec file out of an archive, its sha256 checked: twice where it is another, as a bit may have flipped on the way.
 
     Raises:
         CodecFileError: it is missing or damaged.
@@ -173,9 +173,10 @@ def read_codec(store: Store, codec_id: str) -> bytes:
     try:
         if (size := _size(store, path)) > MAX_CODEC_BYTES:
             raise CodecFileError(f"{path} in {store.url} has {size} bytes, the limit is {MAX_CODEC_BYTES}")
-        data = store.read(path)
+        for _ in range(2):
+            data = store.read(path)
+            if (actual := hashlib.sha256(data).hexdigest()) == codec_id:
+                return data
     except FileNotFoundError:
         raise CodecFileError(f"{path} is missing from {store.url}") from None
-    if (actual := hashlib.sha256(data).hexdigest()) != codec_id:
-        raise CodecFileError(f"{path} in {store.url} is damaged: its sha256 is {actual}")
-    return data
+    raise CodecFileError(f"{path} in {store.url} is damaged: its sha256 is {actual}")

@@ -19,6 +19,7 @@ from cnnbatch.archive.schema import SMALL_COLUMNS
 from cnnbatch.archive.shards import ROW_GROUP_ROWS, TINY_ROW_BYTES, ShardInfo
 from cnnbatch.errors import ArchiveError, DamagedRow, StorageError
 from cnnbatch.storage import Store, open_store
+from tests.archive.flipping import Flipping
 from tests.archive.rows import CODEC_ID, LINEAGE, archive_rows, coded, keys_of, sha256, stored
 
 
@@ -244,25 +245,6 @@ def test_rows_that_cannot_be_read_are_never_left_behind(store: Store) -> None:
     with pytest.raises(DamagedRow, match=r"'a': .*source_size"):
         rewrite_without(store, shard.path, {"b"})
     assert len(list(store.list("data"))) == 1
-
-
-class Flipping:
-    """``store`` whose n-th ranged read, and those ``more`` after it, come with one bit flipped at a share of their length."""
-
-    def __init__(self, store: Store, nth: int, *, at: float, more: int = 0) -> None:
-        self._store, self._at, self._reads = store, at, iter(range(10**9))
-        self._flipped = range(nth, nth + more + 1)
-        self.hits = 0
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._store, name)
-
-    def read_range(self, key: str, start: int, length: int) -> bytes:
-        data = bytearray(self._store.read_range(key, start, length))
-        if next(self._reads) in self._flipped and length:
-            data[int(self._at * (length - 1))] ^= 1 << self.hits
-            self.hits += 1
-        return bytes(data)
 
 
 @pytest.mark.parametrize("at", [0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0])

@@ -2,8 +2,10 @@
 
 import shutil
 from collections.abc import Callable, Iterable
+from itertools import count
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from cnnbatch.archive.shards import read_shard
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.records import VerifyTask
 from cnnbatch.stages.verify import LEVELS, MAX_RESULT_BYTES, ShardVerifier, VerifySettings, _Found
+from cnnbatch.stages.verify_plan import check_codecs
+from tests.archive.flipping import Flipping
 from tests.conftest import Bucket
 from tests.jobs.conftest import Jobs, files_below
 from tests.jobs.faults import (
@@ -105,6 +109,20 @@ def test_any_flipped_bit_of_a_shard_is_found(place: Place) -> None:
         result = verifier(task)
         assert result.findings, at
         assert result.tally.total == task.shard.num_rows
+
+
+def test_a_bit_that_flips_on_the_way_is_no_damage(place: Place) -> None:
+    """Each read of shard and codec in turn."""
+    store, shard = place.log.store, place.shard
+    [codec_id] = ShardVerifier(store, CodecShelf(store), VerifySettings())(VerifyTask(0, shard)).codec_ids
+    for nth in count():
+        flipping: Any = Flipping(store, nth, at=0.5)
+        result = ShardVerifier(flipping, CodecShelf(flipping), VerifySettings())(VerifyTask(0, shard))
+        found = (*result.findings, *check_codecs(flipping, [codec_id], load=False))
+        assert found == (), nth
+        if not flipping.hits:
+            break
+    assert nth >= 5
 
 
 @inline
