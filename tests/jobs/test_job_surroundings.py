@@ -109,7 +109,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> Path | None:
 
 READ_ONLY = """
 mount --bind "$ROOT" "$ROOT" && mount -o remount,ro,bind "$ROOT" && cd "$ROOT" || exit 77
-exec "$PYTHON" -c 'import jobs.compress, os; from cnnbatch.rans import *; print(os.environ["NUMBA_CACHE_DIR"])'
+exec "$PYTHON" -c 'import os, jobs.compress, cnnbatch.codec.entropy_coding.rans; print(os.environ["NUMBA_CACHE_DIR"])'
 """
 
 
