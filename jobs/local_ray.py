@@ -3,8 +3,10 @@
 import logging
 import os
 import secrets
+import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -32,15 +34,32 @@ def start(init: Callable[..., None]) -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray makes one and keeps it in ~/.ray
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # which says at every job that it has one
     folder = _folder() / "ray"
+    before = _children()
     for tried in range(1, TRIES + 1):
         try:
             init(address="local", _temp_dir=str(folder))
             return
         except Exception as error:
             ray.shutdown()
+            _kill(_children() - before)  # what Ray leaves running would be in the way of the next try
             if tried == TRIES:
                 raise CnnbatchError(f"Ray does not start on this machine, tried {TRIES} times: {error}") from error
             logger.warning("Ray did not start, it is tried again: %s", error)
+
+
+def _children() -> set[int]:
+    """The processes that this one has started, where the system tells them."""
+    found: set[int] = set()
+    for thread in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # the thread has ended
+            found.update(map(int, thread.read_text().split()))
+    return found
+
+
+def _kill(processes: Iterable[int]) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def _folder() -> Path:

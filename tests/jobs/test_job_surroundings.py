@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -75,6 +76,22 @@ def test_a_ray_that_does_not_start_is_tried_again_and_then_a_sentence(
     assert (len(calls), len(caplog.records)) == (3, 2)
     with pytest.raises(CnnbatchError, match="does not start on this machine, tried 3 times: the current node timed out"):
         local_ray.start(arguments(fails=3)[1])
+
+
+def test_nothing_of_a_ray_that_did_not_start_goes_on_running(environment: pytest.MonkeyPatch) -> None:
+    sleeping = ["sleep", "60"]
+    left: list[subprocess.Popen[bytes]] = []
+
+    def init(**_: str) -> None:
+        left.append(subprocess.Popen(sleeping))
+        raise RuntimeError("the current node timed out")
+
+    with subprocess.Popen(sleeping) as other:
+        with pytest.raises(CnnbatchError):
+            local_ray.start(init)
+        assert [process.wait(10) for process in left] == [-signal.SIGKILL] * local_ray.TRIES
+        assert other.poll() is None
+        other.kill()
 
 
 def test_compiled_code_has_a_place_where_neither_installation_nor_home_can_be_written(
