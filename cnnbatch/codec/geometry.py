@@ -64,10 +64,13 @@ SCALES: Final = (1, 2, 4, 8, 16)
 """What the sides of a picture can be divided by."""
 
 
-def gray(image: Pixels) -> Pixels:
-    """[H, W, 3] → [H, W]: mean of the colours, rounded."""
+def uncoloured(image: Pixels, *, gray: bool, neutral: bool) -> Pixels:
+    """[H, W, 3] as it is, ``gray`` as the mean of the colours, rounded half up, [H, W], and ``neutral`` as that in each."""
+    if not (gray or neutral):
+        return image
     total: npt.NDArray[np.uint16] = image.sum(2, dtype=np.uint16)
-    return ((total * 2 + 3) // 6).astype(np.uint8)
+    mean = ((total * 2 + 3) // 6).astype(np.uint8)
+    return mean if gray else np.repeat(mean[..., None], 3, axis=2)
 
 
 def divisor(scale: float) -> int:

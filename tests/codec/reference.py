@@ -46,6 +46,7 @@ class Container:
     """'Bitstream': the header and the tiles."""
 
     gray: bool
+    neutral: bool
     quality_steps: int
     prefix: bytes
     width: int
@@ -57,7 +58,8 @@ class Container:
 def parse_container(data: bytes) -> Container:
     version, flags, quality_steps = data[0], data[1], data[2]
     assert version == 1
-    assert flags in range(4)
+    assert flags < 8
+    assert flags & 5 != 5
     width, position = leb128(data, 7)
     height, header_end = leb128(data, position)
     own_filter = b""
@@ -75,7 +77,7 @@ def parse_container(data: bytes) -> Container:
     tiles = [data[a:b] for a, b in pairwise(edges)]
     assert edges[-1] == len(data)
     assert all(zlib.crc32(data[:header_end] + t) == c for t, c in zip(tiles, crcs, strict=True))
-    return Container(bool(flags & 1), quality_steps, data[3:7], width, height, own_filter, tiles)
+    return Container(bool(flags & 1), bool(flags & 4), quality_steps, data[3:7], width, height, own_filter, tiles)
 
 
 def leb128(data: bytes, position: int) -> tuple[int, int]:

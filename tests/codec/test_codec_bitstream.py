@@ -35,7 +35,8 @@ def headers(draw: st.DrawFn) -> Header:
     height = draw(st.integers(1, min(MAX_SIDE, MAX_PIXELS // width)))
     prefix = draw(st.binary(min_size=CODEC_PREFIX_BYTES, max_size=CODEC_PREFIX_BYTES))
     own_filter = draw(st.binary(max_size=200))
-    return Header(width, height, draw(st.booleans()), draw(st.integers(0, MAX_QUALITY_STEPS)), prefix, own_filter)
+    gray, neutral = draw(st.sampled_from([(False, False), (True, False), (False, True)]))
+    return Header(width, height, gray, draw(st.integers(0, MAX_QUALITY_STEPS)), prefix, own_filter, neutral)
 
 
 def tiles_of(header: Header, seed: bytes) -> list[bytes]:
@@ -64,7 +65,8 @@ def test_any_header_and_tiles_come_back(header: Header, seed: bytes) -> None:
 def test_the_specification_reads_it_the_same(header: Header, seed: bytes) -> None:
     tiles = tiles_of(header, seed)
     found = parse_container(pack(header, tiles))
-    assert (found.width, found.height, found.gray) == (header.width, header.height, header.gray)
+    assert (found.width, found.height) == (header.width, header.height)
+    assert (found.gray, found.neutral) == (header.gray, header.neutral)
     assert (found.quality_steps, found.prefix, found.tiles) == (header.quality_steps, header.codec_prefix, tiles)
     assert found.own_filter == header.own_filter
 
@@ -149,7 +151,7 @@ def test_absurd_lengths_are_refused_without_allocation() -> None:
     assert peak < 1 << 18
 
 
-@pytest.mark.parametrize("changed", [{"version": 2}, {"version": 0}, {"flags": 4}, {"flags": 128}, {"quality": 253}])
+@pytest.mark.parametrize("changed", [{"version": 2}, {"version": 0}, {"flags": 5}, {"flags": 128}, {"quality": 253}])
 def test_an_unknown_version_flag_or_quality_is_refused(changed: dict[str, int]) -> None:
     fields = {"version": PACKED[0], "flags": PACKED[1], "quality": PACKED[2]} | changed
     with pytest.raises(BitstreamError, match=r"version|flags"):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cnnbatch.codec import Codec, Limits
 from cnnbatch.codec.container.bitstream import MAX_SIDE, pack, unpack
+from cnnbatch.codec.hyperprior.coder import is_neutral
 from cnnbatch.codec.hyperprior.windows import windows
 from cnnbatch.errors import BitstreamError
 from cnnbatch.metrics import psnr_db
@@ -42,6 +43,24 @@ def test_an_image_of_any_size_comes_back_in_its_shape(height: int, width: int, g
     found = CODEC.reconstruct([data])[0]
     assert (found.shape, found.dtype) == (image.shape, np.uint8)
     assert unpack(data).header.quality == steps / 4
+
+
+def test_rgb_without_colours_gets_none() -> None:
+    gray = picture(70, 90, seed=3)[..., 1]
+    neutral = np.repeat(gray[..., None], 3, axis=2)
+    both = CODEC.compress([gray, neutral], 8)
+    as_gray, as_neutral = CODEC.reconstruct(both)
+    assert (as_neutral == as_gray[..., None]).all()
+    assert (CODEC.reconstruct_region(both[1], top=3, left=5, height=20, width=30) == as_neutral[3:23, 5:35]).all()
+    assert [len(b) for b in both] == [len(both[0])] * 2
+
+
+def test_one_coloured_pixel_is_not_neutral() -> None:
+    image = np.full((40, 50, 3), 90, np.uint8)
+    assert is_neutral(image)
+    image[37, 20, 2] += 1
+    assert not is_neutral(image)
+    assert not is_neutral(image[..., 0])
 
 
 @pytest.mark.parametrize("value", [0, 1, 128, 255])

@@ -33,7 +33,7 @@ QUALITY_STEPS = 4
 MAX_QUALITY_STEPS = 63 * QUALITY_STEPS
 CODEC_PREFIX_BYTES = 4
 _FIXED = struct.Struct("<BBB4s")
-_GRAY, _FILTER = 1, 2
+_GRAY, _FILTER, _NEUTRAL = 1, 2, 4
 
 MAX_FILTER_BYTES = 1 << 10
 """Of a picture's own filter."""
@@ -52,6 +52,8 @@ class Header:
     codec_prefix: bytes
     own_filter: bytes = b""
     """What the picture adds to the codec's adaptive filter, see `own_weights`; empty: nothing."""
+    neutral: bool = False
+    """RGB whose three channels are equal; never beside ``gray``."""
 
     @property
     def quality(self) -> float:
@@ -94,7 +96,7 @@ def unpack(data: bytes | memoryview) -> Bitstream:
     version, flags, quality_steps, prefix = _FIXED.unpack_from(view)
     if version != VERSION:
         raise BitstreamError(f"bitstream version {version}, expected {VERSION}")
-    if flags & ~(_GRAY | _FILTER) or quality_steps > MAX_QUALITY_STEPS:
+    if flags & ~(_GRAY | _FILTER | _NEUTRAL) or flags & _GRAY and flags & _NEUTRAL or quality_steps > MAX_QUALITY_STEPS:
         raise BitstreamError(f"bitstream header: flags {flags}, quality {quality_steps} quarter steps")
     width, position = _read_varint(view, _FIXED.size)
     height, position = _read_varint(view, position)
@@ -107,7 +109,7 @@ def unpack(data: bytes | memoryview) -> Bitstream:
         if not 0 < length == len(own_filter) <= MAX_FILTER_BYTES:
             raise BitstreamError(f"bitstream header: a filter of {length} bytes")
         position += length
-    header = Header(width, height, bool(flags & _GRAY), quality_steps, prefix, own_filter)
+    header = Header(width, height, bool(flags & _GRAY), quality_steps, prefix, own_filter, bool(flags & _NEUTRAL))
     return _read_tiles(header, view, position)
 
 
@@ -133,7 +135,7 @@ def _read_tiles(header: Header, view: memoryview, position: int) -> Bitstream:
 
 
 def _fixed_header(header: Header) -> bytes:
-    flags = (_GRAY if header.gray else 0) | (_FILTER if header.own_filter else 0)
+    flags = header.gray * _GRAY | bool(header.own_filter) * _FILTER | header.neutral * _NEUTRAL
     fixed = _FIXED.pack(VERSION, flags, header.quality_steps, header.codec_prefix)
     fixed += _varint(header.width) + _varint(header.height)
     return fixed + _varint(len(header.own_filter)) + header.own_filter if header.own_filter else fixed

@@ -21,6 +21,9 @@ from cnnbatch.codec.interface import Limits, Parsed, check_image, quality_steps
 from cnnbatch.codec.runtime.batching import Batches
 from cnnbatch.errors import CodecFileError
 
+COARSE = 16
+"""Every so many rows are looked at first: most pictures have colours there."""
+
 
 class HyperpriorCoder:
     """An `Encoder` and a `Decoder` of one codec file; a `cnnbatch.codec.interface.Coder`."""
@@ -70,4 +73,15 @@ class HyperpriorCoder:
         return self.decoder.features(self.parse(bitstreams))
 
     def _header(self, image: Pixels, quality: float) -> Header:
-        return Header(image.shape[1], image.shape[0], image.ndim == 2, quality_steps(quality), self.parse.prefix)
+        size = image.shape[1], image.shape[0]
+        return Header(*size, image.ndim == 2, quality_steps(quality), self.parse.prefix, neutral=is_neutral(image))
+
+
+def is_neutral(image: Pixels) -> bool:
+    """Whether an RGB image has three equal channels; a gray one is none."""
+    return image.ndim == 3 and all(_channels_are_equal(rows) for rows in (image[::COARSE], image))
+
+
+def _channels_are_equal(image: Pixels) -> bool:
+    red, green, blue = (image[..., channel] for channel in range(3))
+    return bool((red == green).all() and (green == blue).all())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cnnbatch.codec.adaptive_filter.kernels import own_weights
 from cnnbatch.codec.container.bitstream import Bitstream, Header
-from cnnbatch.codec.geometry import BLOCK, PIXEL_UNIT, Pixels, Region, gray
+from cnnbatch.codec.geometry import BLOCK, PIXEL_UNIT, Pixels, Region, uncoloured
 from cnnbatch.codec.hyperprior.latent_decoder import LatentDecoder
 from cnnbatch.codec.hyperprior.windows import (
     TileJob,
@@ -50,7 +50,7 @@ class Decoder:
         decoding = self._batches.map(decoded, jobs, size=lambda job: job.window.pixels, alike=lambda job: job.window.shape)
         for job, pixels in decoding:
             _lay(images[job.image], job, pixels)
-        return [gray(image) if h.gray else image for image, h in zip(images, headers, strict=True)]
+        return [uncoloured(image, gray=h.gray, neutral=h.neutral) for image, h in zip(images, headers, strict=True)]
 
     def reconstruct_region(self, parsed: Bitstream, region: Region) -> Pixels:
         """The pixels of ``region``. Raises BitstreamError, and ValueError if it is not inside."""
@@ -69,7 +69,7 @@ class Decoder:
                 [pixels] = self.synthesis.pixels(here[None], quality, own).cpu().numpy()
                 covered = Region(rows.start * BLOCK, columns.start * BLOCK, *pixels.shape[:2])
                 image[piece.within(region)] = pixels[piece.within(covered)]
-        return gray(image) if header.gray else image
+        return uncoloured(image, gray=header.gray, neutral=header.neutral)
 
     def features(self, parsed: Sequence[Bitstream]) -> npt.NDArray[np.float32]:
         """[N, 3·M]: mean, mean magnitude and largest magnitude of every channel of ŷ over its positions, in units of

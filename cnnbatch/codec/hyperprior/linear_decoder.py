@@ -18,7 +18,7 @@ import numpy as np
 
 from cnnbatch.codec.adaptive_filter.kernels import COLOURS
 from cnnbatch.codec.container.bitstream import Bitstream, Header
-from cnnbatch.codec.geometry import BLOCK, GREY, Pixels, Region, gray, reduced_size
+from cnnbatch.codec.geometry import BLOCK, GREY, Pixels, Region, reduced_size, uncoloured
 from cnnbatch.codec.hyperprior.basis import ReducedBasis
 from cnnbatch.codec.hyperprior.draft_filter import DraftFilter
 from cnnbatch.codec.hyperprior.parsing import BitstreamParser
@@ -67,7 +67,7 @@ class LinearDecoder:
             scaled.fill(images[image][piece.within(_whole(images[image]))], piece, latents[image], (0, 0), headers[image])
 
         self._each(render, ((n, piece) for n, image in enumerate(images) for piece in _whole(image).pieces(WINDOW_SIDE // by)))
-        return [gray(image) if h.gray else image for image, h in zip(images, headers, strict=True)]
+        return [uncoloured(image, gray=h.gray, neutral=h.neutral) for image, h in zip(images, headers, strict=True)]
 
     def reconstruct_region(self, bitstream: bytes, region: Region, by: int) -> Pixels:
         """The pixels of ``region`` as `reconstruct` gives them. Raises BitstreamError, and ValueError if it is not inside."""
@@ -83,7 +83,7 @@ class LinearDecoder:
         image = np.empty((region.height, region.width, COLOURS), np.uint8)
         for piece in region.pieces(WINDOW_SIDE // by):
             scaled.fill(image[piece.within(region)], piece, y_hat, (rows.start, columns.start), header)
-        return gray(image) if header.gray else image
+        return uncoloured(image, gray=header.gray, neutral=header.neutral)
 
     def planes(self, bitstream: bytes) -> tuple[Floats, float]:
         """What the filter of a draft reads, of a picture of one tile, and its Δ(q); raises BitstreamError."""
