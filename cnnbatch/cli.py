@@ -114,7 +114,7 @@ def _add_encode(subparsers: "Subparsers") -> None:
         "--effort", type=int, metavar="N", help="make the file better: 1 a filter of its own, more: passes (default: 0)"
     )
     parser.add_argument(
-        "--codec", metavar="FILE", help="codec file, or the name of one that comes with cnnbatch (default: fast)"
+        "--codec", metavar="FILE", help="codec file, or the name of one that comes with cnnbatch (default: eye)"
     )
     _add_force(parser)
 

@@ -309,7 +309,7 @@ def _parser() -> argparse.ArgumentParser:
         "--codec",
         action="append",
         metavar="FILE",
-        help="codec file of ours, or the name of a shipped one; repeatable; default: fast",
+        help="codec file of ours, or the name of a shipped one; repeatable; default: eye",
     )
     parser.add_argument("--out", metavar="FOLDER", help="folder or URL for the page, plots, Parquet and JSON")
     parser.add_argument(

@@ -112,7 +112,7 @@ class CompressConfig(SourceConfig):
     source: str
     archive: str
     codec: str | None = None
-    """A codec file, or the name of a shipped one; None: ``fast``."""
+    """A codec file, or the name of a shipped one; None: ``eye``."""
     exclude: tuple[str, ...] = ()
     mirror_deletes: bool = False
     delete_limit: float = Field(DELETE_LIMIT, ge=0, le=1)

@@ -31,9 +31,9 @@ DEFAULT_QUALITY = 32.0
 
 Decoder = Literal["full", "draft"]
 
-SHIPPED = ("fast", "base", "eye")
-"""Names of the codec files that come with the package, the default first; ``base`` takes fewer bytes and more time, ``eye`` is
-made for SSIMULACRA2 in place of PSNR."""
+SHIPPED = ("eye", "psnr", "psnr-large")
+"""Names of the codec files that come with the package, the default first: ``eye`` is made for what the eye sees, the others for
+squared error; ``psnr-large`` takes fewer bytes and more time than ``psnr``."""
 
 
 class Codec:

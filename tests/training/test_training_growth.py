@@ -163,7 +163,7 @@ def test_what_a_run_cannot_start_from_is_a_usage_error(source: Path, tmp_path: P
     with pytest.raises(UsageError, match="cannot read the codec file"):
         train(config(source, tmp_path / "new.safetensors", start=str(tmp_path / "none")))
     with pytest.raises(UsageError, match="--start belongs to --architecture hyperprior"):
-        train(config(source, tmp_path / "new.safetensors", start="fast", architecture="dense"))
+        train(config(source, tmp_path / "new.safetensors", start="psnr", architecture="dense"))
     dense = tmp_path / "dense.safetensors"
     dense.write_bytes(dense_codec_file())
     with pytest.raises(UsageError, match="is of the architecture dense"):
