@@ -54,7 +54,7 @@ bench: $(VENV)/.test
 KODAK ?= ../shared/data/kodak
 
 kodak-plot: $(VENV)/.test
-	$(BIN)/python -m benchmarks.rate_distortion $(KODAK) --codecs cnn,cnn:base,jpeg444,jpeg420,webp,jxl,avif \
+	$(BIN)/python -m benchmarks.rate_distortion $(KODAK) --codecs cnn,cnn:psnr,jpeg444,webp,jxl,avif --measures ssimulacra2,psnr \
 		--plot docs/rate_distortion.svg
 
 clean:

@@ -6,7 +6,7 @@
 The codecs, means and BD-rates are those of `cnnbatch.evaluation`, as in `jobs.evaluate`, which needs Ray and does more. Ours is
 ``cnn``, ``cnn:NAME`` another codec file that comes with cnnbatch, and ``@N`` behind either says with which effort. With
 ``--published`` the BD-rate of each pair in `SAME` is printed beside the published one, over the same range of dB. Measures are
-words of `cnnbatch.evaluation.scales`.
+words of `cnnbatch.evaluation.scales`; the first is what ``--plot`` draws.
 """
 
 import argparse
@@ -185,7 +185,7 @@ def main() -> None:
     rates = list(bd_rates(found))
     if args.plot:
         title = f"{args.folder.name}, mean of {len(paths)} pictures"
-        args.plot.write_bytes(plots.draw(found, "psnr_db", title=title))
+        args.plot.write_bytes(plots.draw(found, measures[0], title=title))
     if args.json:
         print_json(found, rates, ids, len(paths))
         return

@@ -321,9 +321,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--effort", type=int, metavar="N", help="better bitstreams, more slowly: 1 a filter of their own, more: passes; 0"
     )
-    parser.add_argument(
-        "--codec", metavar="FILE", help="codec file, or the name of one that comes with cnnbatch; default: eye"
-    )
+    parser.add_argument("--codec", metavar="FILE", help="codec file, or the name of one that comes with cnnbatch; default: eye")
     parser.add_argument("--exclude", action="append", metavar="GLOB", help="leave out keys; * crosses /; repeatable")
     parser.add_argument("--mirror-deletes", action="store_true", default=None, help="remove images that vanished from SOURCE")
     parser.add_argument(

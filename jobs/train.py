@@ -195,7 +195,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--processes", type=int, metavar="N", help="processes of one thread; default 1")
     parser.add_argument("--resume", action="store_true", default=None, help="go on from the checkpoint, or from CODEC_FILE")
     parser.add_argument(
-        "--start", metavar="FILE", help="codec file, or the name of one that comes with cnnbatch: a new run grows its network to model.… sizes"
+        "--start",
+        metavar="FILE",
+        help="codec file, or the name of one that comes with cnnbatch: a new run grows its network to model.… sizes",
     )
     parser.add_argument("--config", metavar="F.yaml", help="read settings from this file; flags and name=value win over it")
     parser.add_argument("settings", nargs="*", metavar="name=value", help="any setting, such as training.learning_rate=0.001")

@@ -17,7 +17,6 @@ import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from cnnbatch.codec.hyperprior.distortion import distortion
 from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.codec.runtime.process import dedicate_process
@@ -25,6 +24,7 @@ from cnnbatch.training.checkpoint import Progress, load_checkpoint, read_setting
 from cnnbatch.training.data import Pixels, crops
 from cnnbatch.training.evaluation import rate_distortion
 from cnnbatch.training.klt import block_klt
+from cnnbatch.training.objective import training_distortion
 
 logger = logging.getLogger(__name__)
 
@@ -197,7 +197,8 @@ class Trainer:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             x_hat, bits = self.model(x, quality, noise=True)
         settings, bpp = self.model.settings, bits / (x.shape[1] * x.shape[2])
-        weighted: Tensor = (distortion(x_hat, x, quality, settings) + bpp) / torch.sqrt(settings.lmbda(quality))
+        worth = training_distortion(x_hat, x, quality, settings, step=int(self.progress["step"]))
+        weighted: Tensor = (worth + bpp) / torch.sqrt(settings.lmbda(quality))
         return weighted.mean()
 
     def _average_gradients(self) -> None:

@@ -22,7 +22,9 @@ def test_the_files_hold_the_defaults(name: str, model: type[BaseModel], flags: d
     assert resolve(model, file=path, flags=flags, words=()) == model.model_validate(flags)
 
 
-@pytest.mark.parametrize(("name", "file"), [*zip(SHIPPED, ["train_eye.yaml", "train.yaml", "train_psnr_large.yaml"], strict=True)])
+@pytest.mark.parametrize(
+    ("name", "file"), [*zip(SHIPPED, ["train_eye.yaml", "train.yaml", "train_psnr_large.yaml"], strict=True)]
+)
 def test_the_recipes_for_training_are_those_of_the_shipped_codecs(name: str, file: str) -> None:
     path = str(files("jobs") / "configs" / file)
     recipe = resolve(TrainConfig, file=path, flags={"source": "a", "codec_file": "/b"}, words=())

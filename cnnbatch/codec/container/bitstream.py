@@ -96,7 +96,7 @@ def unpack(data: bytes | memoryview) -> Bitstream:
     version, flags, quality_steps, prefix = _FIXED.unpack_from(view)
     if version != VERSION:
         raise BitstreamError(f"bitstream version {version}, expected {VERSION}")
-    if flags & ~(_GRAY | _FILTER | _NEUTRAL) or flags & _GRAY and flags & _NEUTRAL or quality_steps > MAX_QUALITY_STEPS:
+    if flags & ~(_GRAY | _FILTER | _NEUTRAL) or (flags & _GRAY and flags & _NEUTRAL) or quality_steps > MAX_QUALITY_STEPS:
         raise BitstreamError(f"bitstream header: flags {flags}, quality {quality_steps} quarter steps")
     width, position = _read_varint(view, _FIXED.size)
     height, position = _read_varint(view, position)
