@@ -45,7 +45,7 @@ FILE_SAMPLE = 500
 """Test pictures written as files: enough for means to a hundredth of a dB."""
 
 HEAD_QUALITY = 32.0
-"""Of the latents that a head learns from; they mean the same at every quality."""
+"""Quality of the latents that a head learns from; they mean the same at every quality."""
 
 FILE_QUALITIES = {"WEBP": range(0, 100, 5), "JPEG": range(5, 96, 10), "AVIF": range(0, 96, 10)}
 FILE_OPTIONS: dict[str, dict[str, int]] = {"WEBP": {"method": 6}}

@@ -41,10 +41,10 @@ Name = Literal["g_a", "g_s"]
 TRANSFORMS: tuple[Name, ...] = ("g_a", "g_s")
 
 PIECES = 2
-"""Of a photograph, at most, in each direction."""
+"""Pieces of a photograph, at most, in each direction."""
 
 OPERATORS = 6
-"""Of eager's that the profile names."""
+"""Operators of eager that the profile names."""
 
 NOT_INT8 = (".*bypass.*", ".*filter.*")
 """Linear layers, whose products of hundreds of quantisation steps need more than eight bits."""
@@ -200,7 +200,7 @@ class Figures:
     largest_difference: float
     """From the transform in float32: of y in quantisation steps, of pixels in grey levels."""
     loss_change: float
-    """Of λ·MSE + bits per pixel, relative."""
+    """Relative change of λ·MSE + bits per pixel."""
     preparing_cpu_s: float
     """Until its first result; less where inductor's cache has what it compiles."""
 
@@ -212,7 +212,7 @@ class Outcome:
     figures: Sequence[Figures]
     left_out: dict[str, str]
     eager_shares: dict[Name, dict[str, float]]
-    """Of eager's time in each transform: the operators that take most."""
+    """Shares of eager's time in each transform: the operators that take most."""
 
 
 def pieces(photographs: Sequence[Pixels], side: int) -> list[Pixels]:
@@ -321,7 +321,7 @@ def _seconds_with_compilers() -> float:
 
 
 def _processor_seconds(runs: dict[str, Run], inputs: Sequence[Array], rounds: int) -> dict[str, list[float]]:
-    """Of each engine for one input, a number for every round and input; the engines take turns at each."""
+    """Processor seconds of each engine for one input, a number for every round and input; the engines take turns at each."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for x in [*inputs] * rounds:
         for name, run in runs.items():

@@ -40,7 +40,7 @@ TARGET_LARGE_BYTES = 4 << 30
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
-    """Of one job; ``actor``: of the largest worker process. Bytes."""
+    """Peak memory of one job in bytes; ``actor``: of the largest worker process."""
 
     name: str
     images: int

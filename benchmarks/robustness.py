@@ -38,7 +38,7 @@ NOISE_DEVIATION = 25.0
 BLUR_RADIUS = 1.5
 JPEG_QUALITY = 10
 LIGHT = 0.1
-"""Of the photons; a grey level stands for one, and the sensor adds a deviation of 2."""
+"""Share of the photons; a grey level stands for one, and the sensor adds a deviation of 2."""
 CROP = 256
 MAX_PIXELS = 1 << 26
 

@@ -53,7 +53,7 @@ class Rival:
         return at_bytes(self.points, num_bytes)
 
     def bytes_at(self, psnr_db: float) -> float:
-        """Of the cheapest settings, between the points; NaN where none is as good or as bad."""
+        """Bytes of the cheapest settings, between the points; NaN where none is as good or as bad."""
         best: list[Point] = []
         for point in sorted(self.points, key=lambda p: p.num_bytes):
             if not best or point.psnr_db > best[-1].psnr_db:

@@ -86,9 +86,9 @@ class CompressJob:
         self.scratch = Scratch(config.planning.folder, memory_bytes=config.planning.memory_bytes)
         self.failures: list[Failure] = []
         self.faults: Sequence[Failure] = ()
-        """Of the listing."""
+        """Faults of the listing."""
         self.rows = 0
-        """Of the archive, before the run."""
+        """Rows of the archive before the run."""
         self.compared = False
         """Whether the run got so far as to know what there is to do."""
         self.retried = None if config.retry_failed is None else failed_keys(self.archive, config.retry_failed)
@@ -180,7 +180,7 @@ class CompressJob:
             show("cnnbatch_newest_shard_timestamp_seconds", time.time(), archive=self.archive.url)
 
     def _left_by_others(self, log: ArchiveLog, superseded: Sequence[str]) -> int:
-        """Of the keys that another run wrote meanwhile: how many are still not as this run wants them."""
+        """How many of the keys that another run wrote meanwhile are still not as this run wants them."""
         if not superseded:
             return 0
         scan, shards = Scan(self.source, exclude=self.config.exclude), log.snapshot().shards

@@ -42,11 +42,11 @@ from jobs.settings import EvaluateConfig, read_codec, resolve
 logger = logging.getLogger(__name__)
 
 MOST_ROUNDS = 5
-"""Of measuring the sample at one more quality each; a few find it, and any round's answer already reaches the goal."""
+"""Rounds of measuring the sample, each at one more quality; a few find it, and any round's answer already reaches the goal."""
 
 
 FAILED_STAGES: Final = ("list", "read", "worker")
-"""Of files that could not be read or that killed their process; others are no pictures, or not such as can be measured."""
+"""Stages of files that could not be read or that killed their process; others are no pictures, or none that can be measured."""
 
 
 @dataclass(slots=True)
@@ -124,7 +124,7 @@ class EvaluateJob:
 
     @property
     def specs(self) -> list[CodecSpec]:
-        """Of the codecs that are measured."""
+        """Specifications of the codecs that are measured."""
         lost = {item.codec for item in self.left_out}
         return [spec for spec in self.selection.specs if spec.name not in lost]
 

@@ -116,7 +116,7 @@ class CompressConfig(SourceConfig):
     exclude: tuple[str, ...] = ()
     mirror_deletes: bool = False
     delete_limit: float = Field(DELETE_LIMIT, ge=0, le=1)
-    """Of the rows of the archive: where ``mirror_deletes`` would remove more than that, and than one, it removes none."""
+    """Share of the archive's rows: where ``mirror_deletes`` would remove more than that, and than one, it removes none."""
     recompress: bool = False
     retry_failed: str | None = None
     compression: CompressionSettings = CompressionSettings()
@@ -179,7 +179,7 @@ class EvaluateConfig(BaseModel):
     """Mean over the pictures, dB."""
     target_ms_ssim: float | None = Field(None, gt=0, lt=1)
     target_ssimulacra2: float | None = Field(None, gt=0, lt=100)
-    """Of each picture, as `jobs.compress` has it."""
+    """Target for each picture, as `jobs.compress` has it."""
     measures: tuple[str, ...] = USUAL
     """Words of `cnnbatch.evaluation.scales`; PSNR, and what a target needs, are always measured."""
     examples: int | None = Field(None, ge=0, le=MOST_EXAMPLES)
@@ -226,10 +226,10 @@ class TrainConfig(BaseModel):
     architecture: Literal["hyperprior", "dense"] = "hyperprior"
     resume: bool = False
     start: str | None = None
-    """Of ``hyperprior``: a codec file, or the name of a shipped one, whose weights a new run starts from, grown to the settings
+    """For ``hyperprior``: a codec file, or the name of a shipped one, whose weights a new run starts from, grown to the settings
     of ``model``."""
     labels: str | None = None
-    """Of ``dense``: path or URL of a CSV or Parquet file with the columns key and label, to recognise as well."""
+    """For ``dense``: path or URL of a CSV or Parquet file with the columns key and label, to recognise as well."""
     model: HyperpriorSettings = HyperpriorSettings()
     training: TrainingConfig = TrainingConfig()
     dense: DenseLayers = DenseLayers()

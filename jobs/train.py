@@ -157,7 +157,7 @@ def _start(config: TrainConfig, kind: type[M]) -> M | None:
 
 
 def _network(config: TrainConfig, data: bytes, name: Path | str, kind: type[M]) -> M:
-    """Of a codec file, to be trained on."""
+    """Network of a codec file, to be trained on."""
     file = parse_codec(data)
     if not isinstance(model := file.trainable_model(), kind):
         raise UsageError(f"{name} is of the architecture {file.architecture}, not {config.architecture}")

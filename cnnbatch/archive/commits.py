@@ -30,7 +30,7 @@ LIVE: Final = "cnnbatch.live"
 PREVIOUS: Final = "cnnbatch.previous"
 MAX_COMMIT_BYTES: Final = 1 << 28
 MAX_MENDED_BYTES: Final = 1 << 17
-"""Of a commit in which the one flipped bit is searched for; of a larger one only in lines that are no JSON any more."""
+"""Size of a commit in which the one flipped bit is searched for; in a larger one only lines that are no JSON any more are."""
 
 _MODULUS: Final = 1 << 256
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -139,7 +139,7 @@ class Commit:
 
     @cached_property
     def sha256(self) -> str:
-        """Of its file."""
+        """sha256 of its file."""
         return hashlib.sha256(self.data).hexdigest()
 
     def _digest(self, name: str) -> str | None:

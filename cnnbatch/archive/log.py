@@ -261,7 +261,7 @@ class ArchiveLog:
 
     @property
     def _options(self) -> dict[str, str] | None:
-        """Of a table that is opened now: keys may hold for an hour, and a run for days."""
+        """Options of a table that is opened now: keys may hold for an hour, and a run for days."""
         try:
             return None if self._config is None else self._config.for_deltalake()
         except BotoCoreError as error:

@@ -52,7 +52,7 @@ def read_pages(column: memoryview, *, check: bool) -> Iterator[Page]:
 
 
 def _encoding(header: dict[int, Any]) -> int | None:
-    """Of the values of a data page; None: it is another page."""
+    """Encoding of the values of a data page; None: it is another page."""
     kinds = {DATA_PAGE: (5, 2), DATA_PAGE_V2: (8, 4)}
     if header.get(1) not in kinds:
         return None

@@ -26,7 +26,7 @@ MAX_GROUP_ROWS = 1 << 20  # a file that claims more in one row group is refused 
 MAX_GROUP_BYTES = 1 << 33  # uncompressed; our largest is one image of 2 GiB with its alpha
 MAX_FOOTER_BYTES = 1 << 26
 MAX_INDEXED_BYTES = 1 << 20
-"""Of a footer that is read here, and not by Arrow alone, to find one page."""
+"""Size of a footer that is read here, and not by Arrow alone, to find one page."""
 
 MAX_HOLE_BYTES = 8192
 """Bytes between two wanted ranges up to which one request for both is cheaper than two."""
@@ -38,7 +38,7 @@ FOOTER_MARK: Final = b"CNBF"
 """Before the footer, and after the sha256 of it: see `seal_footer`."""
 
 DECODE_BYTES: Final = 32 << 20
-"""Of values that may be decoded at once, by what their pages claim."""
+"""Bytes of values that may be decoded at once, by what their pages claim."""
 
 EXPANSION: Final = 64
 """How many times its stored bytes the columns that are read may take in memory …"""

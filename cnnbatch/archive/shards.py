@@ -261,7 +261,7 @@ def read_row(store: Store, path: str, file: ParquetObject, group: int, row: int)
 
 
 def _sounder(first: list[ArchiveRow | DamagedRow], second: list[ArchiveRow | DamagedRow]) -> list[ArchiveRow | DamagedRow]:
-    """Of two readings of one row group; where one could not name its rows, the other."""
+    """The sounder of two readings of one row group; where one could not name its rows, the other."""
     if len(first) != len(second):
         return max(first, second, key=len)
     return [b if isinstance(a, DamagedRow) else a for a, b in zip(first, second, strict=True)]

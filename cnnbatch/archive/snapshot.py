@@ -67,7 +67,7 @@ class Inventory:
 
     @classmethod
     def empty(cls) -> "Inventory":
-        """Of an archive without images."""
+        """Inventory of an archive without images."""
         return cls(_empty_inventory())
 
     def find(self, keys: pa.Array) -> pa.Array:

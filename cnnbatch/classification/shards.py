@@ -28,7 +28,7 @@ FAILED: Final = "failed"
 """The row cannot be read, or is damaged."""
 
 BATCH_PIXELS: Final = 8 << 20
-"""Of the pictures whose latents are decoded in one call, by the sizes that their bitstreams claim."""
+"""Pixels of the pictures whose latents are decoded in one call, by the sizes that their bitstreams claim."""
 
 _SMALL: Final = ("key", "payload_coding", "codec_id", "payload_sha256")
 _NEVER_NULL: Final = ("key", "payload_coding", "payload_sha256")

@@ -158,7 +158,7 @@ class Parsed(Protocol):
 
     @property
     def settings(self) -> Any:
-        """Of the architecture's type."""
+        """Settings, of the architecture's type."""
 
     @property
     def arrays(self) -> Mapping[str, Array]:

@@ -130,7 +130,7 @@ class Entry:
 
 
 def entry(name: str) -> Entry | None:
-    """Of `TABLE`, or with a speed after an ``@``: ``avif-psnr@0``; None: there is no such codec."""
+    """Entry of `TABLE`, or one with a speed after an ``@``: ``avif-psnr@0``; None: there is no such codec."""
     word, at, speed = name.partition("@")
     if not at:
         return TABLE.get(word)

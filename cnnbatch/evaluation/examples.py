@@ -23,7 +23,7 @@ MEDIA_TYPE: Final = "image/webp"
 MOST_EXAMPLES: Final = 24
 USUAL_EXAMPLES: Final = 6
 PAGE_BYTES: Final = 10_500_000
-"""Of all pictures together before base64, so that a page stays below 15 MB."""
+"""Bytes of all pictures together before base64, so that a page stays below 15 MB."""
 
 MOST_PANELS: Final = 5
 _PREFERRED: Final = ("pca", "jpeg420", "webp", "avif", "jxl")

@@ -164,7 +164,7 @@ def read(source: Store, info: ObjectInfo, limits: Limits) -> bytes:
 
 
 def lossless_bytes(data: bytes) -> int:
-    """Of a file as an archive keeps it without loss."""
+    """Size of a file as an archive keeps it without loss."""
     return len(keep(data).payload)
 
 

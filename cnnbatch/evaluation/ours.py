@@ -39,7 +39,7 @@ class CnnCodec:
         self.codec, self.effort = codec, effort
 
     def refusal(self, image: Pixels) -> str | None:
-        """Of the codec file: one of the architecture `dense` takes one size and mode."""
+        """Refusal by the codec file: one of the architecture `dense` takes one size and mode."""
         return self.codec.refusal(image)
 
     def encode(self, image: Pixels, quality: float) -> bytes:

@@ -26,7 +26,7 @@ from cnnbatch.storage import ObjectInfo, Store
 
 NAME: Final = "pca"
 MOST_SAMPLES: Final = 64 * 64 * 3
-"""Of a picture. Larger ones are cut into blocks by every codec, and have too many components to learn."""
+"""Samples of a picture, at most. Larger ones are cut into blocks by every codec, and have too many components to learn."""
 
 MOST_COMPONENTS: Final = 1024
 FETCH_BYTES: Final = 64 << 20
@@ -44,7 +44,7 @@ SPEC: Final = CodecSpec(
 
 
 def step(quality: int) -> float:
-    """Of the quantisation, in grey levels: 512 at quality 0, half as much four further on."""
+    """Quantisation step in grey levels: 512 at quality 0, half as much four further on."""
     return float(512 * 2 ** (-quality / 4))
 
 

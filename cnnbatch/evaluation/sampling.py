@@ -48,7 +48,7 @@ class Stratum:
 
     @property
     def num_bytes(self) -> int:
-        """Of all its files."""
+        """Bytes of all its files."""
         return int(self.sizes.sum())
 
     def summary(self) -> StratumSummary:
@@ -126,7 +126,7 @@ def estimate(strata: Sequence[Stratum], result_bytes: Callable[[ObjectInfo], int
 
 
 def _widening(sampled: int) -> float:
-    """Of the spread that a bootstrap from so few files shows, to that which covers as often as `CONFIDENCE` says."""
+    """Factor from the spread that a bootstrap from so few files shows to that which covers as often as `CONFIDENCE` says."""
     from scipy.special import ndtri, stdtrit
 
     if sampled < 2:  # a file alone in its stratum, which is measured whole
@@ -147,7 +147,7 @@ def _resample(
 
 
 def _ratio(before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Of the sums over the last axis; 1 where there is nothing to divide by."""
+    """Ratio of the sums over the last axis; 1 where there is nothing to divide by."""
     sums = before.sum(-1)
     found: npt.NDArray[np.float64] = np.divide(after.sum(-1), sums, out=np.ones_like(sums), where=sums > 0)
     return found

@@ -13,7 +13,7 @@ _COLUMNS: Final[dict[Measure, str]] = {
     "butteraugli": "Butteraugli 3-norm",
     "butteraugli_max": "maximum",
 }
-"""Of the table of means, where they were measured."""
+"""Columns of the table of means, where they were measured."""
 
 
 def describe(summary: EvaluationSummary) -> str:

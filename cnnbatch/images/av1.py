@@ -10,7 +10,7 @@ SEQUENCE_HEADER, FRAME_HEADER, FRAME, REPEATED_HEADER = 1, 3, 6, 7
 SELECT: Final = 2
 SWITCH_FRAME, KEY_FRAME = 3, 0
 HEADER_BYTES: Final = 512
-"""Of a unit, which are looked at: a sequence header has up to 32 operating points of at most 90 bits."""
+"""Bytes of a unit that are looked at: a sequence header has up to 32 operating points of at most 90 bits."""
 
 
 def largest_frame(data: bytes) -> tuple[int, int]:

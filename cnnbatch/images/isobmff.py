@@ -119,7 +119,7 @@ def _read_types(body: memoryview, items: _Items) -> None:
 
 
 def _locations(body: memoryview) -> dict[int, tuple[int, list[tuple[int, int]]]]:
-    """Of each item how it is held (0: in the file, 1: in ``idat``) and its (start, length), 0 for all."""
+    """Item → how it is held (0: in the file, 1: in ``idat``) and its (start, length), 0 for all."""
     version, position = body[0], 6
     sizes = body[4] >> 4, body[4] & 15, body[5] >> 4, body[5] & 15 if version else 0
 

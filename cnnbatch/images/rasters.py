@@ -88,7 +88,7 @@ def scan_ppm(data: bytes) -> Scan:
 
 
 def _refusal_of_text(data: bytes, start: int, header: ImageHeader) -> str | None:
-    """Of samples in decimal: comments among them, and more of them than the picture has."""
+    """Refusal of samples in decimal: comments among them, or more samples than the picture has."""
     if data.find(b"#", start) >= 0:
         return "metadata"
     if header.mode == "1":

@@ -34,7 +34,7 @@ MAKER_NOTE: Final = 37500
 OLD_JPEG: Final = 6
 MAX_TILE_PIXELS: Final = 1 << 24
 MAX_VALUES: Final = 1 << 20
-"""Of one structural tag, such as the strips of a picture."""
+"""Values of one structural tag, such as the strips of a picture, at most."""
 
 
 def scan(data: bytes) -> Scan:

@@ -13,7 +13,7 @@ MAX_PIXELS: Final = 1 << 27
 """Larger pictures stay verbatim: libjxl keeps the coefficients of all of it in memory."""
 
 HEADER_BYTES: Final = 16
-"""Of a codestream, in which its size is said."""
+"""Bytes at the beginning of a codestream that hold its size."""
 
 
 def transcode_jpeg(data: bytes) -> bytes | None:

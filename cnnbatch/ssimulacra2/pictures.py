@@ -205,7 +205,7 @@ def _respond(light, row, cone, response):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _cube_root(v):  # type: ignore[no-untyped-def]
-    """Of a positive normal number: a third of its exponent, which is right within 4 %, and Halley's method twice: 10⁻¹¹."""
+    """Cube root of a positive normal number: a third of its exponent, right within 4 %, and Halley's method twice: 10⁻¹¹."""
     root = np.int32(np.float32(v).view(np.int32) // np.int32(3) + np.int32(0x2A5119F2)).view(np.float32)
     for _ in range(2):
         cube = root * root * root

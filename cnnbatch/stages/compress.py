@@ -44,10 +44,10 @@ MAX_EFFORT = 100
 """More than anybody has patience for: after a dozen passes nothing is gained."""
 
 PSNR_STEPS = 128
-"""Of a dB, to which the column psnr_db is rounded: what is finer is noise of the machine, and two bytes a row."""
+"""Steps of a dB to which the column psnr_db is rounded: what is finer is noise of the machine, and two bytes a row."""
 
 SSIMULACRA2_STEPS = 64
-"""Of a point, for the column ssimulacra2."""
+"""Steps of a point to which the column ssimulacra2 is rounded."""
 
 TINY_BYTES = 4096
 TINY_TOGETHER = 64

@@ -65,9 +65,9 @@ class Difference:
     new: int = 0
     changed: int = 0
     outdated: int = 0
-    """Of those gone: rows to take again, were their originals still there."""
+    """Rows among those gone that would be taken again, were their originals still there."""
     source_bytes: int = 0
-    """Of ``todo``, as far as they are known."""
+    """Bytes of ``todo``, as far as they are known."""
     repeated: int = 0
     """Entries of the listing beyond the first of their key."""
     hidden: int = 0

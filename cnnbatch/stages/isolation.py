@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 SECONDS_TO_START = 300.0
 MEMORY_SHARE = 0.5
-"""Of the memory that is free when a child starts: what it may take before it is killed, sooner than the kernel would."""
+"""Share of the memory free when a child starts that it may take before it is killed, sooner than the kernel would."""
 
 POLL_SECONDS = 0.1
 KILLS_WORKER = "the process that decoded it died, hung, or took too much memory"

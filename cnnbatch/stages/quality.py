@@ -28,7 +28,7 @@ search begins, and how far it goes from a first score. An image's own curve is a
 
 _STEP: Final = 1 / QUALITY_STEPS
 _SLOPES: Final = (0.25, 4.0)
-"""Of an image's error over quality, both in units of quality: less or more is noise of two qualities close together."""
+"""Slopes of an image's error over quality, both in units of quality: less or more is noise of two qualities close together."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 from cnnbatch.errors import StorageError
 
 BATCH_ROWS = 1024
-"""Of a run: what is read at least, of each run, for a range."""
+"""Rows of each run that are read at least for a range."""
 
 MAX_RUN_BYTES = 1 << 30
 """Arrow's string offsets are signed 32-bit."""
@@ -48,7 +48,7 @@ class Scratch:
 
     def __init__(self, folder: str | None, *, memory_bytes: int) -> None:
         self.run_bytes = min(MAX_RUN_BYTES, max(1, memory_bytes // 4))
-        """Of a table that is in memory at one time; sorting it takes as much again."""
+        """Bytes of a table in memory at one time; sorting it takes as much again."""
         self._parent = Path(folder or tempfile.gettempdir())
         self._folder: Path | None = None
         self._remove: weakref.finalize[..., Any] | None = None

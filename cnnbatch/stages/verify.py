@@ -43,7 +43,7 @@ HASH_BYTES: Final = 8 << 20
 READINGS: Final = 2
 """Of a whole file, before it counts as damaged: a bit may have flipped on the way."""
 MAX_RESULT_BYTES: Final = 64 << 10
-"""Of findings in one shard's result, which must stay below 100 KB; what is left out is counted in one more."""
+"""Size of the findings in one shard's result, which must stay below 100 KB; what is left out is counted in one more."""
 
 MSE_TOLERANCE: Final = 0.05
 """Squared grey levels: a tenth of a dB at 45 dB."""

@@ -15,7 +15,7 @@ UNKNOWN_BYTES = 16 << 20
 """What an object of unknown size counts before it is read."""
 
 GROUP_BYTES = 1 << 18
-"""Of objects that one thread reads after the other: handing over each alone costs more than reading a tiny file."""
+"""Bytes of objects that one thread reads after the other: handing over each alone costs more than reading a tiny file."""
 
 
 def read_many(

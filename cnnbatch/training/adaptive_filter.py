@@ -20,7 +20,7 @@ SIDE = 256
 """Pixels a side of the crops that are looked at."""
 
 RIDGE = 1e-5
-"""Of the mean square of a feature, so that none is used for next to nothing."""
+"""Share of the mean square of a feature, so that none is used for next to nothing."""
 
 
 @torch.no_grad()

@@ -55,7 +55,7 @@ class DenseTraining(BaseModel):
     learning_rate: float = Field(2e-3, gt=0)
     cooldown_share: float = Field(0.5, ge=0, le=1)
     label_weight: float = Field(10.0, ge=0)
-    """Of the cross-entropy in nats; only where there are labels."""
+    """Weight of the cross-entropy in nats; only where there are labels."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     shift: int = Field(0, ge=0, le=8)
     """Pictures are moved by up to so many pixels in each direction, what comes in repeating the edge."""

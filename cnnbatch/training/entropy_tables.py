@@ -31,7 +31,7 @@ SIDE = 512
 QUALITIES = tuple(float(q) for q in range(3, 64, 8))
 
 ROUNDS = 2
-"""Of counting: which symbols an encoder chooses depends on what the tables before say that they cost."""
+"""Rounds of counting: which symbols an encoder chooses depends on what the tables before say that they cost."""
 
 PRIOR = 64
 """Symbols of the old table that count beside those found: what was never seen keeps a price."""

@@ -29,10 +29,10 @@ class Prices(BaseModel):
 
     currency: str = "USD"
     nodes: dict[str, float] = Field(default_factory=dict)
-    """Of an hour of a node by its kind: the label ``label`` where the node has it, else ``head`` or ``worker``."""
+    """Price of an hour of a node by its kind: the label ``label`` where the node has it, else ``head`` or ``worker``."""
     label: str = "ray.io/node-group"
     source_gb_month: float | None = Field(None, ge=0)
-    """Of a gigabyte (10⁹ bytes) where the originals are."""
+    """Price of a gigabyte (10⁹ bytes) a month where the originals are."""
     archive_gb_month: float | None = Field(None, ge=0)
 
 
@@ -42,17 +42,17 @@ class Expected(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source_mb_per_second: float = Field(1.1, gt=0)
-    """Of one node: a whole job of 4.2 MP/s on two CPU cores (157 MP in 37.3 s: `benchmarks/results/job_overhead.txt`) and
+    """Speed of one node: a whole job of 4.2 MP/s on two CPU cores (157 MP in 37.3 s: `benchmarks/results/job_overhead.txt`) and
     photographs of 0.3 bytes a pixel, which is assumed, make 1.26; a little less is safer."""
     overhead_seconds: float = Field(120, ge=0)
-    """Of a night, however little there is to do: starting Ray and its workers, the sample of the old shards."""
+    """Seconds of a night, however little there is to do: starting Ray and its workers, the sample of the old shards."""
     kind: str | None = None
     """The row of ``prices.nodes`` that such a node costs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one archive's night, or of a whole one. ``amount`` is None where a price is missing, that of the kinds `unpriced`."""
+    """Cost of one archive's night, or of a whole one. ``amount`` is None where a price is missing, that of the kinds `unpriced`."""
 
     node_seconds: Mapping[str, float]
     currency: str
@@ -87,7 +87,7 @@ def cost_of(
 def total_cost(
     costs: Sequence[Cost], prices: Prices, *, images: int, source_bytes: int, held: Sequence[tuple[int, int]]
 ) -> Cost:
-    """Of all archives of a night, as `cost_of` of one."""
+    """Cost of all archives of a night, as `cost_of` of one."""
     seconds: Counter[str] = Counter()
     for cost in costs:
         seconds.update(cost.node_seconds)

@@ -17,7 +17,7 @@ LEAST_BYTES: Final = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Of one archive. ``node_hours`` by kind; ``basis``: what the estimate rests on; ``amount`` None: a price is missing."""
+    """Forecast for one archive. ``node_hours`` by kind; ``basis``: what the estimate rests on; ``amount`` None: a price is missing."""
 
     source: str
     archive: str
@@ -27,7 +27,7 @@ class Forecast:
     changed: int
     vanished: int
     unreadable: int
-    """Of the inputs: listed with a fault."""
+    """Inputs listed with a fault."""
     kept: str | None
     """Why ``mirror_deletes`` would remove none of the vanished; None: it would, or is not wanted."""
     source_bytes: int

@@ -66,13 +66,13 @@ class NightReport:
     run_id: str
     config: Mapping[str, Any]
     seed: int
-    """Of the sample of old shards that are verified."""
+    """Seed of the sample of old shards that are verified."""
     archives: list[ArchiveReport] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     unwritten: list[str] = field(default_factory=list)
     """Reports that could not be written, which is a fault of the night."""
     cost: Cost | None = None
-    """Of all archives, from the leases to the last step; what idles after it, until the idle time-out, is not in it."""
+    """Cost of all archives, from the leases to the last step; what idles after it, until the idle time-out, is not in it."""
     job: str = "nightly"
     version: str = VERSION
     host: str = field(default_factory=platform.node)
@@ -176,7 +176,7 @@ class Spent:
 
 
 def last_costs(store: Store, *, nights: int, least_bytes: int) -> list[Spent]:
-    """Of the newest ``nights`` that compressed ``least_bytes`` or more into this archive; a file that is no such report is
+    """Costs of the newest ``nights`` that compressed ``least_bytes`` or more into this archive; a file that is no such report is
     passed over."""
     names = sorted(info.key for info in store.list(RUNS) if info.key.startswith(f"{RUNS}/{PREFIX}"))
     found: list[Spent] = []

@@ -62,7 +62,7 @@ class Checks(BaseModel):
     """``decode`` decodes every image of these shards, which takes as long as compressing them did."""
     sample_shards: int = Field(4, ge=0)
     seed: int | None = None
-    """Of the sample; None: another one every night. The report says which."""
+    """Seed of the sample; None: another one every night. The report says which."""
 
 
 class Retention(BaseModel):
@@ -71,7 +71,7 @@ class Retention(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     grace_hours: float = Field(24, ge=1, le=87600)
-    """Of files that no live image is in: orphans of killed runs, shards that were replaced, also by an erasure."""
+    """Hours that files without a live image are kept: orphans of killed runs, shards that were replaced, also by an erasure."""
     reports: int = Field(400, ge=1)
     """Run reports kept in an archive, the newest."""
 

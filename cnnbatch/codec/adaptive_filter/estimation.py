@@ -50,27 +50,27 @@ NO_PICTURE: Final = 4096.0
 """Magnitude of samples that no sound codec file makes: least squares of what is larger would run out of digits."""
 
 ROUNDING: Final = 1e-6
-"""Of all squares together, added to each: sums in float32 are off by a little of it, so that equal features, as the colours of
+"""Share of all squares together that is added to each: sums in float32 are off by a little of it, so that equal features, as the colours of
 a gray picture have, would come out as less than independent."""
 
 SEEN_PIXELS: Final = 1 << 18
-"""Of a whole picture, about: so many are enough."""
+"""Pixels of a whole picture that are looked at, about: so many are enough."""
 
 PATCHES: Final = 16
 PATCH_SIDE: Final = 4
 
 PATCH_HALO: Final = 1
-"""Of a picture; their side and what is decoded around them, in latent positions. (Synthesis sees further, but little.)"""
+"""Patches of a picture; their side and what is decoded around them, in latent positions. (Synthesis sees further, but little.)"""
 
 WHOLE_PIXELS: Final = 2 * PATCHES * ((PATCH_SIDE + 2 * PATCH_HALO) * BLOCK) ** 2
-"""Of a picture of which patches would decode half or more: all of it takes little longer and tells more."""
+"""Pixels up to which patches would decode half of a picture or more: all of it takes little longer and tells more."""
 
 COLUMNS: Final = FEATURES + 2
-"""Of the matrix whose products are the statistics: features, error, and nothing; an even number of vectors."""
+"""Columns of the matrix whose products are the statistics: features, error, and nothing; an even number of vectors."""
 
 
 class Statistics(NamedTuple):
-    """Of the features and the errors of pixels without the filter, summed over them."""
+    """Sums over pixels of products of the features and of the errors without the filter."""
 
     squares: npt.NDArray[np.float64]
     """[3, FEATURES, FEATURES]: of the features of each colour, with each other."""
@@ -80,11 +80,11 @@ class Statistics(NamedTuple):
 
     @classmethod
     def none(cls) -> "Statistics":
-        """Of no pixels."""
+        """Statistics of no pixels."""
         return cls(np.zeros((COLOURS, FEATURES, FEATURES)), np.zeros((COLOURS, FEATURES)), 0)
 
     def plus(self, other: "Statistics") -> "Statistics":
-        """Of both."""
+        """Statistics of both."""
         return Statistics(self.squares + other.squares, self.products + other.products, self.pixels + other.pixels)
 
     def times(self, factor: float) -> "Statistics":
@@ -98,7 +98,7 @@ class Statistics(NamedTuple):
 
 
 def statistics(planes: Tensor, target: Tensor, step: float, *, every: int = 1) -> Statistics:
-    """Of one picture, or of one part of ``every`` of its rows; of nothing where it reaches `NO_PICTURE`.
+    """Statistics of one picture, or of one part of ``every`` of its rows; of nothing where it reaches `NO_PICTURE`.
 
     ``planes`` float32 [3, H + 2·REACH, W + 2·REACH], with the surroundings of the picture; ``target`` [H, W, 3], the
     original; ``step``: Δ(q).

@@ -36,7 +36,7 @@ _FIXED = struct.Struct("<BBB4s")
 _GRAY, _FILTER, _NEUTRAL = 1, 2, 4
 
 MAX_FILTER_BYTES = 1 << 10
-"""Of a picture's own filter."""
+"""Size of a picture's own filter, at most."""
 
 _CRC_BYTES = 4
 

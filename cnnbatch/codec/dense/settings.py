@@ -24,7 +24,7 @@ class DenseLayers(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     analysis_channels: tuple[Channels, Channels] = (32, 64)
-    """Of the convolutions before the first and before the second pool."""
+    """Channels of the convolutions before the first and before the second pool."""
     synthesis_channels: tuple[Channels, Channels] = (32, 16)
     """At a quarter and at half of the resolution."""
     hidden: int = Field(512, ge=1, le=16384)

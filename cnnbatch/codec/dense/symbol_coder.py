@@ -124,7 +124,7 @@ def _input(value, unit):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def _choose(distance, weight, start, radius, costs):  # type: ignore[no-untyped-def]
-    """Of the two nearest symbols to ``distance`` the nearer one, or that towards zero if it costs less."""
+    """The nearest symbol to ``distance``, or the next one towards zero if it costs less."""
     nearest = min(max(int(np.floor(distance + 0.5)), -SYMBOL_LIMIT), SYMBOL_LIMIT)
     if nearest > radius or nearest < -radius or abs(distance) >= abs(nearest):
         return nearest

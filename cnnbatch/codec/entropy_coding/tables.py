@@ -62,7 +62,7 @@ class Tables:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> "Tables":
-        """Of ``tables.frequencies`` and ``tables.radius`` of a codec file; raises CodecFileError if they are no tables."""
+        """Reads ``tables.frequencies`` and ``tables.radius`` of a codec file; raises CodecFileError if they are no tables."""
         try:
             return cls.from_frequencies(
                 arrays["tables.frequencies"].astype(np.uint32), arrays["tables.radius"].astype(np.int32)

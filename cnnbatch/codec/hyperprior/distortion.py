@@ -14,7 +14,7 @@ from cnnbatch.codec.hyperprior.synthesis import Synthesis
 from cnnbatch.ssimulacra2 import weighted_sum
 
 SEEN_SHARE = 0.88
-"""Of SSIMULACRA2 in the distortion of a codec for the eye; the rest is squared error."""
+"""Share of SSIMULACRA2 in the distortion of a codec for the eye; the rest is squared error."""
 
 LEAST_WEIGHT = 0.01
 """Norms of SSIMULACRA2 with smaller weights are left out: half of the work, and less than 0.1 points."""

@@ -40,7 +40,7 @@ class Effort:
     filter: bool
     """A filter of each image's own: by patches of it, or where there are passes by all of it."""
     passes: int
-    """Of latent refinement."""
+    """Passes of latent refinement."""
 
     @classmethod
     def of(cls, number: int, objective: Objective) -> "Effort":

@@ -64,7 +64,7 @@ class HyperTables:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> "HyperTables":
-        """Of the arrays of a codec file."""
+        """Reads the arrays of a codec file."""
         weights, shifts, inverse = (arrays[f"hyper_context.{n}_table"].astype(np.int64) for n in ("weight", "shift", "inverse"))
         return cls(weights, shifts, inverse)
 

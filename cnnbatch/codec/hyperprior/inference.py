@@ -119,7 +119,7 @@ class Int8Synthesis:
 
     @torch.inference_mode()
     def filter_weights(self, quality: Tensor) -> Tensor:
-        """Of the adaptive filter, [N, 3, FEATURES]."""
+        """Weights of the adaptive filter, [N, 3, FEATURES]."""
         return self._network.filter_weights(quality)
 
     @torch.inference_mode()

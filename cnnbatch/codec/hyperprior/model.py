@@ -109,7 +109,7 @@ class Hyperprior(nn.Module):
         return self.g_s((r_hat + means) * hyper.steps, quality), bits
 
     def _hyper_bits(self, z: Tensor, z_hat: Tensor, quality: Tensor, *, noise: bool) -> Tensor:
-        """Of the hyper-latents, noisy or rounded."""
+        """Bits of the hyper-latents, noisy or rounded, [N]."""
         s = self.settings
         values = noisy(z) if noise else z_hat
         positions = round_half_up(self.z_scale(quality)).clamp(0, s.num_scales - 1)

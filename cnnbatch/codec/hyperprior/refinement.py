@@ -27,7 +27,7 @@ from cnnbatch.codec.hyperprior.synthesis import Synthesis
 from cnnbatch.codec.quantisation.quantised import QuantisedLatents
 
 CURVATURE: Final[dict[Objective, float]] = {"psnr": 0.75, "ssimulacra2": 25.0}
-"""Of the parabola, relative to what the quantiser counts with: as small as it may be, for large steps. The learned path takes
+"""Curvature of the parabola, relative to what the quantiser counts with: as small as it may be, for large steps. The learned path takes
 away much of an error in one latent, less of errors in many; what the eye sees is far from a parabola, so only small steps
 hold."""
 
@@ -42,7 +42,7 @@ class Refinement:
     def refined(
         self, tiles: Sequence[QuantisedTile], *, x: Tensor, y: Tensor, quality: Tensor, passes: int
     ) -> list[QuantisedTile]:
-        """Of the first guess ``tiles`` and those of so many ``passes`` the cheapest, image by image.
+        """The cheapest, image by image, of the first guess ``tiles`` and what so many ``passes`` find.
 
         ``x`` uint8 [N, H, W, 3]: the windows' pixels, ``y`` [N, h, w, M]: their latents, which count as they are, unquantised,
         outside of the tiles (in the halo).
@@ -78,7 +78,7 @@ class Refinement:
         return CURVATURE[objective] * weights(self._g_s, quality)
 
     def _gradient(self, y_hat: Tensor, outwards: Tensor, quality: Tensor) -> Tensor:
-        """Of the distortion, in floats and as if no filter came behind, [N, h, w, M]; ``outwards``: that at the pixels."""
+        """Gradient of the distortion, in floats and as if no filter came behind, [N, h, w, M]; ``outwards``: that at the pixels."""
         with torch.inference_mode(False), torch.enable_grad():
             # copies, as tensors of inference mode take no gradient
             latents, outwards, quality = (part.clone() for part in (y_hat, outwards, quality))
@@ -96,7 +96,7 @@ class Refinement:
 
 
 def _merged(better: npt.NDArray[np.bool_], new: QuantisedTile, old: QuantisedTile) -> QuantisedTile:
-    """Of each image [N] the new choice where it is ``better``."""
+    """The new choice for each image [N] where it is ``better``, else the old one."""
     images = better[:, None, None, None]
     a, b = new.choice, old.choice
     choice = QuantisedLatents(

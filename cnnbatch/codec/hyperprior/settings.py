@@ -47,7 +47,7 @@ class HyperpriorSettings(BaseModel):
     objective: Objective = "psnr"
     """What distortion the codec is trained for and an encoder chooses by; a decoder does not look at it."""
     trellis_states: Literal[64, 256, 1024] = 256
-    """Of the machine of dependent quantisation: the more, the fewer bytes, and the longer an encoder searches."""
+    """States of dependent quantisation: the more, the fewer bytes, and the longer an encoder searches."""
 
     @model_validator(mode="after")
     def _context_in_latents(self) -> "HyperpriorSettings":

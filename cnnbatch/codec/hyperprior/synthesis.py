@@ -63,7 +63,7 @@ class Synthesis(nn.Module):
         return cast(Tensor, seen.flatten(3))
 
     def filter_weights(self, quality: Tensor) -> Tensor:
-        """Of the adaptive filter, [N, 3, FEATURES]."""
+        """Weights of the adaptive filter, [N, 3, FEATURES]."""
         return cast(Tensor, self.adaptive_filter(quality)).reshape(-1, COLOURS, FEATURES)
 
     def rounded_layers(self) -> list[nn.Linear | Block]:

@@ -25,7 +25,7 @@ AT_ONCE = 32
 """Places that are looked at together."""
 
 KEPT_SCANS = 64
-"""Of shapes; 66 kB for the largest tile."""
+"""Number of shapes whose scans are kept; 66 kB for the largest tile."""
 
 
 class Scan(NamedTuple):
@@ -48,13 +48,13 @@ class Coded(NamedTuple):
 
 
 def coded(indexes: npt.NDArray[np.uint8], first: int, scan: Scan) -> Coded:
-    """Of the scale ``indexes`` [a, b, M] of a tile those that are at least ``first``."""
+    """Places in a tile whose scale index in ``indexes`` [a, b, M] is at least ``first``."""
     return Coded(*_coded(indexes.reshape(-1), first, scan.runs))
 
 
 @lru_cache(KEPT_SCANS)
 def scan_order(a: int, b: int, channels: int, known: int) -> Scan:
-    """Of a tile: the first ``known`` channels, which are predicted, in wavefronts, then the others in one front."""
+    """Order of a tile's symbols: the first ``known`` channels, which are predicted, in wavefronts, then the others in one front."""
     first = np.arange(a * b, dtype=np.int32) * channels
     row, column = np.divmod(np.arange(a * b), b)
     front = column + LAG * row
