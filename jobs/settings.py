@@ -226,8 +226,8 @@ class TrainConfig(BaseModel):
     architecture: Literal["hyperprior", "dense"] = "hyperprior"
     resume: bool = False
     start: str | None = None
-    """For ``hyperprior``: a codec file, or the name of a shipped one, whose weights a new run starts from, grown to the settings
-    of ``model``."""
+    """For ``hyperprior``: a codec file, or the name of a shipped one, whose weights a new run starts from, grown to the
+    settings of ``model``."""
     labels: str | None = None
     """For ``dense``: path or URL of a CSV or Parquet file with the columns key and label, to recognise as well."""
     model: HyperpriorSettings = HyperpriorSettings()

@@ -52,7 +52,8 @@ class Expected(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Cost of one archive's night, or of a whole one. ``amount`` is None where a price is missing, that of the kinds `unpriced`."""
+    """Cost of one archive's night, or of a whole one. ``amount`` is None where a price is missing, that of the kinds
+    `unpriced`."""
 
     node_seconds: Mapping[str, float]
     currency: str

@@ -17,7 +17,8 @@ LEAST_BYTES: Final = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Forecast for one archive. ``node_hours`` by kind; ``basis``: what the estimate rests on; ``amount`` None: a price is missing."""
+    """Forecast for one archive. ``node_hours`` by kind; ``basis``: what the estimate rests on; ``amount`` None: a price is
+    missing."""
 
     source: str
     archive: str

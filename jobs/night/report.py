@@ -176,8 +176,8 @@ class Spent:
 
 
 def last_costs(store: Store, *, nights: int, least_bytes: int) -> list[Spent]:
-    """Costs of the newest ``nights`` that compressed ``least_bytes`` or more into this archive; a file that is no such report is
-    passed over."""
+    """Costs of the newest ``nights`` that compressed ``least_bytes`` or more into this archive; a file that is no such report
+    is passed over."""
     names = sorted(info.key for info in store.list(RUNS) if info.key.startswith(f"{RUNS}/{PREFIX}"))
     found: list[Spent] = []
     for name in reversed([name for name in names if name.endswith(".json")]):

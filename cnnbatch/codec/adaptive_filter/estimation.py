@@ -50,8 +50,8 @@ NO_PICTURE: Final = 4096.0
 """Magnitude of samples that no sound codec file makes: least squares of what is larger would run out of digits."""
 
 ROUNDING: Final = 1e-6
-"""Share of all squares together that is added to each: sums in float32 are off by a little of it, so that equal features, as the colours of
-a gray picture have, would come out as less than independent."""
+"""Share of all squares together that is added to each: sums in float32 are off by a little of it, so that equal features, as
+the colours of a gray picture have, would come out as less than independent."""
 
 SEEN_PIXELS: Final = 1 << 18
 """Pixels of a whole picture that are looked at, about: so many are enough."""
@@ -60,7 +60,8 @@ PATCHES: Final = 16
 PATCH_SIDE: Final = 4
 
 PATCH_HALO: Final = 1
-"""Patches of a picture; their side and what is decoded around them, in latent positions. (Synthesis sees further, but little.)"""
+"""Patches of a picture; their side and what is decoded around them, in latent positions. (Synthesis sees further, but
+little.)"""
 
 WHOLE_PIXELS: Final = 2 * PATCHES * ((PATCH_SIDE + 2 * PATCH_HALO) * BLOCK) ** 2
 """Pixels up to which patches would decode half of a picture or more: all of it takes little longer and tells more."""

@@ -27,9 +27,9 @@ from cnnbatch.codec.hyperprior.synthesis import Synthesis
 from cnnbatch.codec.quantisation.quantised import QuantisedLatents
 
 CURVATURE: Final[dict[Objective, float]] = {"psnr": 0.75, "ssimulacra2": 25.0}
-"""Curvature of the parabola, relative to what the quantiser counts with: as small as it may be, for large steps. The learned path takes
-away much of an error in one latent, less of errors in many; what the eye sees is far from a parabola, so only small steps
-hold."""
+"""Curvature of the parabola, relative to what the quantiser counts with: as small as it may be, for large steps. The learned
+path takes away much of an error in one latent, less of errors in many; what the eye sees is far from a parabola, so only small
+steps hold."""
 
 
 class Refinement:
@@ -78,7 +78,7 @@ class Refinement:
         return CURVATURE[objective] * weights(self._g_s, quality)
 
     def _gradient(self, y_hat: Tensor, outwards: Tensor, quality: Tensor) -> Tensor:
-        """Gradient of the distortion, in floats and as if no filter came behind, [N, h, w, M]; ``outwards``: that at the pixels."""
+        """Gradient of the distortion in floats, as if no filter came behind, [N, h, w, M]; ``outwards``: that at the pixels."""
         with torch.inference_mode(False), torch.enable_grad():
             # copies, as tensors of inference mode take no gradient
             latents, outwards, quality = (part.clone() for part in (y_hat, outwards, quality))

@@ -54,7 +54,7 @@ def coded(indexes: npt.NDArray[np.uint8], first: int, scan: Scan) -> Coded:
 
 @lru_cache(KEPT_SCANS)
 def scan_order(a: int, b: int, channels: int, known: int) -> Scan:
-    """Order of a tile's symbols: the first ``known`` channels, which are predicted, in wavefronts, then the others in one front."""
+    """Order of a tile: the first ``known`` channels, which are predicted, in wavefronts, then the others in one front."""
     first = np.arange(a * b, dtype=np.int32) * channels
     row, column = np.divmod(np.arange(a * b), b)
     front = column + LAG * row

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LAPPING_SCALE = 1.4
-"""Scale of the first odd component: the best coding gain for 16 taps and a correlation of 0.95 between neighbours (9.93 dB where
-plain blocks have 9.46), by numerical search."""
+"""Scale of the first odd component: the best coding gain for 16 taps and a correlation of 0.95 between neighbours (9.93 dB
+where plain blocks have 9.46), by numerical search."""
 
 
 class LappingFilter(nn.Module):
