@@ -102,7 +102,7 @@ def _add_encode(subparsers: "Subparsers") -> None:
     parser.add_argument("image", metavar="IMAGE")
     parser.add_argument("cnb", metavar="FILE.cnb")
     goal = parser.add_mutually_exclusive_group()
-    goal.add_argument("--quality", type=float, metavar="Q", help="0 to 63, in quarters (default: 32)")
+    goal.add_argument("--quality", type=float, metavar="Q", help="0 to 63, in quarters (default: 40)")
     goal.add_argument("--target-psnr", type=float, metavar="DB", help="search the quality that gives this PSNR")
     goal.add_argument("--target-bpp", type=float, metavar="BPP", help="search the quality that gives these bits per pixel")
     goal.add_argument("--target-ssimulacra2", type=float, metavar="S", help="search the quality that gives this SSIMULACRA2")

@@ -310,7 +310,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("source", metavar="SOURCE", help="folder or URL with images, such as photos/ or s3://bucket/photos")
     parser.add_argument("archive", metavar="ARCHIVE", help="folder or URL of the archive; made where there is none")
     goal = parser.add_mutually_exclusive_group()
-    goal.add_argument("--quality", type=float, help="0…63, default 32")
+    goal.add_argument("--quality", type=float, help="0…63, default 40")
     goal.add_argument("--target-psnr", type=float, metavar="DB", help="search each image's quality for this PSNR")
     goal.add_argument("--target-bpp", type=float, metavar="B", help="search each image's quality for these bits per pixel")
     goal.add_argument("--target-ssimulacra2", type=float, metavar="S", help="search each image's quality for this SSIMULACRA2")

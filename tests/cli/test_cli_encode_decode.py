@@ -91,7 +91,7 @@ def test_lossless_gives_a_jpeg_back_byte_for_byte_from_fewer_bytes(run: Run) -> 
 def test_info_tells_what_is_in_the_file(run: Run, photo: bytes, codec: Codec) -> None:
     encoded = run("encode", "photo.png", "a.cnb").out
     assert run("info", "a.cnb").out == encoded
-    for part in ("photo.png: png, 160 × 120", "cnn, quality 32", codec.id[:12]):
+    for part in ("photo.png: png, 160 × 120", "cnn, quality 40", codec.id[:12]):
         assert part in encoded
     found = json.loads(run("info", "a.cnb", "--json").out)
     assert (found["codec_id"], found["mode"], found["source_size"]) == (codec.id, "RGB", len(photo))

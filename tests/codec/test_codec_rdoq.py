@@ -83,7 +83,7 @@ def rate_distortion_loss(codec: Codec, images: list[npt.NDArray[np.uint8]], qual
 
 @pytest.mark.parametrize("quality", [8.0, 32.0, 56.0])
 def test_effort_lowers_rate_and_distortion_together(quality: float) -> None:
-    codec = Codec.load(device="cpu")
+    codec = Codec.load("psnr", device="cpu")
     images = [picture(192, 256, seed=3), picture(300, 540, seed=4)]  # of small ones a stream's last word would count
     losses = [rate_distortion_loss(codec, images, quality, effort) for effort in (0, 2, 4)]
     assert losses[1] < losses[0]
@@ -100,7 +100,7 @@ def test_effort_makes_no_picture_dearer(quality: float) -> None:
 
 
 def test_the_same_effort_gives_the_same_bytes() -> None:
-    codec, images = Codec.load(device="cpu"), [picture(130, 170, seed=1)]
+    codec, images = Codec.load("psnr", device="cpu"), [picture(130, 170, seed=1)]
     assert codec.compress(images, 30, effort=4) == codec.compress(images, 30, effort=4)
     assert codec.compress(images, 30, effort=4) != codec.compress(images, 30)
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cnnbatch.codec import DEFAULT_QUALITY
 from cnnbatch.evaluation.codecs import LOSSLESS, CodecSpec
 from cnnbatch.evaluation.measurement import Measured, Row
 from cnnbatch.evaluation.recommendation import Goal, GoalSearch, QualitySearch, kept_bytes, recommendation
@@ -162,7 +163,7 @@ def test_without_a_goal_ours_is_measured_at_its_usual_quality() -> None:
     assert search.wanted() == {"cnn": 32.0}
     search.learn(table, {"cnn": 32.0})
     assert search.wanted() == {}
-    assert [(c.codec, c.quality) for c in search.choices(STRATA, FILES)] == [("cnn", 32.0)]
+    assert [(c.codec, c.quality) for c in search.choices(STRATA, FILES)] == [("cnn", DEFAULT_QUALITY)]
 
 
 @pytest.mark.parametrize(
