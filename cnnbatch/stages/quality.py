@@ -27,6 +27,9 @@ SSIMULACRA2_CURVE: Final = tuple((9.0 * step, score) for step, score in enumerat
 search begins, and how far it goes from a first score. An image's own curve is about this one, moved along the qualities."""
 
 _STEP: Final = 1 / QUALITY_STEPS
+_FARTHEST: Final = 18.0
+"""Units of quality that a search moves at once where it knows one side only: scores near the top say little of how far to go."""
+
 _SLOPES: Final = (0.25, 4.0)
 """Slopes of an image's error over quality, both in units of quality: less or more is noise of two qualities close together."""
 
@@ -167,11 +170,19 @@ class _Trials:
         if low is not None and high is not None:
             if wavers and high[0] - low[0] <= _STEP:
                 return self._beside(low[0], high[0])
-            guess = low[0] - low[1] * (high[0] - low[0]) / (high[1] - low[1])
+            above, below = self._weights()
+            guess = low[0] - below * low[1] * (high[0] - low[0]) / (above * high[1] - below * low[1])
             return min(max(_quarter(guess), low[0] + _STEP), max(low[0], high[0] - _STEP))
         (quality, error), *others = sorted(self.errors.items(), key=lambda trial: abs(trial[1]))
         slope = (others[0][1] - error) / (others[0][0] - quality) if others else 1.0
-        return _quarter(min(MAX_QUALITY, max(0.0, quality - error / min(max(slope, _SLOPES[0]), _SLOPES[1]))))
+        move = error / min(max(slope, _SLOPES[0]), _SLOPES[1])
+        return _quarter(min(MAX_QUALITY, max(0.0, quality - min(max(move, -_FARTHEST), _FARTHEST))))
+
+    def _weights(self) -> tuple[float, float]:
+        """Of the errors above and below: the older side counts half once two trials in a row fell on the other (Illinois
+        method; Dowell and Jarratt, BIT 11, 1971)."""
+        last, before = (error >= 0 for error in list(self.errors.values())[:-3:-1])
+        return (1.0, 1.0) if last != before else (1.0, 0.5) if last else (0.5, 1.0)
 
     def _beside(self, low: float, high: float) -> float:
         """The quality next to these two that was not tried yet, the better one first."""

@@ -158,10 +158,10 @@ def test_a_picture_missing_at_a_quality_is_no_mean() -> None:
 
 
 def test_without_a_goal_ours_is_measured_at_its_usual_quality() -> None:
-    table = measurements(*[(key, "cnn", 32.0, 120, 36.0) for key in FILES])
+    table = measurements(*[(key, "cnn", DEFAULT_QUALITY, 120, 36.0) for key in FILES])
     search = GoalSearch(None, [A, CNN, CodecSpec("png", "PNG", "1", LOSSLESS)], table, frozenset(FILES))
-    assert search.wanted() == {"cnn": 32.0}
-    search.learn(table, {"cnn": 32.0})
+    assert search.wanted() == {"cnn": DEFAULT_QUALITY}
+    search.learn(table, {"cnn": DEFAULT_QUALITY})
     assert search.wanted() == {}
     assert [(c.codec, c.quality) for c in search.choices(STRATA, FILES)] == [("cnn", DEFAULT_QUALITY)]
 
