@@ -31,7 +31,7 @@ THREADS: Final = 4
 """Shards whose small columns, EXIF and alpha among them, are in memory at one time."""
 
 MEMORY_BYTES: Final = 1 << 28
-"""Of keys that are compared at one time."""
+"""Bytes of keys that are compared at one time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class _Keys:
-    """Of a damaged shard: the keys of rows that can be read, and of those that can be named only."""
+    """Keys of a damaged shard: those of rows that can be read, and of those that can be named only."""
 
     kept: frozenset[str]
     named: frozenset[str]

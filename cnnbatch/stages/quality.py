@@ -28,7 +28,7 @@ search begins, and how far it goes from a first score. An image's own curve is a
 
 _STEP: Final = 1 / QUALITY_STEPS
 _FARTHEST: Final = 18.0
-"""Units of quality that a search moves at once where it knows one side only: scores near the top say little of how far to go."""
+"""Units of quality that a search moves at once where it knows one side only: scores near the top tell little of the way."""
 
 _SLOPES: Final = (0.25, 4.0)
 """Slopes of an image's error over quality, both in units of quality: less or more is noise of two qualities close together."""

@@ -18,7 +18,7 @@ CODE = LOW
 
 
 def probabilities(number: int) -> NDArray[np.int64]:
-    """Of a zero, for each context."""
+    """Probabilities of a zero, for each context."""
     return np.full(number, HALF, np.int64)
 
 

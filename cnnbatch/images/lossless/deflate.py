@@ -29,7 +29,7 @@ from cnnbatch.images.lossless.matches import advance, predict
 from cnnbatch.images.lossless.numbers import Reader, number
 
 TRIAL_TOKENS: Final = 20_000
-"""Of a stream, by which the settings are chosen that predict it best."""
+"""Tokens of a stream by which the settings are chosen that predict it best."""
 
 ADLER_BYTES: Final = 4
 NUM_CONTEXTS: Final = 32 + 4 + 2 * 256 + 32

@@ -15,7 +15,7 @@ TOGETHER: Final = (1, 2, 3, 4)
 BAND_SAMPLES: Final = 1 << 24
 SMALL_SAMPLES: Final = 1 << 20
 EFFORT, SMALL_EFFORT = 3, 7
-"""Of libjxl; it takes its time over small pictures only."""
+"""Efforts of libjxl; it takes its time over small pictures only."""
 
 
 def encode(pixels: Pixels) -> list[bytes]:

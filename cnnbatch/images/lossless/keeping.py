@@ -15,18 +15,18 @@ VERBATIM, TRANSCODE, PARTS, ZSTD = CODINGS = ("verbatim", "jpegxl-transcode", "p
 """How a payload is coded; words of the column ``payload_coding``."""
 
 LEAST_GAIN: Final = 0.02
-"""Of a file's bytes: for less it is kept as it is."""
+"""Share of a file's bytes: for less it is kept as it is."""
 
 MIN_PARTS_BYTES: Final = 1024
 MIN_ZSTD_BYTES: Final = 128
 TRIAL_LEVEL: Final = 3
 LEAST_SHARES: Final = {"jpeg": 0.6}
 LEAST_SHARE: Final = 0.25
-"""Of a file's bytes, or of what Zstandard makes of them in a hurry, by the file's format and of others: `keep` of a picture
-never gets much below."""
+"""Share of a file's bytes, or of what Zstandard makes of them in a hurry, by the file's format and of others: `keep` of a
+picture never gets much below."""
 
 MAX_BYTES: Final = 2**31 - 2**20
-"""Of a file: the format's limit on a payload."""
+"""Bytes of a file: the format's limit on a payload."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ LEVELS = (
     (LAZY, 32, 128, 258, 1024),
     (LAZY, 32, 258, 258, 4096),
 )
-"""Of zlib, from 1 to 9: mode, good, lazy, nice, chain."""
+"""Levels of zlib, from 1 to 9: mode, good, lazy, nice, chain."""
 
 
 def start(settings: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:

@@ -24,7 +24,7 @@ AS_IS, DEFLATE, LZW = 0, 1, 2
 MAX_PARTS: Final = 1 << 16
 MAX_EXTENTS: Final = 1 << 20
 MAX_SAMPLE_BYTES: Final = 1 << 30
-"""Of the pictures of a file, together: the rest of them stays as it is. What is packed counts `PACKED_COST` times."""
+"""Bytes of the pictures of a file, together: the rest of them stays as it is. What is packed counts `PACKED_COST` times."""
 
 PACKED_COST: Final = 4
 

@@ -92,12 +92,12 @@ class Layout:
 
     @property
     def num_bytes(self) -> int:
-        """Of all blocks."""
+        """Bytes of all blocks."""
         return sum(size for _, size in self.blocks())
 
     @property
     def dtype(self) -> str:
-        """Of the array."""
+        """dtype of the array, as NumPy names it."""
         return "u2" if self.bits == 16 else "u1"
 
     def blocks(self) -> Iterator[tuple[tuple[slice, slice, slice], int]]:
