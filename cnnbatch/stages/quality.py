@@ -179,8 +179,8 @@ class _Trials:
         return _quarter(min(MAX_QUALITY, max(0.0, quality - min(max(move, -_FARTHEST), _FARTHEST))))
 
     def _weights(self) -> tuple[float, float]:
-        """Of the errors above and below: the older side counts half once two trials in a row fell on the other (Illinois
-        method; Dowell and Jarratt, BIT 11, 1971)."""
+        """Weights of the errors above and below: the older side counts half once two trials in a row fell on the other
+        (Illinois method; Dowell and Jarratt, BIT 11, 1971)."""
         last, before = (error >= 0 for error in list(self.errors.values())[:-3:-1])
         return (1.0, 1.0) if last != before else (1.0, 0.5) if last else (0.5, 1.0)
 

@@ -31,7 +31,7 @@ SIDE: Final = 256
 """Pixels a side of the crops that are looked at."""
 
 RIDGE: Final = 1e-5
-"""Of the mean square of a feature, so that none is used for next to nothing."""
+"""Share of the mean square of a feature, so that none is used for next to nothing."""
 
 COMMON: Final = 0.02
 """Share that the statistics of all classes together have in those of each, on average: a rare class does as all do."""
@@ -64,7 +64,7 @@ def _least_squares(codec: Codec, originals: Sequence[Pixels], quality: float) ->
 
 @torch.inference_mode()
 def _statistics(codec: Codec, bitstream: bytes) -> Iterator[tuple[int, Sums, Sums]]:
-    """Of each class that a picture has: its number, and its features' products with each other and with what a draft lacks."""
+    """Number of each class that a picture has, and its features' products with each other and with what a draft lacks."""
     [full] = codec.reconstruct([bitstream])
     planes, step = cast(LinearDecoder, codec.quick_decoder).planes(bitstream)
     rows = torch.from_numpy(planes)[None]

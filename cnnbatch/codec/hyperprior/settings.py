@@ -15,7 +15,7 @@ Objective = Literal["psnr", "ssimulacra2"]
 BlockCount = Annotated[int, Field(ge=0, le=64)]
 
 MEAN_BLOCKS = 2
-"""Of the mean net, at 1/16 of the resolution."""
+"""Blocks of the mean net, at 1/16 of the resolution."""
 
 STEP_FACTORS = 8
 """Numbers at each latent position that the steps of all its channels follow from."""

@@ -40,7 +40,7 @@ FIRST_DEPENDENT: Final = 7
 """Scale index from which symbols are dependent."""
 
 MASKS: Final = {64: (44, 19), 256: (189, 127), 1024: (972, 319)}
-"""Of the machine with so many states, see `Machine`: which bits of a state count for its flip and for its quantiser. They cost
+"""Number of states → masks of its `Machine`: which bits of a state count for its flip and for its quantiser. They cost
 least, over all qualities, of some thousand that were tried on dev crops."""
 
 
@@ -53,7 +53,7 @@ class Machine(NamedTuple):
     second: Values
     """1: the symbol in state s or s + S/2 is of the second quantiser."""
     flip: Values
-    """Of state s; that of s + S/2 is the opposite."""
+    """Flip of state s; that of s + S/2 is the opposite."""
     register: tuple[int, ...]
     """The bits of a state, from 0 on: compilers know how many there are, and so how far loops over states go."""
 
@@ -88,7 +88,7 @@ def state_machine(settings: TrellisSettings) -> StateMachine:
 
 @lru_cache
 def _moves(states: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Of each state whether its symbol is of the second quantiser [S], and the states after an even and an odd one [S, 2]."""
+    """For each state, whether its symbol is of the second quantiser [S], and the states after an even and an odd one [S, 2]."""
     second, flip = (part.astype(np.int64) for part in machine(states)[:2])
     shifted = np.concatenate([flip, 1 - flip])[:, None] ^ np.arange(2)
     return np.tile(second, 2), (2 * np.arange(states)[:, None] + shifted) % states

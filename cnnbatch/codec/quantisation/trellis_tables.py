@@ -9,7 +9,7 @@ from cnnbatch.codec.quantisation.dependent import SPACING
 
 
 def trellis_tables(scales: Tensor) -> Tables:
-    """Of Gaussians: those of the first quantiser, then those of the second."""
+    """Tables for Gaussians: those of the first quantiser, then those of the second."""
     radii = np.maximum(1, np.ceil(TAIL_SIGMAS * scales.numpy() / (2 * SPACING))).astype(np.int32)
     frequencies = []
     for quantiser in (1, 2):
@@ -20,7 +20,8 @@ def trellis_tables(scales: Tensor) -> Tables:
 
 
 def symbol_mass(symbols: Tensor, quantisers: Tensor, scales: Tensor) -> Tensor:
-    """Of a zero-mean Gaussian, between the middles to the next lower and the next higher level of the same quantiser."""
+    """Probability under a zero-mean Gaussian, between the middles to the next lower and the next higher level of the same
+    quantiser."""
     magnitude, second = symbols.abs().to(scales.dtype), (quantisers == 2).to(scales.dtype)
     upper = 2 * magnitude + 1 - torch.where(magnitude > 0, second, second / 2)
     lower = 2 * magnitude - 1 - torch.where(magnitude > 1, second, second / 2)

@@ -7,4 +7,4 @@ LEVEL_MAX: Final = 255
 ZERO_POINT: Final = 128
 
 MOST_INPUTS: Final = (1 << 24) // (LEVEL_MAX * WEIGHT_MAX)
-"""Of a layer, so that its sums stay below 2²⁴."""
+"""Inputs of a layer, at most, so that its sums stay below 2²⁴."""

@@ -17,7 +17,7 @@ class PackedLayer(NamedTuple):
     """An int8 layer as oneDNN wants it."""
 
     weights: Tensor
-    """Of `qlinear_prepack`."""
+    """Packed by `qlinear_prepack`."""
     scales: Tensor
     """[outputs]."""
     bias: Tensor

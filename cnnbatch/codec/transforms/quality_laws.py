@@ -30,7 +30,7 @@ def high_rate_step(lmbda: Number) -> Number:
 
 
 def curve_at(anchors: npt.NDArray[np.float32], quality: float) -> npt.NDArray[np.float32]:
-    """Of a curve [NUM_ANCHORS, C] its numbers at ``quality`` [C]: linear between the anchors."""
+    """Numbers of a curve [NUM_ANCHORS, C] at ``quality`` [C]: linear between the anchors."""
     place = quality * ((NUM_ANCHORS - 1) / 63.0)
     first = min(int(place), NUM_ANCHORS - 2)
     share = np.float32(place - first)
