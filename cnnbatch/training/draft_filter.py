@@ -19,6 +19,7 @@ from cnnbatch.codec.adaptive_filter.filtering import features, middle
 from cnnbatch.codec.adaptive_filter.kernels import AROUND, COLOURS
 from cnnbatch.codec.codec import Codec
 from cnnbatch.codec.container.sealed import seal, unseal
+from cnnbatch.codec.hyperprior.coder import is_neutral
 from cnnbatch.codec.hyperprior.draft_filter import CLASSES, DRAFT_WEIGHTS, SQUARE, classes
 from cnnbatch.codec.hyperprior.linear_decoder import LinearDecoder
 from cnnbatch.codec.transforms.quality_laws import NUM_ANCHORS
@@ -43,7 +44,8 @@ def with_draft_filter(data: bytes, pictures: Sequence[Pixels]) -> bytes:
     """The codec file ``data`` with weights that are fitted to it."""
     codec = Codec(data, device="cpu")
     source = crops(pictures, size=SIDE, rng=np.random.default_rng(0))
-    originals = [next(source).copy() for _ in range(PICTURES)]
+    found = [next(source).copy() for _ in range(PICTURES)]
+    originals = [crop for crop in found if not is_neutral(crop)] or found  # those give back another picture than was filtered
     weights = [_least_squares(codec, originals, float(q)) for q in np.linspace(0, 63, NUM_ANCHORS)]
     metadata, arrays = unseal(data)
     del metadata["checksum"]
