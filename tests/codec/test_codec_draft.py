@@ -35,9 +35,9 @@ PICTURES = [picture(128, 192, seed=n) for n in range(4)]
 @cache
 def fitted() -> bytes:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cnnbatch.training.draft_filter.PICTURES", 4)
+        patch.setattr("cnnbatch.training.draft_filter.PICTURES", 8)
         patch.setattr("cnnbatch.training.draft_filter.SIDE", 128)
-        return with_draft_filter(tiny_codec_file(), [picture(160, 160, seed=n) for n in range(4)])
+        return with_draft_filter(tiny_codec_file(), [picture(160, 160, seed=n) for n in range(8)])
 
 
 @cache
