@@ -18,7 +18,7 @@ from cnnbatch import signals
 from cnnbatch.archive.leftovers import RUNS
 from cnnbatch.errors import CnnbatchError, StorageError, UsageError
 from cnnbatch.stages.records import Failure, Finding, Tally, kept_as_list
-from cnnbatch.storage import StorageConfig, Store
+from cnnbatch.storage import StorageConfig, Store, parse_json
 from cnnbatch.storage.urls import parse_url, plain_url
 from cnnbatch.version import VERSION
 
@@ -130,7 +130,7 @@ class RunReport:
 def failed_keys(archive: Store, run_id: str) -> frozenset[str]:
     """Keys that failed in an earlier run; raises UsageError if there is no such run."""
     try:
-        failures = json.loads(archive.read(f"{RUNS}/{run_id}.json"))["failures"]
+        failures = parse_json(archive.read(f"{RUNS}/{run_id}.json", max_bytes=MAX_REPORT_BYTES))["failures"]
         return frozenset(str(failure["key"]) for failure in failures)
     except FileNotFoundError:
         raise UsageError(f"{archive.url} has no report of a run {run_id!r}") from None
@@ -153,8 +153,8 @@ def known_sources(archive: Store) -> frozenset[str]:
     found: set[str] = set()
     for _, report in archive.get_many(reports, max_bytes=MAX_REPORT_BYTES, concurrency=REPORTS_AT_ONCE):
         if isinstance(report, bytes):
-            with suppress(ValueError, LookupError, TypeError, RecursionError):  # not one of ours
-                found.add(str(json.loads(report)["config"]["source"]))
+            with suppress(ValueError, LookupError, TypeError):  # not one of ours
+                found.add(str(parse_json(report)["config"]["source"]))
     return frozenset(found)
 
 

@@ -32,6 +32,9 @@ MAX_COMMIT_BYTES: Final = 1 << 28
 MAX_MENDED_BYTES: Final = 1 << 17
 """Size of a commit in which the one flipped bit is searched for; in a larger one only lines that are no JSON any more are."""
 
+MAX_MENDED_LINE_BYTES: Final = 1 << 13
+"""Of a line in which it is searched for: the time that takes grows with its square."""
+
 _MODULUS: Final = 1 << 256
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _LIVE: Final = re.compile(r"(\d{1,19}) ([0-9a-f]{64})")
@@ -189,10 +192,12 @@ def unflipped(version: int, data: bytes, is_right: Callable[[Commit], bool]) -> 
     ``is_right`` compares it with; ``None`` where no bit does.
     """
     for start, end in _suspicious(data):
+        if end - start > MAX_MENDED_LINE_BYTES:
+            continue
         others = data[:start] + data[end:]
         rest = tuple(_actions(others))
         known = digest_of_actions(rest)
-        for part in one_bit_off(data[start:end]):
+        for part in _one_bit_off(data[start:end]):
             try:
                 actions = tuple(_actions(part))
             except ValueError:
@@ -203,7 +208,7 @@ def unflipped(version: int, data: bytes, is_right: Callable[[Commit], bool]) -> 
     return None
 
 
-def one_bit_off(data: bytes) -> Iterator[bytes]:
+def _one_bit_off(data: bytes) -> Iterator[bytes]:
     """Everything that ``data`` may have been before one of its bits flipped."""
     for at, byte in enumerate(data):
         for bit in range(8):

@@ -6,12 +6,13 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from cnnbatch.archive.commits import MAX_MENDED_BYTES, one_bit_off
 from cnnbatch.errors import ArchiveError, TooLarge
 from cnnbatch.storage import Store, parse_json
 
 ERASED = "_cnnbatch/erased"
 MAX_LIST_BYTES = 1 << 26  # a million keys in one call of ``erase``
+MAX_MENDED_BYTES = 1 << 15
+"""Of a part, a call of ``erase`` with 450 keys, in which the one flipped bit is searched for: it takes the square of that."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -66,7 +67,11 @@ def add_erased(store: Store, keys: Collection[str]) -> None:
 
 def part_path(data: bytes) -> str:
     """Where a part of the list lies: its name is its digest."""
-    return f"{ERASED}/{hashlib.sha256(data).hexdigest()[:32]}.json"
+    return _part_path(hashlib.sha256(data).hexdigest())
+
+
+def _part_path(sha256: str) -> str:
+    return f"{ERASED}/{sha256[:32]}.json"
 
 
 def mended_part(store: Store, path: str) -> bytes | None:
@@ -75,7 +80,16 @@ def mended_part(store: Store, path: str) -> bytes | None:
         data = store.read(path, max_bytes=MAX_MENDED_BYTES)
     except (FileNotFoundError, TooLarge):
         return None
-    return next((right for right in one_bit_off(data) if part_path(right) == path), None)
+    before, rest = hashlib.sha256(), memoryview(data)
+    for at, byte in enumerate(data):
+        for bit in range(8):
+            digest, right = before.copy(), bytes([byte ^ 1 << bit])
+            digest.update(right)
+            digest.update(rest[at + 1 :])
+            if _part_path(digest.hexdigest()) == path:
+                return data[:at] + right + data[at + 1 :]
+        before.update(rest[at : at + 1])
+    return None
 
 
 def _read_part(store: Store, path: str) -> frozenset[str] | None:

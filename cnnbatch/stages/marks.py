@@ -15,7 +15,7 @@ from typing import Final
 
 from cnnbatch.stages.names import ATTEMPTS, MARK_NAME, MARKS
 from cnnbatch.stages.records import ShardTask
-from cnnbatch.storage import Store
+from cnnbatch.storage import Store, parse_json
 
 _OURS: Final = re.compile(rf"{re.escape(MARKS)}/({MARK_NAME}|{ATTEMPTS}/[^/]+/\d+/[0-9a-f]{{32}})")
 
@@ -71,7 +71,7 @@ def _mark_key(task: ShardTask, format: str, kind: str) -> str:
 
 def _is_done(mark: bytes, sizes: Mapping[str, int | None]) -> bool:
     try:
-        written = json.loads(mark)
+        written = parse_json(mark)
         return all(sizes.get(key) == size for key, size in written.items())
     except (ValueError, AttributeError):
         return False

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from cnnbatch.archive.leftovers import RUNS
 from cnnbatch.errors import LeaseHeld
 from cnnbatch.stages.records import Failure, Finding
-from cnnbatch.storage import Store
+from cnnbatch.storage import Store, parse_json
 from cnnbatch.version import VERSION
 from jobs.night.cost import Cost
 from jobs.report import RunReport
@@ -191,7 +191,7 @@ def last_costs(store: Store, *, nights: int, least_bytes: int) -> list[Spent]:
 
 def _spent(report: bytes) -> Spent | None:
     try:
-        archive = json.loads(report)["archives"][0]
+        archive = parse_json(report)["archives"][0]
         seconds = {str(kind): float(spent) for kind, spent in archive["cost"]["node_seconds"].items()}
         return Spent(seconds, int(archive["source_bytes"]))
     except (ValueError, LookupError, TypeError, AttributeError):
