@@ -36,7 +36,7 @@ ODD = (*ODD_VALUES, 10**400, float("inf"), float("-inf"), float("nan"), -1.5, "\
 """JSON values that no file of ours has in most places; `DEEP` stands for lists in lists, deeper than Python's stack."""
 
 RUN = "run-0"
-REPORT, NIGHT = f"_cnnbatch/runs/{RUN}.json", "_cnnbatch/runs/night-20260101T000000Z-abcdef.json"
+REPORT, NIGHT = f"_cnnbatch/runs/{RUN}.json", "_cnnbatch/runs/nightly-20260101T000000Z-abcdef.json"
 Mutation = dict[str, bytes]
 """The files that are other than they were."""
 
