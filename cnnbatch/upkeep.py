@@ -17,8 +17,9 @@ from cnnbatch.archive.maintenance import erase as erase_images
 from cnnbatch.archive.orphans import OF_SHARDS, Swept, check_grace, holders, sweep
 from cnnbatch.archive.restore import removed_rows, restore
 from cnnbatch.commands import show
+from cnnbatch.containers import open_source
 from cnnbatch.errors import ArchiveError, UsageError, VerifyFailed
-from cnnbatch.storage import Store, open_store
+from cnnbatch.storage import Source, open_store
 
 if TYPE_CHECKING:
     from cnnbatch.stages.mending import Loss
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
 def doctor(options: argparse.Namespace) -> None:
     """The state of log and files; with ``--mend`` and ``--sweep``, put in order first."""
     grace = _grace(options)
-    source = None if options.source is None else open_store(options.source)
-    if source is not None:
-        source.check()
+    source = _source(options)
     diagnosis = examine(options.archive, mend=options.mend, grace=grace)
     losses: Sequence[Loss] = ()
     if diagnosis.log_is_sound and (source is not None or options.no_source):
@@ -52,7 +51,16 @@ def doctor(options: argparse.Namespace) -> None:
         raise VerifyFailed(f"{len(left)} faults, first {left[0].where}: {left[0].kind}: {left[0].message}")
 
 
-def _losses(options: argparse.Namespace, source: Store | None) -> "Sequence[Loss]":
+def _source(options: argparse.Namespace) -> Source | None:
+    """Where the originals are, tars and tables among them taken apart as a run does it."""
+    if options.source is None:
+        return None
+    source = open_source(open_store(options.source), archive=open_store(options.archive))
+    source.check()
+    return source
+
+
+def _losses(options: argparse.Namespace, source: Source | None) -> "Sequence[Loss]":
     from cnnbatch.stages.mending import examine_shards  # imports torch
 
     log = ArchiveLog.open(options.archive)

@@ -25,7 +25,7 @@ from cnnbatch.errors import ArchiveError
 from cnnbatch.stages.difference import ArchivedRows, compare
 from cnnbatch.stages.listing import Scan, without_erased
 from cnnbatch.stages.spill import Scratch
-from cnnbatch.storage import Store
+from cnnbatch.storage import Source, Store
 
 THREADS: Final = 4
 """Shards whose small columns, EXIF and alpha among them, are in memory at one time."""
@@ -69,7 +69,7 @@ class _Keys:
     named: frozenset[str]
 
 
-def examine_shards(log: ArchiveLog, source: Store | None, *, run_id: str, mend: bool) -> list[Loss]:
+def examine_shards(log: ArchiveLog, source: Source | None, *, run_id: str, mend: bool) -> list[Loss]:
     """The shards that cannot be read in full, by their first key; with ``mend``, each is taken out of the log.
 
     ``source``: where the originals are looked for; None: there are none any more.
@@ -111,7 +111,7 @@ def _keys_of(store: Store, shard: LiveShard) -> _Keys:
     return _Keys(frozenset(row.key for row in rows), named)
 
 
-def _originals(store: Store, source: Store, snapshot: Snapshot, damaged: Mapping[LiveShard, _Keys]) -> Sequence[str]:
+def _originals(store: Store, source: Source, snapshot: Snapshot, damaged: Mapping[LiveShard, _Keys]) -> Sequence[str]:
     """What the next run would archive in the ranges of these shards once they are gone, but for rows that are kept."""
     kept = frozenset[str]().union(*(keys.kept for keys in damaged.values()))
     sound = [shard for shard in snapshot.shards if shard not in damaged and any(map(partial(_overlap, shard), damaged))]
