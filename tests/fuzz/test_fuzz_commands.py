@@ -218,7 +218,7 @@ def check(command: str, mutation: Mutation) -> None:
 MUTATIONS = st.one_of(odd_documents(), odd_documents(), odd_footers(), damaged_files())
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 QUICK = settings(
-    max_examples=120, deadline=None, derandomize=True, phases=PHASES, suppress_health_check=list(HealthCheck), database=None
+    max_examples=60, deadline=None, derandomize=True, phases=PHASES, suppress_health_check=list(HealthCheck), database=None
 )
 
 
