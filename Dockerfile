@@ -14,8 +14,12 @@ FROM ${BASE}
 COPY --from=wheel /tmp/dist /tmp/dist
 COPY constraints.txt /tmp/constraints.txt
 # boto3 is for the autoscaler of `ray up`; torch's wheel brings CUDA.
+# Kernels are compiled here, once, for any x86-64 processor with AVX2: no worker waits for them.
+ENV NUMBA_CPU_NAME=x86-64-v3 \
+    NUMBA_CPU_FEATURES=
 RUN pip install --no-cache-dir -c /tmp/constraints.txt boto3 /tmp/dist/*.whl \
-    && python -c "import cnnbatch, jobs.nightly"
+    && python -c "import cnnbatch, jobs.nightly" \
+    && python -m cnnbatch.warm
 ENV RAY_AUTH_MODE=token \
     CNNBATCH_LOG=json \
     PYTHONUNBUFFERED=1

@@ -26,6 +26,7 @@ $(VENV)/.test: $(VENV)/.demo
 demo: $(VENV)/.demo
 	rm -rf $(DEMO)
 	$(BIN)/python -m benchmarks.photographs $(DEMO)/photos
+	$(BIN)/python -m cnnbatch.warm
 	$(BIN)/python -m jobs.compress $(DEMO)/photos $(DEMO)/archive
 	$(BIN)/python -m jobs.reconstruct $(DEMO)/archive $(DEMO)/back
 	$(BIN)/cnnbatch info $(DEMO)/archive

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 FORMATS: Final = ("original", "png", "webp", "jpeg")
-"""As `cnnbatch.stages.reconstruct.FORMATS`, which would import torch."""
+"""As `cnnbatch.stages.reconstruct.FORMATS`, which would import all that decoding needs."""
+
+SCALES: Final = ("1", "1/2", "1/4", "1/8", "1/16")
 
 _DESCRIPTION: Final = """\
 Look into an archive, take pictures out of it, keep it in order, and code single pictures.
@@ -94,6 +96,7 @@ def _add_get(subparsers: "Subparsers") -> None:
         "-o", "--output", metavar="FILE|-", help="where to; - is stdout (default: the key's last part, in this folder)"
     )
     _add_format(parser)
+    _add_quick(parser)
     _add_force(parser)
 
 
@@ -125,6 +128,7 @@ def _add_decode(subparsers: "Subparsers") -> None:
     parser.add_argument("output", metavar="IMAGE", help="where to; - is stdout")
     parser.add_argument("--codec", metavar="FILE", help="codec file, if not one that comes with cnnbatch")
     _add_format(parser)
+    _add_quick(parser)
     _add_force(parser)
 
 
@@ -180,6 +184,11 @@ def _add_format(parser: argparse.ArgumentParser) -> None:
         help="of the file that is written; a stored original always comes back as it was "
         "(default: as the ending of the given file says, else original)",
     )
+
+
+def _add_quick(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--draft", action="store_true", help="decode without the network, in a third of the time")
+    parser.add_argument("--scale", choices=SCALES, default="1", help="a smaller picture, the quicker the smaller (default: 1)")
 
 
 def _add_force(parser: argparse.ArgumentParser) -> None:

@@ -125,8 +125,9 @@ def _write_picture(picture: Picture, options: argparse.Namespace, output: str | 
     if archive is not None and path != STDOUT and overlaps(archive, path):
         raise UsageError(f"{path!r} lies in the archive: choose another place")
     _check_output(path, options)
-    data = picture.file(format)
-    if picture.row.outcome == "store" and format not in ("original", picture.row.source_format):
+    scale = 1 / int(options.scale.rpartition("/")[2])
+    data = picture.file(format, decoder="draft" if options.draft else "full", scale=scale)
+    if picture.row.outcome == "store" and scale == 1 and format not in ("original", picture.row.source_format):
         note = f"note: {picture.key!r} was stored as it is ({picture.row.reason}) and comes back so"
         print(visible(note), file=sys.stderr)
     _write(path, data, force=options.force)

@@ -7,10 +7,11 @@
     for key in archive.keys("2024/*"):             # a glob in which * crosses /
         picture = archive[key]
     picture.image()                                # uint8 [H, W, 3] or [H, W], as stored
+    picture.image(scale=1 / 8)                     # a preview, in less time; decoder="draft": nearly the same, in a third
     picture.file()                                 # the bytes of a file of the original's format
     picture.row                                    # everything the archive knows of it
 
-Codec files are taken out of the archive itself; torch is imported with the first picture that needs one.
+Codec files are taken out of the archive itself; torch is imported with the first picture that needs a network.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ from cnnbatch.storage import StorageConfig
 
 if TYPE_CHECKING:
     from cnnbatch.codec import Codec
-    from cnnbatch.codec.codec import Pixels
+    from cnnbatch.codec.codec import Decoder, Pixels
 
 MAX_PIXELS = 1 << 30
 """A larger stored picture is not decoded, though its file can be had; the limit of a bitstream, too."""
@@ -59,8 +60,10 @@ class Picture:
         """Its path in the source."""
         return self.row.key
 
-    def image(self, *, max_pixels: int = MAX_PIXELS) -> "Pixels":
+    def image(self, *, max_pixels: int = MAX_PIXELS, decoder: "Decoder" = "full", scale: float = 1) -> "Pixels":
         """Its colours as uint8 [H, W, 3] or [H, W] gray, neither turned by its orientation nor blended with its alpha.
+
+        ``decoder``, ``scale``: see `Codec.reconstruct`; a stored picture is decoded whole and made smaller.
 
         Raises:
             ImageError: an original that was stored because nothing here can decode it (`file` gives it back).
@@ -68,42 +71,46 @@ class Picture:
             CodecFileError: the codec file is missing or damaged.
         """
         if self.row.outcome == "cnn":
-            return self._reconstruct()
+            return self._reconstruct(decoder, scale)
+        from cnnbatch.codec.geometry import divisor, reduced
         from cnnbatch.images import decode
 
-        return decode(self.file(), max_pixels=max_pixels).pixels
+        return reduced(decode(self.file(), max_pixels=max_pixels).pixels, divisor(scale))
 
-    def region(self, *, top: int, left: int, height: int, width: int) -> "Pixels":
-        """Part of `image`, of which no more is decoded than needed; errors as there.
+    def region(
+        self, *, top: int, left: int, height: int, width: int, decoder: "Decoder" = "full", scale: float = 1
+    ) -> "Pixels":
+        """Part of `image` with the same ``decoder`` and ``scale``, of which no more is decoded than needed; errors as there.
 
         Raises ValueError for a region that is not inside the picture.
         """
         if self.row.outcome == "cnn":
             return self.codecs[self.row.codec_id or ""].reconstruct_region(
-                self.row.payload, top=top, left=left, height=height, width=width
+                self.row.payload, top=top, left=left, height=height, width=width, decoder=decoder, scale=scale
             )
         from cnnbatch.codec.geometry import Region
 
-        return Region(top, left, height, width).cut(self.image())
+        return Region(top, left, height, width).cut(self.image(scale=scale))
 
-    def file(self, format: str = "original") -> bytes:
+    def file(self, format: str = "original", *, decoder: "Decoder" = "full", scale: float = 1) -> bytes:
         """It as a file: ``original`` (a JPEG as 4:4:4 quality 95), ``png``, ``webp`` or ``jpeg``.
 
-        A stored original comes back byte for byte, whatever ``format`` says.
+        A stored original comes back byte for byte, whatever ``format`` says, but for a ``scale`` below 1.
 
         Raises:
             ImageError: damaged metadata, or a picture too large for the format.
             BitstreamError, CodecFileError: as `image`.
         """
+        from cnnbatch.codec.geometry import divisor
         from cnnbatch.stages.reconstruct import restore_file
 
-        pixels = self._reconstruct() if self.row.outcome == "cnn" else None
-        return restore_file(self.row, pixels, format=format)
+        pixels = self._reconstruct(decoder, scale) if self.row.outcome == "cnn" else None
+        return restore_file(self.row, pixels, format=format, by=divisor(scale))
 
-    def _reconstruct(self) -> "Pixels":
+    def _reconstruct(self, decoder: "Decoder", scale: float) -> "Pixels":
         from cnnbatch.stages.reconstruct import reconstruct_each
 
-        [pixels] = reconstruct_each(self.codecs[self.row.codec_id or ""], [self.row])
+        [pixels] = reconstruct_each(self.codecs[self.row.codec_id or ""], [self.row], decoder=decoder, scale=scale)
         if isinstance(pixels, BitstreamError):
             raise BitstreamError(f"{self.key!r}: {pixels}") from pixels
         return pixels
@@ -115,7 +122,7 @@ class Archive:
     def __init__(self, rows: archive.Archive, *, device: str | None = None) -> None:
         """``rows``: the archive's table; ``device``: where codecs run, by default a GPU if there is one."""
         self.rows = rows
-        self._codecs = CodecShelf(rows.store, device=device)
+        self._codecs = CodecShelf(rows.store, device=device, lazy=True)
 
     @property
     def url(self) -> str:
@@ -188,7 +195,7 @@ class CodecFiles:
 
         for data in chain([self.given or b""], map(shipped_codec, SHIPPED)):
             if hashlib.sha256(data).hexdigest() == codec_id:
-                return Codec(data, device=self.device)
+                return Codec(data, device=self.device, lazy=True)
         also = ": name its file with --codec" if self.given is None else ", nor the one that was given"
         raise CodecFileError(f"the codec {codec_id} is none that comes with this cnnbatch{also}")
 

@@ -43,7 +43,8 @@ class Build:
 
     def __call__(self) -> ShardReconstructor:
         dedicate_process()
-        return ShardReconstructor(self.archive, self.destination, CodecShelf(self.archive, threads=self.threads), self.settings)
+        codecs = CodecShelf(self.archive, threads=self.threads, lazy=self.settings.decoder == "draft")
+        return ShardReconstructor(self.archive, self.destination, codecs, self.settings)
 
 
 class ReconstructJob:
@@ -143,6 +144,12 @@ def _parser() -> argparse.ArgumentParser:
         help="original (default): tars as tars, files as files; folder: files alone; webdataset, parquet: one file each shard",
     )
     parser.add_argument(
+        "--draft",
+        action="store_const",
+        const="draft",
+        help="decode without the network, in a third of the time",
+    )
+    parser.add_argument(
         "--force", action="store_true", default=None, help="replace files that are there, also in or around the SOURCE"
     )
     add_report_file(parser)
@@ -155,6 +162,7 @@ def main(argv: Sequence[str]) -> int:
     args = _parser().parse_intermixed_args(argv)
     flags = {"archive": args.archive, "destination": args.destination, "keys": args.keys}
     flags |= {f"reconstruction.{name}": getattr(args, name) for name in ("format", "layout", "force")}
+    flags |= {"reconstruction.decoder": args.draft}
     job = ReconstructJob(resolve(ReconstructConfig, file=args.config, flags=flags, words=args.settings))
     run_job(job, describe, as_json=args.json, file=args.report)
     return 0

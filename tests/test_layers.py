@@ -47,6 +47,7 @@ BELOW = {
     "cnnbatch.commands": LIBRARY,
     "cnnbatch.upkeep": {"cnnbatch.commands", *LIBRARY},
     "cnnbatch.cli": {"cnnbatch.commands", "cnnbatch.upkeep", *LIBRARY},
+    "cnnbatch.warm": {"cnnbatch.cli", *FLOOR},
     "jobs": {"cnnbatch.classification", "cnnbatch.evaluation", *LIBRARY},
 }
 

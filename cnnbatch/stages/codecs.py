@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 class CodecShelf:
-    """``shelf[codec_id]`` → `Codec` with ``threads`` threads; torch is imported with the first one."""
+    """``shelf[codec_id]`` → `Codec` with ``threads`` threads, ``lazy`` or not; torch is imported with the first that is not."""
 
-    def __init__(self, archive: Store, *, device: str | None = None, threads: int = 1) -> None:
-        self._archive, self._device, self._threads = archive, device, threads
+    def __init__(self, archive: Store, *, device: str | None = None, threads: int = 1, lazy: bool = False) -> None:
+        self._archive, self._device, self._threads, self._lazy = archive, device, threads, lazy
         self._codecs: dict[str, Codec] = {}
 
     def __getitem__(self, codec_id: str) -> "Codec":
@@ -21,5 +21,6 @@ class CodecShelf:
         if codec_id not in self._codecs:
             from cnnbatch.codec import Codec
 
-            self._codecs[codec_id] = Codec(read_codec(self._archive, codec_id), device=self._device, threads=self._threads)
+            data = read_codec(self._archive, codec_id)
+            self._codecs[codec_id] = Codec(data, device=self._device, threads=self._threads, lazy=self._lazy)
         return self._codecs[codec_id]

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Final
@@ -17,9 +18,12 @@ from cnnbatch.archive.schema import ArchiveRow
 from cnnbatch.archive.shards import read_shard
 from cnnbatch.codec import Codec
 from cnnbatch.codec.codec import Decoder, Pixels
+from cnnbatch.codec.container.bitstream import MAX_PIXELS
+from cnnbatch.codec.geometry import reduced, reduced_size
 from cnnbatch.errors import ArchiveError, BitstreamError, DamagedRow, ImageError
 from cnnbatch.images import FORMATS as IMAGE_FORMATS
-from cnnbatch.images import DecodedImage, encode
+from cnnbatch.images import DecodedImage, decode, encode
+from cnnbatch.images.alpha import decode_alpha, encode_alpha
 from cnnbatch.images.lossless import restore
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.isolation import KILLS_WORKER, Keyed, unwatched
@@ -47,6 +51,8 @@ class ReconstructionSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: str = Field("original", pattern=f"^({'|'.join(FORMATS)})$")
+    decoder: Decoder = "full"
+    """``draft``: in a third of the time, without the network."""
     force: bool = False
     """Replace what is there already."""
     batch_pixels: int = Field(8 << 20, gt=0)
@@ -80,7 +86,7 @@ class ShardReconstructor:
         """The file of one row alone. Raises BitstreamError, ImageError."""
         pixels = None
         if row.codec_id is not None:
-            [image] = reconstruct_each(self.codecs[row.codec_id], [row])
+            [image] = reconstruct_each(self.codecs[row.codec_id], [row], decoder=self.settings.decoder)
             if isinstance(image, BitstreamError):
                 raise image
             pixels = image
@@ -179,7 +185,7 @@ class ShardReconstructor:
         for codec_id, rows in by_codec.items():
             codec = self.codecs[codec_id]
             with self.watch(rows[0]):
-                images = reconstruct_each(codec, rows)
+                images = reconstruct_each(codec, rows, decoder=self.settings.decoder)
             for row, image in zip(rows, images, strict=True):
                 if isinstance(image, BitstreamError):
                     failures.append(Failure.of(row.key, "decode", image))
@@ -252,17 +258,21 @@ def _decode_each(
         return [image for row in rows for image in _decode_each(decode, [row])]
 
 
-def restore_file(row: ArchiveRow, pixels: Pixels | None, *, format: str) -> bytes:
+def restore_file(row: ArchiveRow, pixels: Pixels | None, *, format: str, by: int = 1) -> bytes:
     """The file that a row gives back; stored rows byte for byte whatever the format.
 
+    Where the sides are divided ``by`` a number, ``pixels`` are already; a stored picture is decoded and made smaller.
     Raises ImageError where a stored payload or the metadata is damaged.
     """
+    if row.outcome == "store" and by > 1:
+        return encode(_reduced(decode(restore_file(row, None, format=format), max_pixels=MAX_PIXELS), by), format=format)
     if row.outcome == "store":
         data = restore(row.payload, row.payload_coding, num_bytes=row.source_size)
         if row.payload_coding != "verbatim" and hashlib.sha256(data).digest() != row.source_sha256:
             raise ImageError("checksum", f"{row.key!r}: what was restored is not the original")
         return data
-    if pixels is None or (row.height, row.width) != pixels.shape[:2]:
+    size = row.height or 0, row.width or 0
+    if pixels is None or reduced_size(*size, by) != pixels.shape[:2]:
         raise ImageError("size", f"{row.key!r}: {row.width} × {row.height} in the row, other pixels in the bitstream")
     if format == "original" and row.source_format not in IMAGE_FORMATS:
         raise ImageError("format", f"{row.key!r}: no image format {row.source_format!r}")
@@ -276,7 +286,22 @@ def restore_file(row: ArchiveRow, pixels: Pixels | None, *, format: str) -> byte
         xmp=row.xmp,
         segments=row.segments,
     )
-    return encode(image, format=format)
+    return encode(image if by == 1 else _with_means(image, size, by), format=format)
+
+
+def _reduced(image: DecodedImage, by: int) -> DecodedImage:
+    """A decoded picture with its sides divided ``by`` a number."""
+    return _with_means(replace(image, pixels=reduced(image.pixels, by)), image.pixels.shape[:2], by)
+
+
+def _with_means(image: DecodedImage, size: tuple[int, ...], by: int) -> DecodedImage:
+    """The alpha of a picture of ``size`` made smaller, and samples of eight bits: means lie between levels of fewer."""
+    kind, *words = image.mode.split() or [""]
+    kept = [word for word in words if not word.startswith("bits=")]
+    small = replace(image, mode=" ".join(["L" if kind == "1" else kind, *kept]))
+    if image.alpha is None:
+        return small
+    return replace(small, alpha=encode_alpha(reduced(decode_alpha(image.alpha, (size[0], size[1])), by)))
 
 
 def plan_tasks(archive: Archive, pattern: str, *, format: str = "original") -> list[ShardTask]:

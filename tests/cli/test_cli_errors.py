@@ -135,6 +135,8 @@ def test_the_formats_are_those_of_the_jobs() -> None:
         (["info", "ARCHIVE"], {"ray", "torch", "numba", "PIL"}),
         (["ls", "-l", "ARCHIVE"], {"ray", "torch", "numba", "PIL"}),
         (["get", "ARCHIVE", "a/photo.png"], {"ray"}),
+        (["get", "ARCHIVE", "a/photo.png", "--draft"], {"ray", "torch"}),
+        (["get", "ARCHIVE", "a/deep/gray.png", "--scale", "1/8"], {"ray", "torch"}),
         (["encode", "a.png", "x.cnb"], {"ray"}),
     ],
 )
