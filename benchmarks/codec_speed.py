@@ -31,6 +31,7 @@ from PIL import Image
 
 from benchmarks.hardware import hardware
 from cnnbatch.codec import DEFAULT_QUALITY, Codec
+from cnnbatch.codec.geometry import SCALES
 from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.metrics import psnr_db
 
@@ -83,6 +84,7 @@ def main() -> None:
     codec = Codec.load(options.codec, device="cpu")
     figures = measure(codec, images, quality=options.quality, threads=options.threads, rounds=options.rounds)
     result = report(figures, stages(codec, images, options.quality, options.rounds), images, options.threads)
+    result["quick"] = quick(codec, images, options.quality, threads=options.threads, rounds=options.rounds)
     print(json.dumps(result, indent=2) if options.json else table(result))
 
 
@@ -151,6 +153,25 @@ def measure(codec: Codec, images: Sequence[Pixels], *, quality: float, threads: 
         for _, coder in chosen:
             times[coder.name].append(_pass(coder, images))
     return [_figures(setting, coder, times[coder.name], images) for setting, coder in chosen]
+
+
+def quick(codec: Codec, images: Sequence[Pixels], quality: float, *, threads: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Source megapixels per second, and per second of processor time, of the full decoder, of drafts, and of smaller pictures,
+    each picture after the other in turns."""
+    data = codec.compress(images, quality)
+    ways: dict[str, dict[str, Any]] = {"full": {}, "draft": {"decoder": "draft"}}
+    ways |= {f"scale 1/{by}": {"scale": 1 / by} for by in SCALES[1:]}
+    times: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(rounds):
+            for name, how in ways.items():
+                begin, cpu = time.perf_counter(), time.process_time()
+                for _ in pool.map(lambda one, how=how: codec.reconstruct([one], **how), data):
+                    pass
+                times[name].append((time.perf_counter() - begin, time.process_time() - cpu))
+    size = _pixels(images) / 1e6
+    medians = {name: [statistics.median(column) for column in zip(*found, strict=True)] for name, found in times.items()}
+    return {name: {"mp_per_s": size / wall, "mp_per_cpu_s": size / cpu} for name, (wall, cpu) in medians.items()}
 
 
 def _matched(
@@ -290,6 +311,12 @@ def table(result: dict[str, Any]) -> str:
         lines.append(
             f"{name:<32} encode {ratio['encode']:.2f}{target}, per CPU second {ratio['encode_per_cpu_s']:.2f}; "
             f"decode {ratio['decode']:.3f}"
+        )
+    jpeg_xl = next(one["decode_mp_per_s"] for one in result["codecs"] if one["name"].startswith("jpeg xl"))
+    for name, one in result["quick"].items():
+        lines.append(
+            f"our {name}: {one['mp_per_s']:.2f} MP/s, {one['mp_per_cpu_s']:.2f} MP/CPU s; "
+            f"÷ jpeg xl effort 7 {one['mp_per_s'] / jpeg_xl:.3f}"
         )
     for name, shares in result["stages"].items():
         parts = sorted(shares.items(), key=lambda item: -item[1])

@@ -231,6 +231,37 @@ print(*sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "pyar
     assert alone(program, tiny_codec_file(), tiny_codec().compress(PICTURES[:1])[0]) == ""
 
 
+@pytest.mark.parametrize(
+    "masked",
+    [
+        {"OPENBLAS_CORETYPE": "Nehalem"},
+        pytest.param({"NUMBA_CPU_NAME": "x86-64-v2", "NUMBA_CPU_FEATURES": ""}, marks=pytest.mark.slow),  # compiles all anew
+    ],
+    ids=str,
+)
+def test_a_processor_without_avx_gives_the_same(
+    masked: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = """
+import sys
+import numpy as np
+from cnnbatch.codec import Codec
+
+codec = Codec(open(sys.argv[1], "rb").read(), lazy=True)
+data = open(sys.argv[2], "rb").read()
+np.savez(sys.argv[3], *[codec.reconstruct([data], decoder="draft", scale=scale)[0] for scale in (1, 1 / 2, 1 / 8, 1 / 16)])
+"""
+    [data] = codec().compress(PICTURES[3:], 45)
+    for name, value in masked.items():
+        monkeypatch.setenv(name, value)
+    alone(program.replace("sys.argv[3]", repr(str(tmp_path / "found.npz"))), fitted(), data)
+    with np.load(tmp_path / "found.npz") as found:
+        for name, scale in zip(found.files, (1, 1 / 2, 1 / 8, 1 / 16), strict=True):
+            off = np.abs(found[name].astype(int) - codec().reconstruct([data], decoder="draft", scale=scale)[0])
+            assert off.max() <= 1
+            assert (off > 0).mean() < 1e-3 or off.sum() <= 1
+
+
 def alone(program: str, *files: bytes) -> str:
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, str(number)) for number in range(len(files))]
