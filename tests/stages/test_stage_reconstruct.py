@@ -101,6 +101,21 @@ def test_pictures_come_back_in_their_format_with_what_belonged_to_them(bench: Be
         assert webp.format == "WEBP"
 
 
+def test_drafts_come_back_where_they_are_asked_for(bench: Bench) -> None:
+    row = bench.row("gray.png", PICTURES["gray.png"])
+    bench.add([row])
+    settings = ReconstructionSettings(decoder="draft")
+    worker = ShardReconstructor(bench.log.store, bench.destination, CodecShelf(bench.log.store, lazy=True), settings)
+    [task] = bench.tasks()
+    assert worker(task).failures == ()
+    [data] = bench.written().values()
+    codec = worker.codecs[row.codec_id or ""]
+    draft, full = (codec.reconstruct([row.payload], decoder=decoder)[0] for decoder in ("draft", "full"))
+    assert (pixels_of(data) == draft).all()
+    assert (draft != full).any()
+    assert worker.file_of(row) == data
+
+
 @pytest.mark.parametrize("format", ["png", "webp", "jpeg"])
 def test_another_format_writes_the_key_with_that_ending(bench: Bench, format: str) -> None:
     bench.add([bench.row("a/b.png", PICTURES["gray.png"])])
