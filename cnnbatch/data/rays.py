@@ -4,8 +4,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+import pyarrow as pa
 from ray.data import Dataset, read_datasource
-from ray.data.block import BlockMetadata
+from ray.data.block import BlockAccessor, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from cnnbatch.archive.fields import parse_fields
@@ -99,20 +101,21 @@ def _sound(row: Any) -> ArchiveRow:
     raise row
 
 
-def _block(opened: OpenSamples, rows: Sequence[ArchiveRow], columns: Iterable[str], *, decode: bool) -> Any:
-    from ray.data._internal.delegating_block_builder import DelegatingBlockBuilder
-
-    images = opened.images(rows) if decode else [None] * len(rows)
-    builder = DelegatingBlockBuilder()
-    for row, image in zip(rows, images, strict=True):
+def _block(opened: OpenSamples, rows: Sequence[ArchiveRow], columns: Iterable[str], *, decode: bool) -> pa.Table:
+    """Some rows as a block: columns of Arrow, pictures as tensors that may differ in size."""
+    arrays = {name: _array(rows, name) for name in columns}
+    if not decode:
+        return pa.table(arrays)
+    images = np.empty(len(rows), dtype=object)
+    for number, image in enumerate(opened.images(rows)):
         if isinstance(image, Exception):
             raise image
-        values = {name: _value(row, name) for name in columns}
-        builder.add(values | {IMAGE: image} if decode else values)
-    return builder.build()
+        images[number] = image
+    tensors: pa.Table = BlockAccessor.batch_to_block({IMAGE: images})
+    return pa.table(arrays | {IMAGE: tensors.column(IMAGE)})
 
 
-def _value(row: ArchiveRow, name: str) -> Any:
+def _array(rows: Sequence[ArchiveRow], name: str) -> pa.Array:
     if name == FIELDS:
-        return {field.name: field.plain() for field in parse_fields(row.fields)}
-    return getattr(row, name)
+        return pa.array([{field.name: field.plain() for field in parse_fields(row.fields)} or None for row in rows])
+    return pa.array([getattr(row, name) for row in rows], SCHEMA.field(name).type)

@@ -1,14 +1,18 @@
-"""An archive as a dataset of Ray Data, on a Ray of its own."""
+"""An archive as a dataset of Ray Data: its read tasks as they are, and all of it on a Ray of its own."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import ray
+from ray.data.block import BlockAccessor
 
 import cnnbatch
 from cnnbatch.data import read_archive
+from cnnbatch.data.rays import ArchiveDatasource
+from cnnbatch.data.samples import Samples
 from cnnbatch.errors import UsageError
 from tests.data.conftest import COUNT
 
@@ -20,15 +24,32 @@ def local_ray() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_an_archive_is_read_by_ray_data(archive: Path) -> None:
-    labels = read_archive(str(archive), columns=["key", "label"], decode=False).take_all()
-    assert sorted(row["key"] for row in labels) == sorted(cnnbatch.open(str(archive)).keys("*.jpg"))
-    assert {row["label"] for row in labels} == {"0", "1", "2"}
-    rows = read_archive(str(archive), columns=["key", "fields"], pattern="1.tar/*").take_all()
-    assert len(rows) == COUNT - 8
-    picture = cnnbatch.open(str(archive))[rows[0]["key"]]
-    assert np.array_equal(rows[0]["image"], picture.image())
-    assert rows[0]["fields"]["json"] == b'{"n": %d}' % int(rows[0]["key"][-10:-4])
+def rows_of(source: ArchiveDatasource, parallelism: int) -> list[dict[str, Any]]:
+    blocks = [block for task in source.get_read_tasks(parallelism) for block in task()]
+    return [dict(row) for block in blocks for row in BlockAccessor.for_block(block).iter_rows(public_row_format=True)]
+
+
+def check_picture(archive: Path, row: dict[str, Any]) -> None:
+    assert np.array_equal(row["image"], cnnbatch.open(str(archive))[row["key"]].image())
+    assert row["fields"]["json"] == b'{"n": %d}' % int(row["key"][-10:-4])
+
+
+def test_read_tasks_give_each_picture_once(archive: Path) -> None:
+    source = ArchiveDatasource(Samples(str(archive)), ("key", "label", "fields"), decode=True)
+    rows = rows_of(source, 3)
+    assert sorted(row["key"] for row in rows) == sorted(cnnbatch.open(str(archive)).keys("*.jpg"))
+    check_picture(archive, rows[0])
+    assert len(source.get_read_tasks(1)) == 1
+    assert (source.estimate_inmemory_data_size() or 0) > 0
+    part = rows_of(ArchiveDatasource(Samples(str(archive), "1.tar/*"), ("label", "width"), decode=False), 99)
+    assert len(part) == COUNT - 8
+    assert set(part[0]) == {"label", "width"}
     with pytest.raises(UsageError, match="no column size"):
         read_archive(str(archive), columns=["size"])
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_an_archive_is_read_by_ray_data(archive: Path) -> None:
+    rows = read_archive(str(archive), columns=["key", "fields"], pattern="1.tar/*").take_all()
+    assert len(rows) == COUNT - 8
+    check_picture(archive, rows[0])
