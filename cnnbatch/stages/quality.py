@@ -21,7 +21,7 @@ DB_A_QUALITY = 0.25
 
 LOG_BPP_A_QUALITY = 0.06
 
-_USUAL_SCORES: Final = (3.5, 31.0, 52.0, 67.0, 77.5, 85.0, 89.0, 91.0)
+_USUAL_SCORES: Final = (1.5, 27.0, 47.0, 63.0, 75.5, 84.5, 90.0, 92.5)
 SSIMULACRA2_CURVE: Final = tuple((9.0 * step, score) for step, score in enumerate(_USUAL_SCORES))
 """(quality, score), the means of photographs by the default codec file as `benchmarks.rate_distortion` prints them: where a
 search begins, and how far it goes from a first score. An image's own curve is about this one, moved along the qualities."""
