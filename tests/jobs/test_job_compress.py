@@ -242,11 +242,12 @@ def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(jobs: Jobs, sourc
     assert (ended.report["inputs"], ended.report["new"], ended.report["sampled"]) == (7, 7, 5)
     assert 0 < ended.report["payload_bytes"] < ended.report["source_bytes"] == sum(map(len, FILES.values()))
     assert not archive.exists()
+    (source / "photo.jpg").write_bytes(as_file(waves(64, 96), "jpeg"))  # PNG files as small as the others stay as they are
     lossless = jobs.compress(source, archive, "--dry-run", "--json", "--lossless").report
     assert 0 < lossless["payload_bytes"] < lossless["source_bytes"]
     jobs.compress(source, archive)
     before = files_below(tmp_path)
-    assert "7 inputs: 7 unchanged, 0 new" in jobs.compress(source, archive, "--dry-run").stdout
+    assert "8 inputs: 8 unchanged, 0 new" in jobs.compress(source, archive, "--dry-run").stdout
     assert files_below(tmp_path) == before
 
 
