@@ -185,7 +185,7 @@ def main() -> None:
     rates = list(bd_rates(found))
     if args.plot:
         title = f"{args.folder.name}, mean of {len(paths)} pictures"
-        args.plot.write_bytes(plots.draw(found, measures[0], title=title))
+        args.plot.write_bytes(plots.draw(found, WORDS[args.measures.split(",")[0]][0], title=title))
     if args.json:
         print_json(found, rates, ids, len(paths))
         return
