@@ -49,7 +49,7 @@ def test_ls_long_tells_what_became_of_each(run: Run, archive: str) -> None:
     lines = {line.split()[-1]: line for line in run("ls", "-l", archive).out.splitlines()}
     assert list(lines) == KEYS
     assert lines["a/exif.jpg"].split()[:3] == ["cnn", "jpeg", "171x133"]
-    assert "q32 " in lines["a/photo.png"]
+    assert "q40 " in lines["a/photo.png"]
     assert lines["corrupt.png"].startswith("store")
     assert "not an image" in lines["notes.txt"]
 
