@@ -79,7 +79,7 @@ def test_the_command_measures_sample_photographs(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(inference_engines, "dedicate_process", lambda: None)
     inference_engines.main(["--side", "64", "--rounds", "1", "--engines", "eager"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "12 pieces of 64 × 64 pixels, quality 32, one thread"
+    assert lines[0] == "12 pieces of 64 × 64 pixels, quality 40, one thread"
     assert [line.split()[:2] for line in lines[2:4]] == [["g_a", "eager"], ["g_s", "eager"]]
     assert lines[4] == "both transforms ÷ eager: eager 1.00"
 
