@@ -227,7 +227,7 @@ def cnb_files() -> list[bytes]:
     formats = ("png", "gif", "webp", "bmp", "tiff", "avif", "ppm")
     in_jxl = replace(stored("j", transcode, payload_coding="jpegxl-transcode"), source_sha256=sha256(jpeg))
     kept = [stored("k", as_file(picture, name)) for name in ("png", "gif")]
-    deep = as_file(picture[..., 0].astype(np.uint16) * 250)
+    deep = as_file(waves(60, 64)[..., 0].astype(np.uint16) * 250)
     in_parts = [_kept(data) for data in (deep, as_file(waves(60, 64), "tiff", compression="tiff_lzw"), bytes(3000))]
     made = [replace(whole, source_format=name, mode="RGB bits=4 dpi=72x72", **extras) for name in formats]
     return [dump_cnb(row) for row in (whole, *made, in_jxl, *kept, *in_parts)]
