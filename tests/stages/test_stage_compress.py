@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from skimage.data import coffee
 
 from cnnbatch.archive import ArchiveRow, read_footer, read_shard
 from cnnbatch.codec import Codec
@@ -193,7 +194,7 @@ def test_lossless_stores_every_input_and_jpegs_smaller(tmp_path: Path, codec: Co
 
 
 def test_the_score_is_a_column_where_it_was_asked_for(tmp_path: Path, codec: Codec) -> None:
-    pixels = waves(96, 96)
+    pixels = coffee()[100:196, 200:296]
     files = {"a.png": as_file(pixels)}
     assert Bench(tmp_path / "1", codec, files).rows()["a.png"].ssimulacra2 is None
     row = Bench(tmp_path / "2", codec, files, quality=20, measure="ssimulacra2").rows()["a.png"]
