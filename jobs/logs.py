@@ -44,7 +44,8 @@ def begin_log(level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines())
     logging.basicConfig(level=level, handlers=[handler])
-    logging.getLogger(SHARDS).setLevel(logging.WARNING)
+    if logging.getLogger(SHARDS).level == logging.NOTSET:
+        logging.getLogger(SHARDS).setLevel(logging.WARNING)
     if os.environ.get(LOG_VARIABLE) == "json":
         log_shards(as_json=True)
 
