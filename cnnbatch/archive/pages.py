@@ -45,6 +45,8 @@ def read_pages(column: memoryview, *, check: bool) -> Iterator[Page]:
         size, stored, checksum = (header.get(number) for number in (2, 3, 4))
         if not (isinstance(size, int) and isinstance(stored, int) and size >= 0 and 0 <= stored <= len(column) - start):
             raise ValueError(f"a page claims {stored} bytes, {len(column) - start} are left")
+        if not isinstance(checksum, int | None):
+            raise ValueError("a page's checksum is no number of 32 bits")
         position = start + stored
         if check and checksum is not None and zlib.crc32(column[start:position]) != checksum & 0xFFFFFFFF:
             raise ValueError("a page has another checksum")
@@ -54,9 +56,12 @@ def read_pages(column: memoryview, *, check: bool) -> Iterator[Page]:
 def _encoding(header: dict[int, Any]) -> int | None:
     """Encoding of the values of a data page; None: it is another page."""
     kinds = {DATA_PAGE: (5, 2), DATA_PAGE_V2: (8, 4)}
-    if header.get(1) not in kinds:
+    kind = header.get(1)
+    if not isinstance(kind, int):
+        raise ValueError("a page does not tell its kind")
+    if kind not in kinds:
         return None
-    inner, number = kinds[header[1]]
+    inner, number = kinds[kind]
     found = header.get(inner)
     if not isinstance(found, dict) or not isinstance(found.get(number), int):
         raise ValueError("a data page does not tell its encoding")
