@@ -75,6 +75,7 @@ def test_a_node_is_killed_in_the_middle(cluster: LocalCluster, tmp_path: Path) -
     check_the_end(job)
 
 
+@pytest.mark.slow
 def test_a_node_is_drained_in_the_middle(cluster: LocalCluster, tmp_path: Path) -> None:
     job = underway(cluster, tmp_path)
     cluster.add_node()

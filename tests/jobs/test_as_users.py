@@ -173,6 +173,7 @@ def test_a_signal_ends_any_job_in_one_sentence(name: str, code: int, job: Start)
     assert "Traceback" not in stderr
 
 
+@pytest.mark.slow
 def test_a_job_under_nohup_goes_on_without_its_terminal(start: Start) -> None:
     words = ("jobs.drain", "--address", "127.0.0.1:9", "--metadata", "http://127.0.0.1:9", "--poll", "0.3")
     run = start("nohup", sys.executable, "-m", *words)

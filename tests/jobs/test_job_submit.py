@@ -150,6 +150,7 @@ def test_a_submitted_job_leaves_an_archive_and_its_id_is_spent(head: Head, pictu
     assert [job.submission_id for job in client.list_jobs()].count(submission_id) == 1
 
 
+@pytest.mark.slow
 def test_ray_job_submit_follows_the_job_and_refuses_its_id_again(head: Head, pictures: Path, tmp_path: Path) -> None:
     archive, submission_id = tmp_path / "archive", f"night-{uuid.uuid4().hex[:8]}"
     first = head.submit_by_command(submission_id, compress(pictures, archive))

@@ -57,6 +57,7 @@ def given_back(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.usefixtures("local_ray")
+@pytest.mark.slow
 def test_a_row_that_kills_its_worker_is_a_finding_also_in_an_archive_that_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
