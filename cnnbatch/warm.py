@@ -22,7 +22,7 @@ from cnnbatch import cli
 from cnnbatch.errors import CnnbatchError
 
 SIDES: Final = ((192, 256), (40, 1040))
-"""Of pictures that together need every kernel: filters of their own and blocks of all kinds, and two tiles."""
+"""Sides of pictures that together need every kernel: filters of their own and blocks of all kinds, and two tiles."""
 
 COMMANDS: Final = (
     "encode photo.png photo.cnb --force --effort 2 --measure ssimulacra2",

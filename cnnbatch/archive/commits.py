@@ -33,7 +33,7 @@ MAX_MENDED_BYTES: Final = 1 << 17
 """Size of a commit in which the one flipped bit is searched for; in a larger one only lines that are no JSON any more are."""
 
 MAX_MENDED_LINE_BYTES: Final = 1 << 13
-"""Of a line in which it is searched for: the time that takes grows with its square."""
+"""Size of a line in which it is searched for: the time that takes grows with its square."""
 
 _MODULUS: Final = 1 << 256
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")

@@ -12,7 +12,8 @@ from cnnbatch.storage import Store, parse_json
 ERASED = "_cnnbatch/erased"
 MAX_LIST_BYTES = 1 << 26  # a million keys in one call of ``erase``
 MAX_MENDED_BYTES = 1 << 15
-"""Of a part, a call of ``erase`` with 450 keys, in which the one flipped bit is searched for: it takes the square of that."""
+"""Size of a part, a call of ``erase`` with 450 keys, in which the one flipped bit is searched for: it takes the square
+of that."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 

@@ -16,7 +16,7 @@ from cnnbatch.containers.tar import MAX_BEFORE_BYTES, Member, TarScan, differenc
 from cnnbatch.storage import ObjectInfo
 
 MAX_FIELDS_BYTES: Final = 16 << 20
-"""Of what goes with a picture; what is more is inputs of their own."""
+"""Bytes of what goes with a picture; what is more is inputs of their own."""
 
 
 class Scan(Protocol):

@@ -42,9 +42,9 @@ class SourceSettings(BaseModel):
     kind: Literal["auto", "folder", "webdataset", "parquet", "zip"] = "auto"
     """``auto``: tars, tables and zip files are taken apart where no picture lies beside them."""
     image_column: tuple[str, ...] = ()
-    """Of tables; none: those that say so or look so."""
+    """Image columns of tables; none: those that say so or look so."""
     label: str | None = None
-    """Of the fields beside a picture, the one that says its class."""
+    """Name of the field beside a picture that says its class."""
 
     def kinds(self) -> tuple[Kind, ...]:
         """The containers that are looked for."""

@@ -25,10 +25,10 @@ BATCH_BYTES: Final = 16 << 20
 MAX_BATCH_ROWS: Final = 1024
 MAX_SCHEMA_BYTES: Final = 1 << 20
 READ_BYTES: Final = 4 << 20
-"""Of a column that one request reads."""
+"""Bytes of a column that one request reads."""
 
 VALUE, NULL, NO_BYTES = range(3)
-"""Of an image: it is there; it is null; it is a structure without bytes."""
+"""States of an image: it is there; it is null; it is a structure without bytes."""
 
 _ENDINGS: Final = (
     *((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"RIFF", "webp"), (b"II*\0", "tif"), (b"BM", "bmp")),

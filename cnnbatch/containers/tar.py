@@ -19,10 +19,10 @@ from cnnbatch.containers.window import StreamWindow, Window
 BLOCK: Final = 512
 PIECE_BYTES: Final = 1 << 20
 DIGITS: Final = 32
-"""Of a sha256: what a digest of a member keeps."""
+"""Digits of a sha256 that a member's digest keeps."""
 
 MAX_BEFORE_BYTES: Final = 1 << 18
-"""Of blocks in front of a header, and behind the last file."""
+"""Bytes of blocks in front of a header, and behind the last file."""
 
 _NAME, _SIZE, _SUM = slice(0, 100), slice(124, 136), slice(148, 156)
 _ERRORS = (tarfile.TarError, OSError, EOFError, ValueError, pa.ArrowException)

@@ -9,7 +9,7 @@ from cnnbatch.storage import Store
 
 CHUNK_BYTES: Final = 8 << 20
 MAX_READ_BYTES: Final = 64 << 20
-"""Of one read: more is claimed by damaged headers only."""
+"""Bytes of one read: more is claimed by damaged headers only."""
 
 
 class Window(io.RawIOBase):

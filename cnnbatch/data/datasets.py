@@ -18,7 +18,7 @@ Transform = Callable[[Sample], Any]
 
 BUFFER_ROWS: Final = 2000
 BUFFER_BYTES: Final = 256 << 20
-"""Of coded pictures that are shuffled among each other."""
+"""Bytes of coded pictures that are shuffled among each other."""
 
 DECODED_TOGETHER: Final = 16
 

@@ -207,17 +207,23 @@ def unfilter(rows, samples, pixels):  # type: ignore[no-untyped-def]
             left = np.int32(pixels[y, x - samples]) if x >= samples else np.int32(0)
             above = np.int32(pixels[y - 1, x]) if y else np.int32(0)
             corner = np.int32(pixels[y - 1, x - samples]) if y and x >= samples else np.int32(0)
-            guess = np.int32(0)
-            if kind == 1:
-                guess = left
-            elif kind == 2:
-                guess = above
-            elif kind == 3:
-                guess = (left + above) >> 1
-            elif kind == 4:
-                guess = paeth(left, above, corner)
-            pixels[y, x] = np.uint8((np.int32(rows[y, x + 1]) + guess) & 0xFF)
+            pixels[y, x] = np.uint8((np.int32(rows[y, x + 1]) + predicted(kind, left, above, corner)) & 0xFF)
     return True
+
+
+@numba.njit(nogil=True, cache=True)
+def predicted(kind, left, above, corner):  # type: ignore[no-untyped-def]
+    """What the filter of this kind takes off a byte with these neighbours (section 9.2)."""
+    guess = np.int32(0)
+    if kind == 1:
+        guess = left
+    elif kind == 2:
+        guess = above
+    elif kind == 3:
+        guess = (left + above) >> 1
+    elif kind == 4:
+        guess = paeth(left, above, corner)
+    return guess
 
 
 @numba.njit(nogil=True, cache=True)

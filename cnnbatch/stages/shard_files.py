@@ -72,7 +72,7 @@ class ShardFiles:
 
     @staticmethod
     def _joined(outcomes: Sequence[Written | Failure]) -> Written | Failure:
-        """Of an image and its side files: the first failure, or what became of the image."""
+        """Outcome of an image and its side files: the first failure, or what became of the image."""
         return next((one for one in outcomes if isinstance(one, Failure)), outcomes[0])
 
     def _outcome(self, row: ArchiveRow, name: str, data: bytes, answer: bool | Refusal | None) -> Written | Failure:

@@ -41,7 +41,7 @@ LEVELS: Final = ("log", "checksums", "decode", "source")
 Level = Literal["log", "checksums", "decode", "source"]
 HASH_BYTES: Final = 8 << 20
 READINGS: Final = 2
-"""Of a whole file, before it counts as damaged: a bit may have flipped on the way."""
+"""Readings of a whole file before it counts as damaged: a bit may have flipped on the way."""
 MAX_RESULT_BYTES: Final = 64 << 10
 """Size of the findings in one shard's result, which must stay below 100 KB; what is left out is counted in one more."""
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cnnbatch.butteraugli import three_norm
-from cnnbatch.codec.hyperprior.distortion import LEAST_WEIGHT, bits_of_ssimulacra2, distortion
+from cnnbatch.codec.hyperprior.distortion import LEAST_WEIGHT, bits_of_ssimulacra2, distortion, place_of
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.ssimulacra2 import weighted_sum
 
@@ -45,5 +45,5 @@ def training_distortion(
 def bits_of_butteraugli(lmbda: Tensor) -> Tensor:
     """[N]: bits per pixel that a unit of Butteraugli's 3-norm is worth: −d(bits) / d(norm) of a codec that is trained for
     SSIMULACRA2, measured on crops of twelve photographs."""
-    t = torch.log(lmbda / 0.0009) / 6.502
+    t = place_of(lmbda)
     return torch.exp(-3.8 + 6.0 * t - 0.62 * t.square())

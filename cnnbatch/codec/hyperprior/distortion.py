@@ -38,8 +38,13 @@ def distortion(picture: Tensor, original: Tensor, quality: Tensor, settings: Hyp
 def bits_of_ssimulacra2(lmbda: Tensor) -> Tensor:
     """[N]: bits per pixel that a unit of the sum behind SSIMULACRA2 is worth: as much as λ·MSE on average, for a codec that is
     trained for squared errors."""
-    t = torch.log(lmbda / 0.0009) / 6.502
+    t = place_of(lmbda)
     return torch.exp(-5.84 + 6.7 * t + 0.5 * t.square())
+
+
+def place_of(lmbda: Tensor) -> Tensor:
+    """[N]: 0 at the λ of quality 0, 1 at that of quality 63 of `psnr`, evenly in ln λ."""
+    return torch.log(lmbda / 0.0009) / 6.502
 
 
 @torch.no_grad()

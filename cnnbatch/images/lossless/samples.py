@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbatch.images.lossless.numbers import Reader, number
-from cnnbatch.images.png import paeth, unfilter
+from cnnbatch.images.png import predicted, unfilter
 
 PLAIN, FILTERED, DIFFERENCES = 0, 1, 2
 MAX_SIDE: Final = 1 << 20
@@ -206,13 +206,4 @@ def _filter(plain, step, rows):  # type: ignore[no-untyped-def]
             left = np.int32(plain[y, x - step]) if x >= step else np.int32(0)
             above = np.int32(plain[y - 1, x]) if y else np.int32(0)
             corner = np.int32(plain[y - 1, x - step]) if y and x >= step else np.int32(0)
-            guess = np.int32(0)
-            if kind == 1:
-                guess = left
-            elif kind == 2:
-                guess = above
-            elif kind == 3:
-                guess = (left + above) >> 1
-            elif kind == 4:
-                guess = paeth(left, above, corner)
-            rows[y, x + 1] = np.uint8((np.int32(plain[y, x]) - guess) & 0xFF)
+            rows[y, x + 1] = np.uint8((np.int32(plain[y, x]) - predicted(kind, left, above, corner)) & 0xFF)
