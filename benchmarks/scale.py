@@ -112,7 +112,7 @@ def _in_child(step: str, options: argparse.Namespace, folder: Path) -> dict[str,
     words = [str(keys), str(archive), str(folder), str(options.memory_mib << 20)]
     command = [sys.executable, "-c", "import sys; from benchmarks import scale; scale.run_step(*sys.argv[1:])"]
     if step in MAKERS and not (archive / "made.json").exists():
-        subprocess.run([*command, MAKERS[step], *words], check=True)
+        subprocess.run([*command, MAKERS[step], *words], stdout=sys.stderr, check=True)  # stdout is the result
     ended = subprocess.run([*command, step, *words], stdout=subprocess.PIPE, check=False)
     if ended.returncode:
         raise SystemExit(f"the step {step} ended with {ended.returncode}")

@@ -121,7 +121,7 @@ class SyntheticSource:
     def check(self) -> None:
         """It is always there."""
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+    def list(self, prefix: str = "", *, markers: bool = False) -> Iterator[ObjectInfo]:
         pages = -(-self.count // PAGE_KEYS)
         for page in np.random.default_rng(0).permutation(pages):
             begin = time.thread_time()
