@@ -114,7 +114,7 @@ def _add_encode(subparsers: "Subparsers") -> None:
     parser.add_argument("--min-ssimulacra2", type=float, metavar="S", help="the same for SSIMULACRA2")
     parser.add_argument("--measure", choices=["ssimulacra2"], help="record it beside the PSNR")
     parser.add_argument(
-        "--effort", type=int, metavar="N", help="make the file better: 1 a filter of its own, more: passes (default: 0)"
+        "--effort", type=int, metavar="N", help="search for a better bitstream: 1 takes some thirty times as long (default: 0)"
     )
     parser.add_argument(
         "--codec", metavar="FILE", help="codec file, or the name of one that comes with cnnbatch (default: eye)"

@@ -319,7 +319,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--min-ssimulacra2", type=float, metavar="S", help="the same for SSIMULACRA2")
     parser.add_argument("--measure", choices=["ssimulacra2"], help="record it beside the PSNR")
     parser.add_argument(
-        "--effort", type=int, metavar="N", help="better bitstreams, more slowly: 1 a filter of their own, more: passes; 0"
+        "--effort", type=int, metavar="N", help="search for better bitstreams: 1 takes some thirty times as long; 0"
     )
     parser.add_argument("--codec", metavar="FILE", help="codec file, or the name of one that comes with cnnbatch; default: eye")
     parser.add_argument("--exclude", action="append", metavar="GLOB", help="leave out keys; * crosses /; repeatable")

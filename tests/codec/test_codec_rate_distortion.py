@@ -82,6 +82,20 @@ def test_a_filter_of_its_own_is_worth_more_than_its_bytes(quality: float) -> Non
     assert costs[1] < costs[0] - 0.03 * bits[0]
 
 
+@pytest.mark.parametrize(("quality", "least"), [(20, 0.06), (40, 0.06)])
+def test_effort_takes_fewer_bits_for_the_same_score(quality: float, least: float) -> None:
+    codec, image = Codec.load("eye", device="cpu"), data.astronaut()[:256, 128:384]
+    found = []
+    for effort, q in ((0, quality), (0, quality + 4), (1, quality)):
+        [bitstream] = codec.compress([image], q, effort=effort)
+        found.append((ssimulacra2(image, codec.reconstruct([bitstream])[0]), len(bitstream)))
+    (low, fewest), (high, most), (score, size) = found
+    needed = np.exp(np.interp(score, (low, high), np.log((fewest, most))))
+    print(f"quality {quality}: {size / needed - 1:.2%} bits at equal score")
+    assert low < score < high
+    assert size < (1 - least) * needed
+
+
 @pytest.mark.shared
 def test_fewer_bits_than_jpeg_at_every_rate_from_02_to_2_bpp_on_kodak() -> None:
     if not KODAK.is_dir():
