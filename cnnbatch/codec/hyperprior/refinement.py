@@ -13,6 +13,7 @@ of steps of gradient descent.
 """
 
 from collections.abc import Callable, Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
