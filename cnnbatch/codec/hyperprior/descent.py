@@ -66,6 +66,6 @@ class Descent:
             residual = torch.cat([residual[..., :k] - torch.from_numpy(predicted).to(device), residual[..., k:]], -1)
             step = torch.from_numpy(steps).to(device)
             scale = self._settings.scale_at(torch.from_numpy(side.indexes.astype(np.float32)).to(device)) / step
-            bits = sum(gaussian_bits(residual / step + beside, scale).sum() / 2 for beside in (-SPREAD, SPREAD))
-            (slope,) = torch.autograd.grad(bits, latents)
+            below, above = (gaussian_bits(residual / step + beside, scale) for beside in (-SPREAD, SPREAD))
+            (slope,) = torch.autograd.grad((below + above).sum() / 2, latents)
         return slope * torch.from_numpy(side.indexes >= self._settings.coded_from).to(device)
