@@ -1,4 +1,4 @@
-"""What it costs to be sure: checksums, and decoding again, while a shard is written.
+"""The price of being sure: checksums, and decoding again, while a shard is written.
 
 The same photographs go through the compress job's worker in four ways, in turn, and the processor time of each counts, which
 other programs on the machine disturb least:
@@ -114,7 +114,7 @@ def _hashing(hashed: bool) -> AbstractContextManager[object]:
 
 
 def cost(seconds: dict[str, float], name: str, *, of: str) -> float:
-    """What ``name`` takes beyond ``nothing``, as a share of the whole time of the way ``of``."""
+    """The time of ``name`` beyond ``nothing``, as a share of the whole time of the way ``of``."""
     return (seconds[name] - seconds["nothing"]) / seconds[of]
 
 

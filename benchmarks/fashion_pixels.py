@@ -22,7 +22,7 @@ from cnnbatch.training.dense import DenseTrainer, DenseTraining
 from cnnbatch.training.dense_data import SmallPictures
 
 QUALITY = 32.0
-"""That the layers are told when they are tested; in training it varies, as in the codec's."""
+"""The quality that the layers are told when they are tested; in training it varies, as in the codec's."""
 
 BATCH = 1000
 

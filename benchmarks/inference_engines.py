@@ -207,7 +207,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was measured, and why what was not was not."""
+    """The measurements, and the reasons for those that are missing."""
 
     figures: Sequence[Figures]
     left_out: dict[str, str]
@@ -233,7 +233,7 @@ def coder_of(codec: Codec) -> HyperpriorCoder:
 
 
 def seen(codec: Codec, pictures: Sequence[Pixels], quality: float) -> dict[Name, list[Array]]:
-    """What the codec gives each transform for each picture."""
+    """The codec's inputs to each transform for each picture."""
     inputs: dict[Name, list[Array]] = {name: [] for name in TRANSFORMS}
     encoder, synthesis = coder_of(codec).encoder, coder_of(codec).decoder.synthesis
 

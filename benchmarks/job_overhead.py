@@ -1,4 +1,4 @@
-"""What the compress job costs over the bare loop: bare seconds ÷ job seconds on the same photographs.
+"""The cost of the compress job over the bare loop: bare seconds ÷ job seconds on the same photographs.
 
 The job runs in this process on a local Ray; the bare loop does the same work on the same files with the same threads, each
 taking the next file: decode it, compress, reconstruct, PSNR; its process has the settings of a worker. Both in turn, in one

@@ -1,4 +1,4 @@
-"""What both codecs make of pictures they were not made for: noisy, blurred, damaged by JPEG, dark, and of another kind.
+"""Both codecs on pictures they were not made for: noisy, blurred, damaged by JPEG, dark, and of another kind.
 
     python -m benchmarks.robustness FASHION_CODEC [--pictures N] [--labelled N] [--photographs FOLDER]
 

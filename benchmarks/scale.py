@@ -1,4 +1,4 @@
-"""What it takes to plan a night over an archive of N images: time, memory and disk of the driver, and the log's real size.
+"""The price of planning a night over an archive of N images: time, memory and disk of the driver, and the log's real size.
 
 Source and archive are made up (`benchmarks.synthetic`), everything else is what a run does. Each step runs in a process of
 its own, so that its memory is its own:
@@ -134,7 +134,7 @@ def make(keys: int, archive: Path, folder: Path, memory_bytes: int, *, maker: Ca
 
 
 def parse(keys: int, archive: Path, folder: Path, memory_bytes: int) -> dict[str, Any]:
-    """What the client's parser takes for a page of 1000 keys."""
+    """Time of the client's parser for a page of 1000 keys."""
     infos = page_of(np.arange(PAGE_KEYS), QUIET)
     items = "".join(
         f"<Contents><Key>{info.key}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>&quot;{info.etag}&quot;"

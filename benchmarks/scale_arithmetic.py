@@ -1,4 +1,4 @@
-"""What archives of 10⁶ to 10⁹ images need: requests, shards, GPU-hours and money, from the figures below.
+"""The needs of archives of 10⁶ to 10⁹ images: requests, shards, GPU-hours and money, from the figures below.
 
 Measured figures are those that `python -m benchmarks.scale` prints; the others name their source. Change any:
 
@@ -33,7 +33,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Archive:
-    """What ``images`` of them need, by `Figures`."""
+    """The needs of ``images`` of them, by `Figures`."""
 
     images: int
     figures: Figures

@@ -91,7 +91,7 @@ def _mixed(numbers: Numbers) -> npt.NDArray[np.uint64]:
 
 @dataclass(frozen=True, slots=True)
 class Night:
-    """What became of keys since the archive was written: so many of a thousand each."""
+    """Changes of keys since the archive was written: so many of a thousand each."""
 
     new: int = 5
     changed: int = 5
@@ -142,7 +142,7 @@ def page_of(numbers: Numbers, night: Night) -> list[ObjectInfo]:
 
 
 def archived_tables(count: int, night: Night) -> Iterator[pa.Table]:
-    """What `cnnbatch.stages.difference.ArchivedRows` reads out of such an archive, without the reading."""
+    """The tables that `cnnbatch.stages.difference.ArchivedRows` reads from such an archive, without the reading."""
     for index, start in enumerate(range(0, count, SHARD_ROWS)):
         numbers = _archived(night, start, count)
         shard = pa.repeat(pa.scalar(index, pa.int32()), len(numbers))

@@ -1,4 +1,4 @@
-"""What the subcommands of ``cnnbatch`` do; their options are in `cnnbatch.cli`.
+"""The subcommands of ``cnnbatch``; their options are in `cnnbatch.cli`.
 
 Torch is imported only by those that code or decode a picture.
 """

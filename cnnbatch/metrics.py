@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 LOSSLESS_DB = 100.0
-"""What `psnr_db` gives for equal images, so that the figure stays finite in reports."""
+"""`psnr_db` of equal images, so that the figure stays finite in reports."""
 
 _ROWS = 64
 """Rows compared at a time: their differences stay in the cache, and huge images need no second copy."""

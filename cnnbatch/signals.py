@@ -65,7 +65,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def exit_code() -> int:
-    """What a command ends with after a KeyboardInterrupt: 128 and the signal's number, as a shell reports it."""
+    """The exit code of a command after a KeyboardInterrupt: 128 and the signal's number, as a shell reports it."""
     return CTRL_C_EXIT if _received is None else 128 + _received
 
 

@@ -1,4 +1,4 @@
-"""What ``cnnbatch doctor``, ``erase``, ``compact`` and ``restore-rows`` do; their options are in `cnnbatch.cli`.
+"""The commands ``cnnbatch doctor``, ``erase``, ``compact`` and ``restore-rows``; their options are in `cnnbatch.cli`.
 
 None of it imports torch.
 """

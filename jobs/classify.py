@@ -106,7 +106,7 @@ class BuildPredictor:
 
 
 class ClassifyJob(ABC):
-    """What both commands share: an archive that is only read, a pool over its shards, and the report."""
+    """The base of both commands: an archive that is only read, a pool over its shards, and the report."""
 
     def __init__(self, config: ClassifyConfig) -> None:
         """Raises UsageError, StorageError, ArchiveError."""

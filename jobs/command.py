@@ -1,4 +1,4 @@
-"""What the commands share: options, logging, exit codes."""
+"""Parts that all commands share: options, logging, exit codes."""
 
 import argparse
 import importlib
@@ -41,7 +41,7 @@ def _file_to_write(path: str) -> Path:
 
 
 class Job(Protocol):
-    """What `run_job` runs."""
+    """The interface of a job for `run_job`."""
 
     report: RunReport
 

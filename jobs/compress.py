@@ -94,7 +94,7 @@ class CompressJob:
         self.retried = None if config.retry_failed is None else failed_keys(self.archive, config.retry_failed)
 
     def survey(self) -> Difference:
-        """What there is to do, its counts noted in the report; writes nothing and reads no image."""
+        """Plans the work, its counts noted in the report; writes nothing and reads no image."""
         log = None if self.archive.head("_cnnbatch/format.json") is None else ArchiveLog.open(self.archive.url, self.storage)
         return self._difference(() if log is None else log.snapshot().shards)
 
@@ -109,7 +109,7 @@ class CompressJob:
         )
 
     def preview(self) -> Estimate:
-        """What a run would do; writes nothing, and reads a few images to estimate the rest."""
+        """Previews a run; writes nothing, and reads a few images to estimate the rest."""
         with self.scratch:
             return replace(
                 estimate(self.source, self.archive, self.survey(), self.codec, self.config.compression),
@@ -159,7 +159,7 @@ class CompressJob:
         self._check_complete(self._left_by_others(log, committer.superseded))
 
     def _commit_all(self, committer: Committer, difference: Difference, progress: Progress) -> None:
-        """What is done is committed, also when the rest failed or somebody interrupts."""
+        """Commits what is done, also when the rest failed or somebody interrupts."""
         try:
             for result, held in self._results(difference, committer.base):
                 committer.add(result, held)
@@ -216,7 +216,7 @@ class CompressJob:
         return difference
 
     def _inputs(self, scan: Scan) -> Iterator[pa.Table]:
-        """What of the listing is an input of this run, and not erased from the archive."""
+        """The part of the listing that is an input of this run, and not erased from the archive."""
         erased, self.report.erased = read_erased(self.archive), 0
         retried = None if self.retried is None else pa.array(sorted(self.retried), type=pa.string())
         for listed in scan:

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What EC2 is going to do with this machine, and when."""
+    """EC2's plan for this machine, and its time."""
 
     action: str
     time: datetime

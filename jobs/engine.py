@@ -108,7 +108,7 @@ def size_pool(workers: Workers) -> Pool:
 
 
 class _Actor:
-    """What Ray Data runs: builds the worker once, then passes each record through it."""
+    """The callable that Ray Data runs: builds the worker once, then passes each record through it."""
 
     def __init__(self, build: Callable[[], Worker[Any, Any]], pauses_seconds: Sequence[float]) -> None:
         begin_log(logging.WARNING)
@@ -133,7 +133,7 @@ class _Actor:
 
 
 def attempt(call: Callable[[], object], pauses_seconds: Sequence[float]) -> object:
-    """What ``call`` gives. Trouble with a store is tried again, then returned as its error, which the driver raises."""
+    """The result of ``call``. Trouble with a store is tried again, then returned as its error, which the driver raises."""
     for pause in (*pauses_seconds, None):
         try:
             return call()

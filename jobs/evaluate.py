@@ -270,7 +270,7 @@ class EvaluateJob:
 
 
 def _plan_of(key: str, wanted: Mapping[str, float | Qualities]) -> dict[str, tuple[float]]:
-    """What to measure one picture at."""
+    """The settings to measure one picture at."""
     of_key = {name: asked.get(key) if isinstance(asked, Mapping) else asked for name, asked in wanted.items()}
     return {name: (quality,) for name, quality in of_key.items() if quality is not None}
 
@@ -340,7 +340,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def describe(report: RunReport) -> list[str]:
-    """What was found, for people, after a line on the run."""
+    """The findings, for people, after a line on the run."""
     t = report.tally
     outcomes = ", ".join(f"{count:,} {name}" for name, count in sorted(t.images.items())) or "none"
     lines = [f"run {report.run_id}: {report.inputs:,} files: {outcomes}"]

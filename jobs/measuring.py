@@ -143,7 +143,7 @@ class Cluster:
             yield from self._actors(wanted, Measurer)
 
     def _measure_tasks(self, planned: Planned, specs: Sequence[CodecSpec], *, baseline: bool) -> list[MeasureTask]:
-        """What is to be done by these codecs; without ``baseline``, nothing for a file whose plan names none of them."""
+        """The work for these codecs; without ``baseline``, nothing for a file whose plan names none of them."""
         every = (
             (info, tuple((spec.name, tuple(plan[spec.name])) for spec in specs if spec.name in plan)) for info, plan in planned
         )

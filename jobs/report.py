@@ -55,7 +55,7 @@ def without_credentials(values: Any) -> Any:
 
 @dataclass(slots=True)
 class RunReport:
-    """What a run was asked, what it found and did.
+    """A run's request, its findings and its work.
 
     ``inputs`` = ``unchanged`` + ``erased`` + ``hidden`` + ``tally.total`` when it is complete. ``hidden`` are those that may be
     in shards that cannot be read. Of the ``vanished``, whose originals are gone from the source, ``outdated`` have rows that

@@ -68,7 +68,7 @@ class Shards(BaseModel):
 
 
 class Planning(BaseModel):
-    """What the driver may take while it compares source and archive."""
+    """Memory and disk of the driver while it compares source and archive."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -150,7 +150,7 @@ class VerifyConfig(SourceConfig):
 
     archive: str
     source: str | None = None
-    """What was archived: for the level ``source``, and for the PSNR at the level ``decode``."""
+    """The originals: for the level ``source``, and for the PSNR at the level ``decode``."""
     exclude: tuple[str, ...] = ()
     """As `jobs.compress` was told, so that what it left out is not missed."""
     verification: VerifySettings = VerifySettings()
@@ -208,7 +208,7 @@ class EvaluateConfig(BaseModel):
 
     @property
     def goal(self) -> Goal | None:
-        """What the recommendation is to reach."""
+        """The goal of the recommendation."""
         if self.target_psnr is not None:
             return Goal("psnr_db", self.target_psnr)
         if self.target_ssimulacra2 is not None:

@@ -33,7 +33,7 @@ class Fallback(BaseModel):
     selector: dict[str, str] = Field(default_factory=lambda: {"market": "ondemand"}, min_length=1)
     """Labels that only on-demand node types have."""
     bundle: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=lambda: {"GPU": 1.0}, min_length=1)
-    """What one on-demand node has, or the part of it that counts: one bundle is one node. What asks for more of it does not
+    """The resources of an on-demand node, or the part that counts: one bundle is one node. What asks for more of it does not
     fit and is not counted; CPUs and memory that it does not name are taken to be enough."""
     most: int = Field(4, gt=0)
     patience_seconds: float = Field(180, gt=0)
@@ -44,7 +44,7 @@ class Fallback(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Supply:
-    """What the autoscaler says. ``waiting``: fallback nodes that what waits would fill; ``nodes`` that a bundle fits on;
+    """The autoscaler's state. ``waiting``: fallback nodes that the waiting bundles would fill; ``nodes`` that a bundle fits on;
     ``ondemand``: those of them with the labels."""
 
     waiting: int

@@ -214,3 +214,11 @@ def documented_tree() -> dict[str, tuple[str, int]]:
 def test_the_errors_are_the_tree_in_their_docstring() -> None:
     classes = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if cls.__module__ == errors.__name__]
     assert documented_tree() == {cls.__name__: (cls.__base__.__name__, cls.exit_code) for cls in classes}
+
+
+@pytest.mark.parametrize("package", ["benchmarks", "cnnbatch", "jobs"])
+def test_docstrings_begin_with_a_verb_or_a_noun(package: str) -> None:
+    """Not with "What", "Of" or "That", behind which a reader waits for the thing."""
+    opening = re.compile(r'"""(What|Of|That|Whatever)\b.*')
+    found = [f"{p.relative_to(ROOT)}: {m[0]}" for p in (ROOT / package).rglob("*.py") for m in opening.finditer(p.read_text())]
+    assert not found

@@ -72,7 +72,7 @@ def _covered(actions: Iterable[Action]) -> Iterator[tuple[object, ...]]:
 
 
 def digests(*, version: int, actions: Iterable[Action], live: int, previous: bytes) -> dict[str, str]:
-    """What a commit that becomes ``version`` says in its ``commitInfo``; ``previous`` is the file of the one before."""
+    """The ``commitInfo`` of a commit that becomes ``version``; ``previous`` is the file of the one before."""
     return {
         ACTIONS: f"{digest_of_actions(actions):064x}",
         LIVE: f"{version} {live % _MODULUS:064x}",

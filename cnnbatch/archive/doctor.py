@@ -1,4 +1,4 @@
-"""What is wrong with an archive's log and files, and what of it can be mended without losing a row."""
+"""Diagnosis of an archive's log and files, and mending without losing a row."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -52,7 +52,7 @@ def read_erased(store: Store) -> ErasedKeys:
 
 
 def read_erased_parts(store: Store) -> tuple[ErasedKeys, list[str]]:
-    """What can be read of the list, and the paths of its damaged parts."""
+    """The readable part of the list, and the paths of its damaged parts."""
     parts = {info.key: _read_part(store, info.key) or _read_part(store, info.key) for info in store.list(ERASED)}
     sound = [digests for digests in parts.values() if digests is not None]
     return ErasedKeys(frozenset().union(*sound)), [path for path, digests in parts.items() if digests is None]

@@ -1,4 +1,4 @@
-"""What stood beside an image in its data set: names and values in order, as the column ``fields`` holds them.
+"""Values that stood beside an image in its data set: names and values in order, as the column ``fields`` holds them.
 
 ::
 

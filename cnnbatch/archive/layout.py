@@ -53,7 +53,7 @@ its pictures as JPEG XL and the rest of it; `cnn` is a bitstream of the codec fi
 
 @dataclass(frozen=True, slots=True)
 class ArchiveFormat:
-    """What ``format.json`` says: a reader needs this version and every feature; it refuses what it does not know."""
+    """The contents of ``format.json``: a reader needs this version and every feature; it refuses what it does not know."""
 
     version: int
     reader_features: tuple[str, ...]

@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CommitResult:
-    """What became of one commit.
+    """The outcome of one commit.
 
     ``dropped`` are keys of new shards that another writer had committed first: his rows stay, ours are left out.
     ``stale`` are shards to be removed or replaced that were not live any more: that part was left out whole.

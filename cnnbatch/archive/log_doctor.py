@@ -1,4 +1,4 @@
-"""What is wrong with the files of the log, and what of it can be put right.
+"""Diagnosis and repair of the files of the log.
 
 A power cut can tear what a local disk had not written yet: the last commit, or a checkpoint. A torn last commit was never
 reported as done, and a checkpoint only repeats commits, so both may go; they are moved to ``_cnnbatch/quarantine/``. A commit
@@ -72,7 +72,7 @@ def _can_go(commits: Collection[int], sound: Sequence[int]) -> bool:
 
 
 def mend_live(log: ArchiveLog, found: Look, *, mend: bool) -> tuple[Look, list[Fault]]:
-    """What is live is not what the newest commit says, although every commit is as it was written: a bit of what it says has
+    """The live shards are not those of the newest commit, although every commit is as it was written: a bit of what it says has
     flipped, or a checkpoint is wrong."""
     version, live = found.snapshot.version, found.trust.live
     right = unflipped(version, found.trust.newest, lambda c: c.recorded is not None and c.live == live)
@@ -122,7 +122,7 @@ def _mended(
     is_highest: bool,
     mend: bool,
 ) -> tuple[Commit | None, Fault]:
-    """What this commit was, None where nobody can tell; the flipped bit may also be in what the one after says of it."""
+    """The kind of this commit, None where nobody can tell; the flipped bit may also be in what the one after says of it."""
     expected = None if following is None else following.previous
     right = unflipped(version, data, lambda c: c.recorded is not None if expected is None else c.sha256 == expected)
     if right is not None:

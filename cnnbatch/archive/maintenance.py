@@ -1,4 +1,4 @@
-"""What changes an archive beside a run: images are erased for good, small shards are merged.
+"""Changes of an archive beside a run: erasing images for good, merging small shards.
 
 Both go through `ArchiveLog.commit`, so they may run beside writers and readers; after a kill the same call finishes the work.
 """
@@ -34,7 +34,7 @@ ROW_OVERHEAD_BYTES: Final = 200  # a row's small columns
 ATTEMPTS: Final = 20
 
 _LINEAGE: Final = ("cnnbatch.version", "cnnbatch.codec_id", "cnnbatch.settings")
-"""What a footer says of how rows were coded: shards that differ in it are not merged, so that ``--recompress`` can tell."""
+"""How rows were coded, in a footer: shards that differ in it are not merged, so that ``--recompress`` can tell."""
 
 Lineage = tuple[tuple[str, str], ...]
 
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """What `erase` did: the keys that had a row, and the files that still hold them until they are swept.
+    """The result of `erase`: the keys that had a row, and the files that still hold them until they are swept.
 
     ``unreadable`` are live shards that may have a row of one of the keys, or have, and cannot be read or written again.
     """
@@ -112,7 +112,7 @@ def _keys_in(store: Store, keys: frozenset[str], shard: LiveShard) -> frozenset[
 
 @dataclass(frozen=True, slots=True)
 class Compaction:
-    """What `compact` did: shards merged, shards written for them, shards another writer had replaced, damaged ones left."""
+    """The result of `compact`: shards merged, written for them, replaced by another writer before, and left as damaged."""
 
     merged: int = 0
     written: int = 0

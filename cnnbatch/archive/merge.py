@@ -1,4 +1,4 @@
-"""What a commit may still do on the version it meets: the one place that keeps keys unique.
+"""The reconciliation of a commit with the version it meets: the one place that keeps keys unique.
 
 Between a diff and its commit other writers may have committed. Four rules decide, and none loses a row:
 

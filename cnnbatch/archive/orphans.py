@@ -37,7 +37,7 @@ class Orphan:
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What a sweep deleted: orphans, bytes, what interrupted local writes and killed runs had left, codec files."""
+    """The files that a sweep deleted: orphans, bytes, what interrupted local writes and killed runs had left, codec files."""
 
     files: int
     num_bytes: int

@@ -211,7 +211,7 @@ class ParquetObject:
         return sum(self.metadata.row_group(group).num_rows for group in groups)
 
     def _ranges(self, group: int, column: str) -> list[tuple[int, int]]:
-        """What Arrow will read first: all pages of the column. Raises what Arrow says where it does not get so far."""
+        """The pages that Arrow will read first: all of the column. Raises Arrow's error where it does not get so far."""
         with self._file.asking() as asked:
             try:
                 self._arrow_read([group], [column])
@@ -350,7 +350,7 @@ def _check_metadata(metadata: Any, schema: pa.Schema) -> None:
 
 
 def again_if_damaged(read: Callable[[], R]) -> R:
-    """What ``read()`` gives; if it meets damage, once more: a bit that flipped on the way comes right the second time."""
+    """The result of ``read()``, at damage of a second try: a bit that flipped on the way comes right then."""
     try:
         return read()
     except ArchiveError as error:

@@ -227,7 +227,7 @@ class Archive:
         return None
 
     def _read_each(self, read: Callable[[LiveShard], list[T]], pattern: str) -> Iterator[list[T]]:
-        """What ``read`` gives of each shard that may hold a match; in the end what the first said that it cannot read."""
+        """The results of ``read`` for each shard that may hold a match; in the end what the first said that it cannot read."""
         faults: list[ArchiveError] = []
         shards = self._shards_with_prefix(_literal_prefix(pattern))
         for found in map_parallel(partial(or_fault, read), shards, threads=DEFAULT_THREADS):

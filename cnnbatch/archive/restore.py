@@ -38,7 +38,7 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What `restore` did: keys that are live again, and those whose rows could not be read, with why."""
+    """The result of `restore`: keys that are live again, and those whose rows could not be read, with why."""
 
     keys: tuple[str, ...]
     damaged: Mapping[str, str]

@@ -188,7 +188,7 @@ def _values(column: pa.ChunkedArray) -> Callable[[int], Any]:
 
 
 def check_columns(row: ArchiveRow) -> None:
-    """What `check_row` checks, but for the payload's bytes: a row that fails only there can be copied as it is.
+    """Checks as `check_row` does, but for the payload's bytes: a row that fails only there can be copied as it is.
 
     Raises:
         ValueError: the first thing that is wrong.

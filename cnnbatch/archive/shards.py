@@ -42,11 +42,11 @@ TINY_ROW_BYTES = 4096
 TINY_GROUP_ROWS = 4096
 PAGE_BYTES = 32 << 10
 _SMALLEST_ROW_BYTES = 64
-"""What a row counts at least: a digest and its neighbours."""
+"""Least size that a row counts: a digest and its neighbours."""
 SUMMARY_KEY = "cnnbatch.summary"
 MAX_FOOTER_VALUE_BYTES = 1 << 20
 SHARD_PATH = re.compile(r"data/[0-9a-f]{32}-[0-9a-f]{8}\.parquet")
-"""What `write_shard` calls its files."""
+"""The names of `write_shard`'s files."""
 
 Check = Callable[[ArchiveRow], None]
 
@@ -346,7 +346,7 @@ def rewrite_without(store: Store, path: str, keys: Collection[str], *, num_bytes
 
 
 def read_remains(store: Store, path: str, *, num_bytes: int | None = None) -> tuple[list[ArchiveRow], frozenset[str]]:
-    """What can be read of a shard that is gone or damaged: rows, whatever their payloads are, and the keys of further rows.
+    """The readable part of a shard that is gone or damaged: rows, whatever their payloads are, and the keys of further rows.
 
     Raises:
         StorageError: a damaged row was read twice, and each time with other bytes.

@@ -24,7 +24,7 @@ _NO_DAMAGE = {
     *("AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "NoCredentials"),
     *("InternalError", "SlowDown", "Timeout", "Truncated", "Unreachable", "RequestTimeTooSkewed"),
 }
-"""What a store says, and a file does not."""
+"""Errors of a store, not of a file."""
 
 _SHARD_COLUMNS = ("path", "size_bytes", "num_records", "min.key", "max.key")
 

@@ -23,7 +23,7 @@ LOOK_BACK: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What the digests say of one version. ``live`` is the digest of its shards, ``newest`` the file of its commit, empty where
+    """The digests' verdict on a version. ``live`` is the digest of its shards, ``newest`` the file of its commit, empty where
     only a checkpoint is left of it.
 
     ``fault``: what does not add up. ``ours``: the newest version that was checked, older than the snapshot where other tools

@@ -41,7 +41,7 @@ _COLUMNS: Final = frozenset(SMALL_COLUMNS) - set(BLOBS)
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What rows have to be; ``columns`` are those of the archive that it needs."""
+    """A condition on rows; ``columns`` are those of the archive that it needs."""
 
     columns: tuple[str, ...]
     holds: Predicate

@@ -28,7 +28,7 @@ Kind = Literal["linear", "mlp"]
 
 
 class HeadSettings(BaseModel):
-    """What a head takes and gives. ``codec_ids``: sha256 of the codec files whose features it knows."""
+    """Inputs and outputs of a head. ``codec_ids``: sha256 of the codec files whose features it knows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

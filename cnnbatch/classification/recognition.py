@@ -92,7 +92,7 @@ class CodecHeads:
 
 
 def learned_classes(codec: Codec) -> tuple[str, ...]:
-    """That a codec file learned to tell apart, from the labels of its training pictures; empty: it saw no labels."""
+    """The classes that a codec file learned to tell apart, by the labels of its training pictures; empty: none."""
     return tuple(getattr(codec.file.settings, "classes", ()))
 
 

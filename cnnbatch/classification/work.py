@@ -1,4 +1,4 @@
-"""What a job's workers do with one shard: write its features for training, or its predictions.
+"""A job's work on one shard: writing its features for training, or its predictions.
 
 Results are small; features and predictions go through a store, where a task that runs twice writes the same object twice.
 """
@@ -45,7 +45,7 @@ MAX_FAILURES: Final = 100
 
 @dataclass(slots=True)
 class _Counts:
-    """What one shard held."""
+    """The contents of one shard."""
 
     images: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)

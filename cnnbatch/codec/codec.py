@@ -78,7 +78,7 @@ class Codec:
 
     @cached_property
     def quick_decoder(self) -> QuickDecoder:
-        """What gives drafts and reduced pictures."""
+        """The decoder of drafts and reduced pictures."""
         return self.file.quick_decoder(lambda: self.coder, limits=self._limits, threads=self._threads)
 
     @classmethod

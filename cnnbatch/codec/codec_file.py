@@ -51,7 +51,7 @@ class CodecFile(BaseModel):
 
     @property
     def takes(self) -> str:
-        """What images it codes, for people."""
+        """The images that it codes, for people."""
         return self._architecture.takes(self.settings)
 
     @property
@@ -84,7 +84,7 @@ class CodecFile(BaseModel):
 
     @contextmanager
     def wrong_arrays(self) -> Iterator[None]:
-        """What an architecture says of arrays that cannot be, as a CodecFileError that names the file."""
+        """Turns an architecture's complaint about arrays into a CodecFileError that names the file."""
         try:
             yield
         except ValueError as error:

@@ -61,7 +61,7 @@ PIXEL_UNIT = 64.0
 """Grey levels that the learned analysis path sees as 1."""
 
 SCALES: Final = (1, 2, 4, 8, 16)
-"""What the sides of a picture can be divided by."""
+"""Divisors of the sides of a picture."""
 
 
 def uncoloured(image: Pixels, *, gray: bool, neutral: bool) -> Pixels:
@@ -74,7 +74,7 @@ def uncoloured(image: Pixels, *, gray: bool, neutral: bool) -> Pixels:
 
 
 def divisor(scale: float) -> int:
-    """What ``scale`` divides the sides of a picture by. Raises ValueError unless it is one of `SCALES`."""
+    """Divisor of a picture's sides at ``scale``. Raises ValueError unless it is one of `SCALES`."""
     for number in SCALES:
         if scale == 1 / number:
             return number

@@ -1,4 +1,4 @@
-"""What an architecture is: the one place that says what a codec file's network must offer to the rest of the package.
+"""The interface of an architecture: all that a codec file's network must offer to the rest of the package.
 
 An `Architecture` turns models into the arrays of a codec file and back, a `Coder` turns images into bitstreams and back.
 `cnnbatch.codec.codec_file` lists them; `cnnbatch.codec.codec_file` and `cnnbatch.codec.codec` know no more than this.
@@ -110,11 +110,11 @@ class Architecture(ABC, Generic[S, M]):
 
     @abstractmethod
     def takes(self, settings: S) -> str:
-        """What images it codes, for people."""
+        """The images that it codes, for people."""
 
     @abstractmethod
     def arrays(self, model: M) -> dict[str, Array]:
-        """What a codec file holds of a trained model; raises CodecFileError if it would not decode exactly."""
+        """The arrays of a trained model in a codec file; raises CodecFileError if it would not decode exactly."""
 
     @abstractmethod
     def expected(self, settings: S) -> Expected:
@@ -138,7 +138,7 @@ class Architecture(ABC, Generic[S, M]):
 
     @abstractmethod
     def quick_decoder(self, file: "Parsed", coder: Callable[[], Coder], *, limits: Limits, threads: int) -> QuickDecoder:
-        """What gives drafts and reduced pictures, by the file's ``coder`` where there is no quicker way; raises as `coder`."""
+        """The decoder of drafts and reduced pictures, by the file's ``coder`` where none is quicker; raises as `coder`."""
 
     @abstractmethod
     def shape(self, settings: S, bitstream: bytes) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What a container holds, kept below the archive's ``_cnnbatch/indexes/``: an unchanged one is not read again.
+"""Indexes of containers, kept below the archive's ``_cnnbatch/indexes/``: an unchanged one is not read again.
 
 An index is a file of Arrow's, named by the container's key. It holds which version of the container it is of.
 """

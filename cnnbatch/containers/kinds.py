@@ -26,7 +26,7 @@ class Kind(Protocol):
         """Whether an object of that name is one."""
 
     def index(self, store: Store, info: ObjectInfo) -> Index | None:
-        """What it holds; None where it is none, or holds nothing: then it is a file like any other."""
+        """Its index; None where it is none, or holds nothing: then it is a file like any other."""
 
     def ranges(self, part: Part) -> Sequence[tuple[int, int]] | None:
         """Where the bytes of a part lie, the picture first; None where they are not ranges of the object."""
@@ -35,10 +35,10 @@ class Kind(Protocol):
         """The picture and the fields, from what is stored in the ranges."""
 
     def fields(self, part: Part, values: Sequence[bytes]) -> list[Field]:
-        """What lies beside the picture, from its values behind the first."""
+        """The fields beside the picture, from its values behind the first."""
 
     def digest(self, value: bytes) -> str:
-        """What tells one value from another, as the row of a part has it."""
+        """The identity of a value, as the row of a part has it."""
 
     def class_names(self, part: Part) -> Mapping[str, Sequence[str]]:
         """For fields that are numbers of classes the names of those."""

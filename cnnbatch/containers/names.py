@@ -1,4 +1,4 @@
-"""What names tell: pictures, containers, and what belongs to one sample."""
+"""Names as evidence: of pictures, of containers, and of what belongs to one sample."""
 
 import re
 from typing import Final

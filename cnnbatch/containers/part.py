@@ -27,7 +27,7 @@ def without_last_nulls(values: Iterable[Any]) -> list[Any]:
 
 
 def identity(info: ObjectInfo) -> list[Any]:
-    """What tells one version of a container from another."""
+    """The identity of one version of a container."""
     return [info.key, info.size, info.etag, None if info.mtime is None else (info.mtime - _EPOCH) // timedelta(microseconds=1)]
 
 

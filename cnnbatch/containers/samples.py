@@ -44,7 +44,7 @@ class SampleInputs(ABC):
 
     @abstractmethod
     def place(self, member: Member, usual: str, after: bytes) -> list[Any]:
-        """What it takes to write a member again; ``usual`` is the name that its key says."""
+        """All that it takes to write a member again; ``usual`` is the name that its key says."""
 
     def __iter__(self) -> Iterator[ObjectInfo]:
         waiting: list[Member] | None = None

@@ -35,7 +35,7 @@ HOLE_BYTES: Final = 64 << 10
 
 
 class SourceSettings(BaseModel):
-    """What a source is."""
+    """The kind of a source."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,7 +58,7 @@ class SourceSettings(BaseModel):
 
 
 def open_source(store: Store, settings: SourceSettings | None = None, *, archive: Store | None = None) -> Source:
-    """What ``store`` holds; ``archive`` keeps the indexes of its containers, None: nobody does."""
+    """The inputs in ``store``; ``archive`` keeps the indexes of its containers, None: nobody does."""
     settings = settings or SourceSettings()
     return store if settings.kind == "folder" else ContainerSource(store, settings, archive)
 
@@ -140,7 +140,7 @@ class ContainerSource:
         return next((kind for kind in self.settings.kinds() if kind.matches(info.key)), None)
 
     def _taken_apart(self, infos: Iterable[ObjectInfo]) -> Iterator[ObjectInfo]:
-        """What is no container, and what the containers hold, a few of them looked at at once."""
+        """All that is no container, and the contents of the containers, a few of them read at once."""
         waiting: deque[tuple[ObjectInfo, Future[Index | None]]] = deque()
         with ThreadPoolExecutor(INDEX_THREADS, thread_name_prefix="index") as pool:
             for info in infos:

@@ -244,7 +244,7 @@ def _looks_like_images(table: TableFile, name: str) -> bool:
 
 
 def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
-    """What Hugging Face's `datasets` notes of the columns."""
+    """The notes of Hugging Face's `datasets` about the columns."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {name: feature for name, feature in features.items() if isinstance(feature, dict)}

@@ -26,7 +26,7 @@ MAX_BEFORE_BYTES: Final = 1 << 18
 
 _NAME, _SIZE, _SUM = slice(0, 100), slice(124, 136), slice(148, 156)
 _ERRORS = (tarfile.TarError, OSError, EOFError, ValueError, pa.ArrowException)
-"""What a damaged tar or stream raises; of a store in trouble a StorageError comes, which is none of them."""
+"""Errors of a damaged tar or stream; of a store in trouble a StorageError comes, which is none of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def with_size(header: bytes, size: int) -> bytes:
 
 
 def differences(expected: bytes, header: bytes) -> list[list[Any]] | None:
-    """What has to be put where into ``expected`` so that it is ``header``, its sum aside; None where they are equal."""
+    """The patches that have to be put into ``expected`` so that it is ``header``, its sum aside; None where they are equal."""
     found: list[list[Any]] = []
     alike = header[: _SUM.start] + expected[_SUM] + header[_SUM.stop :]
     for position, (one, other) in enumerate(zip(expected, alike, strict=True)):

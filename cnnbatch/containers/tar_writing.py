@@ -12,7 +12,7 @@ from cnnbatch.containers.tar import BLOCK, expected_header, patched, unpack_bloc
 from cnnbatch.errors import ArchiveError
 
 RECORD_BYTES = 20 * BLOCK
-"""What most writers of tars make their length a multiple of."""
+"""Most writers make the length of a tar a multiple of this."""
 
 LEAST_TAIL_BYTES = 2 * BLOCK
 
@@ -55,7 +55,7 @@ def members_of(row: ArchiveRow, file: bytes) -> tuple[dict[str, Any], list[Any],
 
 
 def tail(container: str, num_bytes: int) -> bytes:
-    """What ends a tar of so many bytes, by the column ``container`` of one of its rows."""
+    """The end of a tar of so many bytes, by the column ``container`` of one of its rows."""
     length = max(int(json.loads(container)["tail"]), LEAST_TAIL_BYTES)
     if length == LEAST_TAIL_BYTES or (num_bytes + length) % RECORD_BYTES == 0:
         return bytes(length)

@@ -120,7 +120,7 @@ class Zip:
 
 
 def digest_of(crc: int, size: int) -> str:
-    """What tells one content from another, as far as a directory tells."""
+    """The identity of a member's content, as far as a directory tells."""
     return f"{crc:08x}-{size:x}"
 
 

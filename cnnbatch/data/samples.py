@@ -148,7 +148,7 @@ def reduced(pixels: Any, by: int) -> Any:
 
 
 def sample_of_row(row: ArchiveRow, image: Any) -> Sample:
-    """What a row is to who trains: key, image, label, and the fields by their names."""
+    """A row as training sees it: key, image, label, and the fields by their names."""
     return {
         "key": row.key,
         "image": image,

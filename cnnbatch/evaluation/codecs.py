@@ -45,12 +45,12 @@ LOSSLESS: Final = (0.0,)
 """The qualities of a lossless codec."""
 
 LIBRARY_FAULTS: Final = (OSError, ValueError, OverflowError, RuntimeError, SystemError, struct.error)
-"""What the libraries raise for a picture that they cannot code; imagecodecs' own errors are RuntimeErrors."""
+"""Errors that the libraries raise for a picture that they cannot code; imagecodecs' own errors are RuntimeErrors."""
 
 
 @dataclass(frozen=True, slots=True)
 class CodecSpec:
-    """What is known of a codec before it codes anything.
+    """Facts about a codec before it codes anything.
 
     ``qualities`` are the points of its curve, inside ``lowest`` … ``highest``; more quality is more bytes and less distortion.
     ``step``: the distance of two qualities that can differ. ``version`` names the libraries. ``threads``: of one call.

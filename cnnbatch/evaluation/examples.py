@@ -103,7 +103,7 @@ def spread(keys: Iterable[str], number: int) -> tuple[str, ...]:
 
 
 def picture_bytes(examples: int, panels: int) -> int:
-    """What one lossless file may have, so that a page of this many stays below its limit."""
+    """The most bytes that one lossless file may have, so that a page of this many stays below its limit."""
     return PAGE_BYTES // (max(1, examples) * (1 + panels))
 
 

@@ -73,7 +73,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What became of one `MeasureTask`.
+    """The outcome of one `MeasureTask`.
 
     ``lossless_bytes``: of the file as an archive keeps it without loss, a JPEG as its transcode; None: not asked for.
     ``side_bytes``: alpha, EXIF, ICC, XMP and segments, which an archive keeps beside the coded colours. ``format``, ``width``
@@ -143,7 +143,7 @@ class Measurer:
         )
 
     def _warm_up(self, image: Pixels) -> None:
-        """What libraries load or compile at the first call is not the first picture's time: each codec codes the first picture
+        """Warms up, as loading and compiling at the first call would count as time: each codec codes the first picture
         that it takes once before, or a corner of it."""
         corner = np.ascontiguousarray(image[:WARM_UP_SIDE, :WARM_UP_SIDE])
         for name, codec in list(self._cold.items()):

@@ -50,7 +50,7 @@ def step(quality: int) -> float:
 
 @dataclass(frozen=True)
 class Components:
-    """What was learned. ``mean`` [D], ``rows`` [K, D] orthonormal by falling variance; ``training`` [N, K]: coefficients of the
+    """A learned basis. ``mean`` [D], ``rows`` [K, D] orthonormal by falling variance; ``training`` [N, K]: coefficients of the
     pictures that it was learned on. ``shape`` of a picture."""
 
     shape: tuple[int, ...]

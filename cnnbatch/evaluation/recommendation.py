@@ -21,7 +21,7 @@ Qualities = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a quality has to reach: the mean over the pictures, dB of PSNR or MS-SSIM in 0…1, or (``each``) every picture by
+    """The goal of a quality: the mean over the pictures, dB of PSNR or MS-SSIM in 0…1, or (``each``) every picture by
     itself, its SSIMULACRA2 within ``slack``."""
 
     measure: Measure
@@ -116,7 +116,7 @@ def _among(table: pa.Table, keys: frozenset[str]) -> pa.ChunkedArray:
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """What is measured: all rows, the pictures behind the means, and those of them behind the means of PSNR."""
+    """The measured rows: all of them, the pictures behind the means, and those of them behind the means of PSNR."""
 
     table: pa.Table
     keys: frozenset[str]

@@ -60,7 +60,7 @@ WORDS: Final[dict[str, tuple[Measure, ...]]] = {
     "ssimulacra2": ("ssimulacra2",),
     "butteraugli": ("butteraugli", "butteraugli_max"),
 }
-"""What people ask for; PSNR is always measured."""
+"""Measures that people ask for; PSNR is always measured."""
 
 USUAL: Final = ("psnr", "msssim", "ssimulacra2")
 

@@ -1,4 +1,4 @@
-"""What an evaluation found, as the report page, the JSON file and the table on stdout show it.
+"""The result of an evaluation, as the report page, the JSON file and the table on stdout show it.
 
 Everything here is plain data and JSON: ``EvaluationSummary.model_validate_json(path.read_text())`` gives it back.
 """
@@ -98,7 +98,7 @@ class Stratum(_Data):
 
 
 class Choice(_Data):
-    """What the source would weigh with one codec at the quality that reaches the target.
+    """The weight that the source would have with one codec at the quality that reaches the target.
 
     ``psnr_db``, ``ms_ssim`` and ``ssimulacra2`` are the sample's means at that quality. Where each picture has a quality of its
     own, ``qualities`` are the lowest and the highest, and ``out_of_reach`` counts the pictures that none brings to the target:
@@ -125,7 +125,7 @@ class Choice(_Data):
 
 
 class Recommendation(_Data):
-    """What to do with the source: as it is, with its JPEGs transcoded without loss, or coded by one of ``choices``.
+    """Advice for the source: as it is, with its JPEGs transcoded without loss, or coded by one of ``choices``.
 
     ``measure`` and ``target`` are what the user asked for, as a mean or of ``each`` picture; None: nothing, and ``choices`` has
     ours at its usual quality. ``source_bytes`` and ``files`` count every object below the source. ``confidence`` is that of

@@ -64,7 +64,7 @@ class _Bits:
 
 @dataclass(frozen=True, slots=True)
 class _Sequence:
-    """What of a sequence header it takes to find whether a frame has a size of its own."""
+    """The fields of a sequence header that it takes to find whether a frame has a size of its own."""
 
     width: int
     height: int

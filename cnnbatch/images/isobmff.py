@@ -27,7 +27,7 @@ MAX_TILE_SLACK: Final = 1 << 20
 
 @dataclass(slots=True)
 class _Items:
-    """What the ``meta`` box says, by item."""
+    """The ``meta`` box by item."""
 
     primary: int = 0
     types: dict[int, bytes] = field(default_factory=dict)

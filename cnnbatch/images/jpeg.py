@@ -73,7 +73,7 @@ class _Left:
         self.apps = list(apps)
 
     def take_first(self, marker: int, start: bytes) -> bytes | None:
-        """What follows ``start``; a further one is carried as a segment, as readers differ in which they believe."""
+        """The data behind ``start``; a further one is carried as a segment, as readers differ in which they believe."""
         for index, (app, body) in enumerate(self.apps):
             if app == marker and body.startswith(start) and len(body) > len(start):
                 del self.apps[index]

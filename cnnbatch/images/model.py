@@ -62,12 +62,12 @@ BAD_IMAGE: Final = (
 )
 
 BAD_JPEGXL: Final = (imagecodecs.JpegxlError, ValueError, RuntimeError)
-"""What the JPEG XL reader raises for bytes that are none; RuntimeError where it cannot count the frames."""
+"""Errors of the JPEG XL reader for bytes that are none; RuntimeError where it cannot count the frames."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What a file says of its picture; ``width`` and ``height`` in pixels as stored, before any orientation.
+    """A file's header, as far as it concerns its picture; ``width`` and ``height`` in pixels as stored, before any orientation.
 
     ``mode`` is ``1``, ``L``, ``LA``, ``P``, ``RGB``, ``RGBA``, ``CMYK``, ``LAB``, or the format's own word for others.
     ``num_frames`` is 1 for a still picture; counting may stop at 2, which then means "more than one".

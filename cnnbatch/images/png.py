@@ -213,7 +213,7 @@ def unfilter(rows, samples, pixels):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def predicted(kind, left, above, corner):  # type: ignore[no-untyped-def]
-    """What the filter of this kind takes off a byte with these neighbours (section 9.2)."""
+    """The prediction that the filter of this kind takes off a byte with these neighbours (section 9.2)."""
     guess = np.int32(0)
     if kind == 1:
         guess = left

@@ -1,4 +1,4 @@
-"""What a file holds beside its picture, EXIF, ICC and XMP: comments, thermal readings, IPTC, chunks that nobody here knows.
+"""Parts of a file beside its picture, EXIF, ICC and XMP: comments, thermal readings, IPTC, chunks that nobody here knows.
 
 It is carried as it is, in order, and put back into a file of the same format. As bytes (the column ``segments``), each
 is its place (one byte), its length (uint32) and itself, in the syntax of its format; behind all of them is their CRC-32.

@@ -238,7 +238,7 @@ def _add_errors(x, y, rows, kernel, sums):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _spread(x, y, left, raw):  # type: ignore[no-untyped-def]
-    """What is blurred of a row, from some pixels before ``left`` on: x, x − y, x² + y², (x − y)²; 0 outside the picture."""
+    """Quantities of a row to blur, from some pixels before ``left`` on: x, x − y, x² + y², (x − y)²; 0 outside the picture."""
     reach = (raw.shape[1] - TILE) // 2
     begin, end = max(0, left - reach), min(len(x), left + TILE + reach)
     raw[:] = 0

@@ -1,1 +1,1 @@
-"""What joins codec, images and archive: everything a job does to one shard, without Ray."""
+"""The layer that joins codec, images and archive: everything a job does to one shard, without Ray."""

@@ -37,7 +37,7 @@ NO_IMAGE = "not an image"
 """The reason of files that neither their name nor their first bytes tell to be pictures."""
 
 MAX_SIDE = 2**31 - 1
-"""What the columns width and height hold; only the header of a bomb claims more."""
+"""The most that the columns width and height hold; only the header of a bomb claims more."""
 
 
 MAX_EFFORT = 100
@@ -295,7 +295,7 @@ class ShardCompressor:
             yield self._decode_watched(info, data)
 
     def _claimed_pixels(self, info: ObjectInfo, data: bytes) -> int:
-        """What decoding will allocate, in pixels; nothing for tiny PNGs, which hold few."""
+        """Pixels that decoding will allocate; nothing for tiny PNGs, which hold few."""
         if len(data) <= TINY_BYTES and data.startswith(png.SIGNATURE):
             return 0
         try:
@@ -431,7 +431,7 @@ def read_input(source: Source, info: ObjectInfo) -> tuple[ObjectInfo, bytes]:
 
 
 def _tiny_together(fetched: Iterable[tuple[ObjectInfo, bytes]]) -> Iterator[list[tuple[ObjectInfo, bytes]]]:
-    """What was read, tiny files by the dozen: handing one to a thread takes longer than decoding it."""
+    """Inputs that were read, tiny files by the dozen: handing one to a thread takes longer than decoding it."""
     tiny: list[tuple[ObjectInfo, bytes]] = []
     for info, body in fetched:
         if len(body) > TINY_BYTES:
@@ -454,7 +454,7 @@ def _pixels_ready(ahead: Iterable[Future[_Decoded]]) -> int:
 
 
 def _kept(rows: Iterable[ArchiveRow]) -> dict[tuple[str, str], Sizes]:
-    """What was stored, by format and reason."""
+    """Stored inputs by format and reason."""
     found: dict[tuple[str, str], Sizes] = defaultdict(Sizes)
     for row in rows:
         if row.outcome == "store":
@@ -474,7 +474,7 @@ UNKNOWN: _Header = ("unknown", None, None)
 
 
 def _header_of(data: bytes) -> _Header:
-    """What its header says; `UNKNOWN` for what no reader knows."""
+    """The file's header; `UNKNOWN` where no reader knows it."""
     try:
         header = probe(data)
     except Undecodable:

@@ -86,7 +86,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Recoding:
-    """What ``--recompress`` takes: rows of another codec or quality than this run's.
+    """The inputs of ``--recompress``: rows of another codec or quality than this run's.
 
     A ``cnn`` row is taken if its ``codec_id`` or its ``quality`` is another. Where the row alone does not tell, because it
     is stored, its quality was searched or its latents refined, it is taken unless its shard's footer names this codec,

@@ -1,4 +1,4 @@
-"""What a run would take and leave, from its plan and a few images coded on this machine."""
+"""Estimate of a run's time and bytes, from its plan and a few images coded on this machine."""
 
 import json
 import time

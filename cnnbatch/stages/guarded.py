@@ -101,7 +101,7 @@ class Guarded(ABC, Generic[Worker, Task, Result]):
 
     @abstractmethod
     def _name(self, task: Task) -> str:
-        """What of a shard an error message names."""
+        """The name of a shard in an error message."""
 
     @abstractmethod
     def _one_by_one(self, task: Task, child: Child) -> Result:

@@ -114,7 +114,7 @@ class Child:
         return self._pipe
 
     def _answer(self, pipe: Connection, seconds: float) -> bytes:
-        """What the child sends: bytes that are looked at, no pickle, as it has seen the input.
+        """Reads what the child sends: bytes that are looked at, no pickle, as it has seen the input.
 
         Raises EOFError, OSError (TimeoutError where it takes too long or too much memory), and the child's CnnbatchError.
         """

@@ -73,7 +73,7 @@ def _original(archive: Archive, tasks: Sequence[ShardTask], pattern: str, format
 
 
 def _held(archive: Archive, task: ShardTask) -> list[_Held]:
-    """What each row of a shard came from, and its key; nothing where all were files of their own."""
+    """The container of each row of a shard, and its key; nothing where all were files of their own."""
     return list(_read_held(archive, task))
 
 

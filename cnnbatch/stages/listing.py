@@ -28,7 +28,7 @@ CLUTTER = frozenset((".ds_store", "thumbs.db"))
 """Names, in lower case, of what file managers leave behind."""
 
 RESOURCE_FORK = "._"
-"""What such a name begins with: what macOS keeps beside a file elsewhere than on its own disks."""
+"""The beginning of such a name: files that macOS keeps beside another elsewhere than on its own disks."""
 
 FOLDER_MARKERS = ("/", "_$folder$")
 """How the keys of empty objects end by which clients of object stores show folders."""

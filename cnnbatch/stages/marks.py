@@ -1,4 +1,4 @@
-"""What a job that gives images back notes below its destination until it has ended: which shards were begun, which are done.
+"""Notes of a job that gives images back, below its destination until it has ended: shards that were begun, and done.
 
 A shard is named by its content, so a mark is never of other images, whatever became of the archive meanwhile.
 """

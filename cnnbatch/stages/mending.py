@@ -36,7 +36,7 @@ MEMORY_BYTES: Final = 1 << 28
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What a shard that cannot be read in full had, and has.
+    """The past and present of a shard that cannot be read in full.
 
     ``kept``: rows that can be read. ``again``: originals in its range of keys that are in no other row, which the next run
     archives. ``lost``: how many rows are in neither, at least; ``lost_keys`` are those of them that can be named.
@@ -112,7 +112,7 @@ def _keys_of(store: Store, shard: LiveShard) -> _Keys:
 
 
 def _originals(store: Store, source: Source, snapshot: Snapshot, damaged: Mapping[LiveShard, _Keys]) -> Sequence[str]:
-    """What the next run would archive in the ranges of these shards once they are gone, but for rows that are kept."""
+    """Inputs that the next run would archive in the ranges of these shards once they are gone, but for rows that are kept."""
     kept = frozenset[str]().union(*(keys.kept for keys in damaged.values()))
     sound = [shard for shard in snapshot.shards if shard not in damaged and any(map(partial(_overlap, shard), damaged))]
     erased = read_erased(store)

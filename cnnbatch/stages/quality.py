@@ -36,7 +36,7 @@ _SLOPES: Final = (0.25, 4.0)
 
 @dataclass(frozen=True, slots=True)
 class QualityPolicy:
-    """What the user asked for; at most one target. ``min_psnr_db`` and ``min_ssimulacra2`` are floors under each image.
+    """The user's request; at most one target. ``min_psnr_db`` and ``min_ssimulacra2`` are floors under each image.
 
     ``measures_ssimulacra2``: also where neither a target nor a floor needs it.
     """

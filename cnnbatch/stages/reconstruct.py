@@ -237,7 +237,7 @@ def reconstruct_each(
 
 
 def _fault_of(codec: Codec, row: ArchiveRow) -> BitstreamError | None:
-    """What is wrong with a payload's header."""
+    """The fault of a payload's header."""
     try:
         height, width = codec.shape(row.payload)
     except BitstreamError as error:

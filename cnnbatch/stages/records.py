@@ -1,4 +1,4 @@
-"""What travels between a driver and its workers: small, frozen, picklable."""
+"""Messages between a driver and its workers: small, frozen, picklable."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,7 +55,7 @@ class Tally:
     pixels: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
     kept: Mapping[tuple[str, str], Sizes] = field(default_factory=dict)
-    """What was stored, by format and reason."""
+    """Stored inputs by format and reason."""
 
     @property
     def total(self) -> int:
@@ -87,7 +87,7 @@ class Tally:
 
 
 def kept_as_list(kept: Mapping[tuple[str, str], Sizes]) -> list[dict[str, str | int]]:
-    """What was stored, for JSON: the largest first."""
+    """Stored inputs, for JSON: the largest first."""
     order = sorted(kept.items(), key=lambda item: (-item[1].payload_bytes, item[0]))
     return [{"format": format_, "reason": reason, **asdict(sizes)} for (format_, reason), sizes in order]
 
@@ -111,7 +111,7 @@ class CompressTask:
 
 @dataclass(frozen=True, slots=True)
 class CompressResult:
-    """What became of one `CompressTask`: every input is a row of ``shard`` or a failure; no row, no shard."""
+    """The outcome of one `CompressTask`: every input is a row of ``shard`` or a failure; no row, no shard."""
 
     number: int
     shard: ShardInfo | None
@@ -151,7 +151,7 @@ class ShardTask:
 
 @dataclass(frozen=True, slots=True)
 class ShardResult:
-    """What became of one `ShardTask`."""
+    """The outcome of one `ShardTask`."""
 
     number: int
     tally: Tally
@@ -180,7 +180,7 @@ class VerifyTask:
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """What was found in one shard; ``codec_ids`` are those its rows name."""
+    """Findings in one shard; ``codec_ids`` are those its rows name."""
 
     number: int
     tally: Tally

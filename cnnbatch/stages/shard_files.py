@@ -16,10 +16,10 @@ from cnnbatch.storage import Store
 from cnnbatch.storage.interface import Refusal
 
 _OF_THE_KEY: Final = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
-"""What a file system says of one name: another key is in the way (``a`` and ``a/b``), or it has no such names."""
+"""Errors of a file system about one name: another key is in the way (``a`` and ``a/b``), or it has no such names."""
 
 _NOT_OURS: Final = {errno.ELOOP, errno.EACCES}
-"""What it says of a file that is there and that nobody can have written for us."""
+"""Its errors about a file that is there and that nobody can have written for us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """What came to light when all of a shard was written; ``was_there``: all of it, before."""
+    """The result of writing all of a shard; ``was_there``: all of it, before."""
 
     failures: tuple[Failure, ...] = ()
     was_there: bool = False

@@ -165,7 +165,7 @@ class Spill:
         self._pending, self._pending_bytes = [], 0
 
     def pending(self) -> pa.Table:
-        """What is in memory, in any order."""
+        """The part in memory, in any order."""
         self._pending = [pa.concat_tables([self.schema.empty_table(), *self._pending]).combine_chunks()]
         return self._pending[0]
 

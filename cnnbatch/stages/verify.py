@@ -75,7 +75,7 @@ class VerifySettings(BaseModel):
 
 @dataclass(slots=True)
 class _Found:
-    """What was found in one shard, and counted on the way."""
+    """Findings in one shard, and counts made on the way."""
 
     path: str
     findings: list[Finding] = field(default_factory=list)
@@ -165,7 +165,7 @@ class ShardVerifier:
         return found.result(task)
 
     def look_at(self, row: ArchiveRow, original: ObjectInfo | None) -> bytes:
-        """What is found in one row alone, for `one_by_one`."""
+        """Findings in one row alone, for `one_by_one`."""
         found = _Found("")
         self._look([row], {} if original is None else {row.key: original}, found)
         return found.of_one_row()
@@ -194,7 +194,7 @@ class ShardVerifier:
 
     @cached_property
     def _erased(self) -> ErasedKeys:
-        """What can be read of the list; the driver tells of what cannot."""
+        """The readable part of the list; the driver tells of what cannot."""
         return read_erased_parts(self.archive)[0]
 
     def _check_whole(self, shard: LiveShard, keys: Sequence[str], found: _Found) -> None:

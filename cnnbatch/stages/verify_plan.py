@@ -1,4 +1,4 @@
-"""What a verification does for the archive as a whole: tasks from the log, keys across shards, codec files, the source."""
+"""Verification of the archive as a whole: tasks from the log, keys across shards, codec files, the source."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial

@@ -45,7 +45,7 @@ def is_of(row: ArchiveRow, whole: Whole) -> bool:
 
 @lru_cache(1024)
 def container_kind_and_key(column: str | None) -> tuple[str, str] | None:
-    """What the column ``container`` names; None where the row was a file of its own, or where no such file can be made."""
+    """The container in the column ``container``; None where the row was a file of its own, or no such file can be made."""
     if column is None:
         return None
     try:

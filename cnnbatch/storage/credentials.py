@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from obstore.store import S3Credential
 
 GOOD_FOR: Final = timedelta(minutes=10)
-"""What botocore gives out is valid for as long at least."""
+"""Least time that the credentials of botocore are valid for."""
 
 _WHERE: Final = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "HOME")
 
@@ -62,7 +62,7 @@ def current_keys() -> Keys:
 
 
 def for_obstore() -> "S3Credential":
-    """What obstore calls whenever the last answer runs out."""
+    """Answers obstore whenever the last credentials run out."""
     keys = current_keys()
     return {
         "access_key_id": keys.access_key_id,

@@ -211,7 +211,7 @@ class FsspecStore:
                     yield info
 
     def _entries(self, folder: str) -> Sequence[tuple[str, Mapping[str, Any]]]:
-        """What lies in a folder and nowhere else: an index of http:// may link to anything."""
+        """Entries of a folder that lie nowhere else: an index of http:// may link to anything."""
         with self._alone():
             listed = self._fs.ls(folder, detail=True)
         below = f"{folder.strip('/')}/" if folder.strip("/") else ""

@@ -1,4 +1,4 @@
-"""What the file systems of fsspec say of an entry, each in its own words: its size, its version, its time of change."""
+"""Entries as the file systems of fsspec describe them, each in its own words: its size, its version, its time of change."""
 
 import errno
 from collections.abc import Callable, Mapping
@@ -37,7 +37,7 @@ def size_of(entry: Mapping[str, Any]) -> int | None:
 
 
 def etag_of(entry: Mapping[str, Any]) -> str | None:
-    """What changes with the content: an ETag, a digest."""
+    """The entry's version, which changes with the content: an ETag, a digest."""
     value = next((entry[name] for name in _ETAGS if isinstance(entry.get(name), str | int)), None)
     text = None if value is None else str(value).strip('"')
     return text if text and len(text) <= MAX_ETAG_CHARACTERS and text.isprintable() and text.isascii() else None
@@ -91,7 +91,7 @@ _READERS: Final[Mapping[type | tuple[type, ...], Callable[[Any], datetime]]] = {
 
 
 def fault_of(error: Exception) -> str | None:
-    """What is wrong with one file or folder by a file system's error, a word of `FAULTS`; None where the error says nothing of
+    """The fault of one file or folder by a file system's error, a word of `FAULTS`; None where the error says nothing of
     the kind, as when the server does not answer."""
     if isinstance(error, Unreadable):
         return error.reason

@@ -1,4 +1,4 @@
-"""What a store is: objects under keys, below one URL."""
+"""The interface of a store: objects under keys, below one URL."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,10 +50,10 @@ FAULTS: Final[Mapping[str, str]] = {
     "duplicate": "it has the name of another one in the same file",
     "unsupported": "it is held in a way that is not read here",
 }
-"""What can be wrong with something that was listed, in words."""
+"""Faults of something that was listed, in words."""
 
 MAX_READ_BYTES = 1 << 30
-"""What `Store.read` reads at most, if nothing less is asked for: the limit of a codec file, the largest of such objects."""
+"""The most bytes that `Store.read` reads by default: the limit of a codec file, the largest of such objects."""
 
 Refusal = StorageError | UsageError
 """Why an object was not written."""

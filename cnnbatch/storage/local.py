@@ -42,7 +42,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 _GONE = (FileNotFoundError, NotADirectoryError)
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-"""What the system says when this process or machine is at fault, and not a file or folder."""
+"""Errors of the system when this process or machine is at fault, and not a file or folder."""
 
 
 class LocalStore:
@@ -201,7 +201,7 @@ class LocalStore:
         return [fault for part in parts for fault in self._write_together(part, write)]
 
     def _write_together(self, items: Sequence[tuple[str, bytes]], write: _WriteFiles) -> Sequence[_Fault]:
-        """What kept each from being written: the system's error where it is the file's."""
+        """The error that kept each from being written: the system's error where it is the file's."""
         faults: dict[int, _Fault] = {}
         ready: set[Path] = set()
         files: dict[int, tuple[Path, Fill]] = {}
@@ -230,7 +230,7 @@ class LocalStore:
 
     @cached_property
     def _below(self) -> bytes:
-        """What the path of nearly every listed object begins with; `os.path.relpath` took nearly half of a listing's time."""
+        """The beginning of nearly every listed object's path; `os.path.relpath` took nearly half of a listing's time."""
         return os.fsencode(self._root).rstrip(b"/") + b"/"
 
     @cached_property
@@ -264,7 +264,7 @@ class LocalStore:
             yield _info(key, status, fault)
 
     def _faulty(self, path: bytes, error: OSError) -> ObjectInfo:
-        """What was met on the way and cannot be listed or looked at; raises StorageError where that is no fault of its own."""
+        """Entries met on the way that cannot be listed or looked at; raises StorageError where that is no fault of its own."""
         key, _ = self._key(path)
         if (fault := own_fault(error)) is None:
             raise StorageError(f"cannot list {self.url}/{key}: {error.strerror}") from error
@@ -287,7 +287,7 @@ class LocalStore:
         return path
 
     def _open(self, key: str) -> int:
-        """What `_inside` gives, open. Looking at each folder on the way takes longer than reading a small file, and is only
+        """Opens what `_inside` gives. Looking at each folder on the way takes longer than reading a small file, and is only
         needed where one of them is a link: the system says afterwards whether the way led elsewhere."""
         _refuse_odd(key)
         path = f"{self._real_root.rstrip('/')}/{key}"
@@ -330,7 +330,7 @@ class LocalStore:
 
 
 def own_fault(error: OSError) -> str | None:
-    """What is wrong with one file or folder by the system's error, a word of `FAULTS` or "changed"; None where it is this
+    """The fault of one file or folder by the system's error, a word of `FAULTS` or "changed"; None where it is this
     process or machine."""
     if error.errno is None or error.errno in _OURS:
         return None

@@ -12,7 +12,7 @@ Outcome = tuple[ObjectInfo, bytes | Unreadable]
 Answer = TypeVar("Answer")
 
 UNKNOWN_BYTES = 16 << 20
-"""What an object of unknown size counts before it is read."""
+"""Assumed size of an object before it is read, if it is unknown."""
 
 GROUP_BYTES = 1 << 18
 """Bytes of objects that one thread reads after the other: handing over each alone costs more than reading a tiny file."""

@@ -245,7 +245,7 @@ class ObjectStore:
             )
 
     def _version(self, key: str, etag: str) -> "obstore.UpdateVersion":
-        """What names the version ``etag``: on S3 the ETag, elsewhere the store's version number beside it."""
+        """The name of the version ``etag``: on S3 the ETag, elsewhere the store's version number beside it."""
         if self._is_s3:
             return {"e_tag": quote_etag(etag)}
         meta = obstore.head(self._client, self._path(key))

@@ -117,7 +117,7 @@ class S3Client:
             credentials.current_keys()
 
     def _retried(self, call: Callable[[], Result]) -> Result:
-        """What obstore does inside: backoff with jitter, limited in number and in time."""
+        """Retries as obstore does inside: backoff with jitter, limited in number and in time."""
         deadline = time.monotonic() + self._retry_timeout_s
         for attempt in itertools.count():
             try:

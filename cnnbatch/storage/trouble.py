@@ -1,4 +1,4 @@
-"""What an object store's error means, in one sentence, without the client's debug output."""
+"""The meaning of an object store's error in one sentence, without the client's debug output."""
 
 import re
 from collections.abc import Iterator

@@ -26,7 +26,7 @@ PICTURES = 48
 """Counted on."""
 
 SIDE = 512
-"""What is counted of a larger picture, in pixels."""
+"""The part of a larger picture that is counted, in pixels."""
 
 QUALITIES = tuple(float(q) for q in range(3, 64, 8))
 

@@ -39,7 +39,7 @@ def calibrate_int8(model: Hyperprior, pictures: Sequence[Pixels]) -> None:
 
 
 def _inputs(model: Hyperprior, layers: Sequence[nn.Linear], x: Tensor, quality: Tensor) -> list[Tensor]:
-    """What ``layers`` read, in the order in which they run."""
+    """Inputs of ``layers``, in the order in which they run."""
     inputs: list[Tensor] = []
     hooks = [layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0])) for layer in layers]
     try:

@@ -1,4 +1,4 @@
-"""What a night costs: seconds of nodes by kind, times a table of prices; and what an archive saves a month."""
+"""The cost of a night: seconds of nodes by kind, times a table of prices; and what an archive saves a month."""
 
 import logging
 import threading

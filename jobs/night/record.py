@@ -1,4 +1,4 @@
-"""What a night leaves in an archive for the next one: what has been verified, what is damaged, what time it was."""
+"""A night's notes in an archive for the next one: the verified shards, the damaged ones, the time."""
 
 import json
 from collections.abc import Collection, Sequence

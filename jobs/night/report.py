@@ -26,7 +26,7 @@ Outcome = Literal["done", "failed", "skipped"]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What became of one step."""
+    """The outcome of one step."""
 
     name: str
     outcome: Outcome
@@ -83,7 +83,7 @@ class NightReport:
 
     @property
     def exit_code(self) -> int:
-        """That of what stopped the night, else the code that all failed archives share, or 1 where they differ or a report
+        """The code of what stopped the night, else that of all failed archives, or 1 where they differ or a report
         could not be written."""
         if self.interruption:
             return self.interruption
@@ -169,7 +169,7 @@ def add_run(archive: ArchiveReport, report: RunReport) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a past night took: node-seconds by kind, for so many bytes of originals."""
+    """The price of a past night: node-seconds by kind, for so many bytes of originals."""
 
     node_seconds: Mapping[str, float]
     source_bytes: int

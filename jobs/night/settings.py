@@ -54,7 +54,7 @@ class Entry(SourceConfig):
 
 
 class Checks(BaseModel):
-    """What is verified every night: each shard that is new since the last night, and some of the others."""
+    """The shards to verify every night: each that is new since the last night, and some of the others."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

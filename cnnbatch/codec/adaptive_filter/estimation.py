@@ -1,4 +1,4 @@
-"""What a picture's own adaptive filter is, as an encoder finds it: least squares, from all of the picture or a few patches.
+"""Estimation of a picture's own adaptive filter: least squares, from all of the picture or a few patches.
 
 An encoder does not decode its picture. Patches of it are enough: thirty weights a colour are looked for, and a patch has
 thousands of samples. What they cannot tell, because no patch has it (no red roof, no sharp edge), must not be extrapolated:
@@ -32,7 +32,7 @@ from cnnbatch.codec.entropy_coding.exp_golomb import LARGEST_NUMBER, Numbers, pa
 from cnnbatch.codec.geometry import BLOCK
 
 NUMBER_BITS: Final = 0.05
-"""That the square of an own number is taken to cost while they are looked for: next to nothing that is not worth it."""
+"""Assumed cost of the square of an own number while they are estimated: next to nothing that is not worth it."""
 
 UNSEEN: Final = 0.1
 """Pixels that count as if they were of a common picture, for each that was not seen. From 0.02 to 0.2 it matters little, 0.4 %
@@ -173,7 +173,7 @@ def patch_places(shape: tuple[int, int], count: int) -> Iterator[tuple[int, int]
 
 
 def own_numbers(whole: Statistics, weights: Weights, *, pixels: int, step: float, bits_per_square: float) -> bytes:
-    """What a picture of so many ``pixels`` has in its header: `packed` differences from ``weights`` [3, FEATURES], or nothing
+    """The filter in the header of a picture of ``pixels``: `packed` differences from ``weights`` [3, FEATURES], or nothing
     where they would save fewer bits than they cost.
 
     ``whole``: sums for all of the picture, however many pixels were seen; ``step``: Δ(q); ``bits_per_square``: that a squared

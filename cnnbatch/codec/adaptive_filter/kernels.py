@@ -42,7 +42,7 @@ AROUND: Final = len(LIMITS) * len(PAIRS) + COLOURS
 FEATURES: Final = AROUND + 3
 
 UNITS: Final = np.array([1 / 16] * len(PAIRS) + [1 / 32] * len(PAIRS) + [1 / 256] * COLOURS + [1 / 128, 1 / 128, 1 / 32])
-"""What a picture's own numbers count, feature by feature."""
+"""Units of a picture's own numbers, feature by feature."""
 
 Weights = npt.NDArray[np.float32]
 
@@ -107,7 +107,7 @@ def sum_around(plane, i, sums):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def repeat_edges(planes):  # type: ignore[no-untyped-def]
-    """What lies beyond the picture in ``planes`` [3, H + 2·REACH, W + 2·REACH]: its last pixels."""
+    """Fills the margin around the picture in ``planes`` [3, H + 2·REACH, W + 2·REACH]with its last pixels."""
     for plane in planes:
         height, width = plane.shape
         bottom, right = height - REACH - 1, width - REACH - 1
@@ -120,7 +120,7 @@ def repeat_edges(planes):  # type: ignore[no-untyped-def]
 
 
 def own_weights(filters: Sequence[bytes]) -> Weights | None:
-    """What N pictures add to the weights, [N, 3, FEATURES], by the `packed` numbers, or nothing, in their headers.
+    """Additions of N pictures to the weights, [N, 3, FEATURES], by the `packed` numbers, or nothing, in their headers.
 
     None: no picture adds anything. Raises BitstreamError.
     """

@@ -43,7 +43,7 @@ _CRC_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a decoder must know before the first tile."""
+    """All that a decoder must know before the first tile."""
 
     width: int
     height: int
@@ -51,7 +51,7 @@ class Header:
     quality_steps: int
     codec_prefix: bytes
     own_filter: bytes = b""
-    """What the picture adds to the codec's adaptive filter, see `own_weights`; empty: nothing."""
+    """The picture's addition to the codec's adaptive filter, see `own_weights`; empty: nothing."""
     neutral: bool = False
     """RGB whose three channels are equal; never beside ``gray``."""
 

@@ -96,7 +96,7 @@ class Context(nn.Module):
 
     @torch.no_grad()
     def integers(self, steps: npt.NDArray[np.float64]) -> Integers:
-        """What a codec file holds; ``steps`` [253]: Δ(q) in grey levels at every quarter step of quality."""
+        """The arrays in a codec file; ``steps`` [253]: Δ(q) in grey levels at every quarter step of quality."""
         low, high = self.scale_range
         per_nat = (self.num_scales - 1) / math.log(high / low)
         weights = {

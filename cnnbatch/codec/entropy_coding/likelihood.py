@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 LEAST_MASS: Final = 1e-9
-"""What a symbol has at least, so that its bits are finite."""
+"""Least probability of a symbol, so that its bits are finite."""
 
 
 def gaussian_bits(values: Tensor, scales: Tensor) -> Tensor:

@@ -54,6 +54,6 @@ class Analysis(nn.Module):
 
 
 def _working_dtype(x: Tensor) -> torch.dtype:
-    """What autocast, where it is on, makes of the inputs of matrix products."""
+    """The type that autocast, where it is on, gives to the inputs of matrix products."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32

@@ -1,4 +1,4 @@
-"""What an error is worth in bits, in a picture and in a latent: the distortion that a codec is trained for and chooses by.
+"""The worth of an error in bits, in a picture and in a latent: the distortion that a codec is trained for and chooses by.
 
 A codec for ``psnr`` counts squared errors. One for ``ssimulacra2`` counts what the eye sees of them, and a share of squared
 errors, so that nothing goes astray that the measure does not look at.

@@ -42,7 +42,7 @@ DRAFT_WEIGHTS: Final = "draft_filter.weights"
 
 
 class DraftFilter:
-    """That of one codec file."""
+    """The filter of one codec file."""
 
     def __init__(self, arrays: Mapping[str, Array]) -> None:
         none = np.zeros((NUM_ANCHORS, CLASSES, COLOURS, AROUND), np.float32)
@@ -114,7 +114,7 @@ def _second_differences(luma, sums):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def _direction(across, down, falling, rising):  # type: ignore[no-untyped-def]
-    """That in which second differences are largest against those at right angles to it; 0: none stands out."""
+    """The direction in which second differences are largest against those at right angles to it; 0: none stands out."""
     straight, least = max(across, down), min(across, down)
     slanted, slightest = max(falling, rising), min(falling, rising)
     if straight * slightest >= slanted * least:

@@ -38,7 +38,7 @@ PASSES_FOR_THE_EYE = 6
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """What the number of `--effort` asks for."""
+    """The settings that the number of `--effort` stands for."""
 
     filter: bool
     """A filter of each image's own: by patches of it, or where there are passes by all of it."""
@@ -55,12 +55,12 @@ class Effort:
 
 
 class EncodedWindow(NamedTuple):
-    """What comes of one window."""
+    """The result of one window."""
 
     streams: list[tuple[tuple[int, int], bytes]]
     """The place of each of its tiles in the image, and its stream."""
     seen: list[Seen]
-    """What the filter of the image is estimated from."""
+    """Evidence for the image's filter."""
 
 
 class Encoder:

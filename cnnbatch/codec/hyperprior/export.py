@@ -28,7 +28,7 @@ def model_of(settings: HyperpriorSettings, arrays: Mapping[str, Array]) -> Hyper
 
 
 def arrays_of(model: Hyperprior) -> dict[str, Array]:
-    """What a codec file holds of a model. Raises CodecFileError if a layer of integers is not exact."""
+    """The arrays of a model in a codec file. Raises CodecFileError if a layer of integers is not exact."""
     _check_exact(model)
     return _float_arrays(model) | _integer_arrays(model) | _known_answer(model)
 

@@ -112,7 +112,7 @@ class FilterSearch:
         return min(shape) < PATCH_SIDE + 2 * PATCH_HALO or header.height * header.width <= WHOLE_PIXELS
 
     def numbers(self, image: int, parts: Sequence[Seen]) -> bytes:
-        """What the header of an image says of its filter, from the ``parts`` of it that were looked at."""
+        """The filter in the header of an image, from the ``parts`` of it that were looked at."""
         if not parts:
             return b""
         header, ordered = self._headers[image], sorted(parts, key=lambda part: part.place)

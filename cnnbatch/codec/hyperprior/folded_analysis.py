@@ -1,4 +1,4 @@
-"""What a CPU or a GPU runs of a trained analysis: at one quality it is one matrix behind the pre-filter."""
+"""The inference engine of a trained analysis: at one quality it is one matrix behind the pre-filter."""
 
 import copy
 from functools import lru_cache

@@ -1,4 +1,4 @@
-"""What the hyper-latents tell of each other, in integers only: each is predicted, and its scale follows how busy it is around.
+"""The context model of the hyper-latents, in integers only: each is predicted, and its scale follows how busy it is around.
 
 ẑ takes an eighth of all bits at low quality. A symbol is ẑ less a prediction from the places left, above, above left and above
 right in its own channel; and where magnitudes are above what their scales expect, beside it and in the channels before it at

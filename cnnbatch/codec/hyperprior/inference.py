@@ -1,4 +1,4 @@
-"""What a CPU or a GPU runs of a trained hyperprior to decode: the networks in whole numbers and fewer passes over memory.
+"""The inference engine of a trained hyperprior's decoder: its networks in whole numbers and fewer passes over memory.
 
 `decoding_networks` builds it from a trained model, on the model's device; nothing in it changes any more, whatever becomes of
 the model. The synthesis computes in eight bits, as every decoder does: that rounding is part of the format.
@@ -61,7 +61,7 @@ class DecodingNetworks:
 
 @torch.no_grad()
 def decoding_networks(model: Decodable) -> DecodingNetworks:
-    """What decodes with ``model``."""
+    """Builds the decoder's networks from ``model``."""
     return DecodingNetworks(
         model.settings,
         ExactNet(model.scale_net),
@@ -80,7 +80,7 @@ class ExactMeanNet:
 
     @torch.inference_mode()
     def __call__(self, z_hat: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """What the `MeanNet` gives."""
+        """The result of the `MeanNet`."""
         features = self._net.features(z_hat)
         with torch.autocast(z_hat.device.type, enabled=False):
             means = self._net.leave(features).mul_(torch.exp(self._gain(quality)))
@@ -110,7 +110,7 @@ class Int8Synthesis:
 
     @torch.inference_mode()
     def planes(self, y_hat: Tensor, quality: Tensor) -> Tensor:
-        """What the filter reads: float32 [N, 3, 16h + 2·REACH, 16w + 2·REACH], last pixels repeated beyond the edge."""
+        """The filter's input: float32 [N, 3, 16h + 2·REACH, 16w + 2·REACH], last pixels repeated beyond the edge."""
         if self._merged is None:
             return surrounded(self._picture(y_hat, quality))
         weight, step = self._network.postfilter.weight, self._network.settings.step(quality)

@@ -32,7 +32,7 @@ S = TypeVar("S", bound=np.generic)
 
 
 class HyperSynthesis(NamedTuple):
-    """What ẑ says of the latents of N tiles."""
+    """Side information that ẑ gives for the latents of N tiles."""
 
     indexes: Tensor
     """Scale indexes uint8 [N, a, b, M], exact."""

@@ -29,7 +29,7 @@ from cnnbatch.codec.transforms.integer_kernels import Z_MAX
 
 
 class SideInformation(NamedTuple):
-    """What an encoder knows of N tiles before it quantises them."""
+    """An encoder's knowledge of N tiles before it quantises them."""
 
     z: Symbols
     """[N, ⌈a/4⌉, ⌈b/4⌉, Cz], ẑ."""

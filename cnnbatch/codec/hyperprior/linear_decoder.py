@@ -86,7 +86,7 @@ class LinearDecoder:
         return uncoloured(image, gray=header.gray, neutral=header.neutral)
 
     def planes(self, bitstream: bytes) -> tuple[Floats, float]:
-        """What the filter of a draft reads, of a picture of one tile, and its Δ(q); raises BitstreamError."""
+        """The input of a draft's filter, for a picture of one tile, and its Δ(q); raises BitstreamError."""
         [parsed], scaled = self._parse([bitstream]), self._scaled(1)
         [job] = tile_jobs(0, parsed.header)
         return scaled.planes(_tile(scaled, parsed, job), parsed.header.quality), scaled.step(parsed.header.quality)
@@ -97,7 +97,7 @@ class LinearDecoder:
 
 
 class _Scaled:
-    """What decodes to pictures of one size."""
+    """A decoder to pictures of one size."""
 
     def __init__(self, file: Parsed, by: int) -> None:
         arrays = file.arrays
@@ -128,7 +128,7 @@ class _Scaled:
         target[:] = pixels[piece.within(covered)]
 
     def planes(self, y_hat: Floats, quality: float) -> Floats:
-        """What the filter of a draft reads, of all of ``y_hat``."""
+        """The input of a draft's filter, from all of ``y_hat``."""
         gain = np.exp(curve_at(self._gain, quality))
         return self._planes(y_hat * gain, self.step(quality))
 

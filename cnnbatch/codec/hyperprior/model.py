@@ -49,7 +49,7 @@ latents are zero a coarser step is better."""
 
 
 class HyperLatents(NamedTuple):
-    """What ẑ says of the latents of one image, [N, H/16, W/16, M]."""
+    """The side information that ẑ gives for the latents of one image, [N, H/16, W/16, M]."""
 
     scale_positions: Tensor
     """Before rounding."""

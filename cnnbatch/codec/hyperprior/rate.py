@@ -1,4 +1,4 @@
-"""What training takes symbols for: what an encoder chooses, at the rate of Gaussians integrated over each symbol."""
+"""Quantisation in training: the symbols that an encoder chooses, at the rate of Gaussians integrated over each symbol."""
 
 import numpy as np
 import torch

@@ -45,7 +45,7 @@ class HyperpriorSettings(BaseModel):
     coded_from: int = Field(1, ge=0, le=63)
     """Symbols of smaller scale indexes are taken as zero and not coded."""
     objective: Objective = "psnr"
-    """What distortion the codec is trained for and an encoder chooses by; a decoder does not look at it."""
+    """The distortion that the codec is trained for and that an encoder chooses by; a decoder does not look at it."""
     trellis_states: Literal[64, 256, 1024] = 256
     """States of dependent quantisation: the more, the fewer bytes, and the longer an encoder searches."""
 

@@ -58,7 +58,7 @@ class Synthesis(nn.Module):
         return linear.flatten(3), self.leave(self.blocks_8(depth_to_space(features, 2)))
 
     def seen(self, linear: Tensor, quality: Tensor) -> Tensor:
-        """What the learned path sees of the bypass' picture [N, h, w, 4, 64, 3] → [N, h, w, 4·C]."""
+        """The learned path's view of the bypass' picture [N, h, w, 4, 64, 3] → [N, h, w, 4·C]."""
         seen = self.see(without_local_mean(linear)) * torch.exp(self.see_gain(quality))[:, :, :, None]
         return cast(Tensor, seen.flatten(3))
 
@@ -67,7 +67,7 @@ class Synthesis(nn.Module):
         return cast(Tensor, self.adaptive_filter(quality)).reshape(-1, COLOURS, FEATURES)
 
     def rounded_layers(self) -> list[nn.Linear | Block]:
-        """What a decoder computes in eight bits, in order; a layer has one activation scale, a block two.
+        """The layers that a decoder computes in eight bits, in order; a layer has one activation scale, a block two.
 
         Not what reads or writes pixels: `see` and `leave` would cost as much as all others together.
         """

@@ -29,7 +29,7 @@ class Span:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """What two spans must share to be computed in one batch: length and place of the inner part."""
+        """The key that spans must share to be computed in one batch: length and place of the inner part."""
         return self.stop - self.start, self.inner_start - self.start, self.inner_stop - self.start
 
 
@@ -138,7 +138,7 @@ def region_window(region: Region, shape: tuple[int, int], halo: int) -> tuple[sl
 
 
 def overlap(a: slice, b: slice) -> slice:
-    """What two ranges have in common; nothing if it stops before it starts."""
+    """The intersection of two ranges; empty if it stops before it starts."""
     return slice(max(a.start, b.start), min(a.stop, b.stop))
 
 

@@ -60,7 +60,7 @@ class Machine(NamedTuple):
 
 @lru_cache
 def machine(states: int) -> Machine:
-    """That of ``states`` states."""
+    """The machine of ``states`` states."""
     flips, quantisers = MASKS[states]
     second, flip = (
         np.array([(s & mask).bit_count() % 2 for s in range(states // 2)], np.float32) for mask in (quantisers, flips)
@@ -69,7 +69,7 @@ def machine(states: int) -> Machine:
 
 
 class TrellisSettings(Protocol):
-    """What the quantiser needs of a codec file's settings."""
+    """The part of a codec file's settings that the quantiser needs."""
 
     @property
     def num_scales(self) -> int: ...
@@ -95,7 +95,7 @@ def _moves(states: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
 
 
 def dequantise(symbols: Symbols, indexes: Indexes, settings: TrellisSettings) -> Values:
-    """What the symbols of one tile stand for; symbols and their scale indexes in the order of the stream [n]."""
+    """Values of the symbols of one tile; symbols and their scale indexes in the order of the stream [n]."""
     values = np.empty(len(symbols), np.float32)
     _follow(symbols, indexes, *_moves(settings.trellis_states), values)
     return values
@@ -115,5 +115,5 @@ def _follow(symbols, indexes, second, moves, values):  # type: ignore[no-untyped
 
 @numba.njit(nogil=True, cache=True)
 def level(symbol, second):  # type: ignore[no-untyped-def]
-    """What a symbol stands for, in spacings; ``second``: 1 in the second quantiser."""
+    """Value of a symbol in spacings; ``second``: 1 in the second quantiser."""
     return 2 * symbol - second * ((symbol > 0) - (symbol < 0))

@@ -1,4 +1,4 @@
-"""What an encoder chose for one tile, and what a decoder will make of it."""
+"""An encoder's choice for one tile, and the values that a decoder will get from it."""
 
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ class QuantisedLatents(NamedTuple):
 
 
 def chosen_values(choice: QuantisedLatents, settings: TrellisSettings) -> Values:
-    """What the symbols of a `QuantisedLatents` stand for, of one tile or several; those that are in no stream are zero."""
+    """Values of the symbols of a `QuantisedLatents`, of one tile or several; those in no stream are zero."""
     values = np.empty(choice.symbols.shape, np.float32)
     flat = (part.reshape(-1) for part in (choice.symbols, choice.tables, values))
     _stand_for(*flat, settings.num_scales)
@@ -36,7 +36,7 @@ def _stand_for(symbols, tables, values, num_scales):  # type: ignore[no-untyped-
 
 @numba.njit(nogil=True, cache=True)
 def meant(symbol, table, num_scales):  # type: ignore[no-untyped-def]
-    """What a symbol of ``table`` stands for, in quantisation steps, float32."""
+    """Value of a symbol of ``table`` in quantisation steps, float32."""
     if table < num_scales:
         return np.float32(symbol)
     return np.float32(SPACING) * np.float32(level(np.int64(symbol), np.int64(table >= 2 * num_scales)))

@@ -1,4 +1,4 @@
-"""What the symbols of dependent quantisation cost under a Gaussian: the tables of a codec file, and masses for training."""
+"""Costs of dependent quantisation's symbols under a Gaussian: the tables of a codec file, and masses for training."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""What this CPU can do."""
+"""Features of this CPU."""
 
 import torch
 

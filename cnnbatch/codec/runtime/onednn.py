@@ -25,7 +25,7 @@ class PackedLayer(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What comes out of a product: ``dtype`` uint8, in levels of ``scale`` and ``zero_point``, or float32."""
+    """The result of a product: ``dtype`` uint8, in levels of ``scale`` and ``zero_point``, or float32."""
 
     scale: float = 1.0
     zero_point: int = 0
@@ -39,7 +39,7 @@ def packed(weight: Tensor, scales: Tensor, bias: Tensor) -> PackedLayer:
 
 
 def product_of_integers(levels: Tensor, scale: float, zero_point: int, layer: PackedLayer, output: Output) -> Tensor:
-    """What torch.compile makes of a quantised linear layer on a CPU, by oneDNN (torch/_inductor/fx_passes/quantization.py).
+    """A quantised linear layer as torch.compile makes it on a CPU, by oneDNN (torch/_inductor/fx_passes/quantization.py).
 
     ``levels`` uint8 [rows, inputs], which stand for (level − ``zero_point``) · ``scale``.
     """

@@ -54,7 +54,7 @@ class Int8Linear:
 
     @property
     def offset(self) -> np.float32:
-        """What is taken off levels on a CPU before they are kept: nothing in uint8."""
+        """Taken off levels on a CPU before they are kept; 0 in uint8."""
         return np.float32(0 if self.packed is not None else self.zero)
 
     def buffer(self, shape: Sequence[int]) -> npt.NDArray[Any]:
@@ -89,7 +89,7 @@ class Int8Linear:
 
 
 class Int8Block:
-    """What a `Block` with a hard swish computes, without gradients."""
+    """Computes a `Block` with a hard swish, without gradients."""
 
     def __init__(self, block: Block) -> None:
         self.block = block

@@ -44,7 +44,7 @@ def depthwise_requantised(padded, weight, bias, out):  # type: ignore[no-untyped
 
 @numba.njit(nogil=True, cache=True)
 def fill_indexes(positions, offsets, last, indexes):  # type: ignore[no-untyped-def]
-    """What the scale net gives [N, a, b, M], with ``offsets`` [N, M], as scale ``indexes`` up to ``last``."""
+    """Rounds the scale net's result [N, a, b, M], with ``offsets`` [N, M], to scale ``indexes`` up to ``last``."""
     images, height, width, channels = positions.shape
     half, zero = np.float32(0.5), np.float32(0)
     for n in range(images):

@@ -229,7 +229,7 @@ class IntegerNet(nn.Module):
         return out
 
     def features(self, z_hat: Tensor) -> Tensor:
-        """What the last layer reads, [N, H/16, W/16, width]."""
+        """Inputs of the last layer, [N, H/16, W/16, width]."""
         with torch.autocast(z_hat.device.type, enabled=False):
             x = depth_to_space(requantise(self.enter(z_hat)), 2)
             x = depth_to_space(requantise(self.grow(self.block_32(x))), 2)
@@ -294,13 +294,13 @@ class ExactNet:
 
     @torch.inference_mode()
     def __call__(self, z_hat: Tensor) -> Tensor:
-        """What the `IntegerNet` gives."""
+        """The result of the `IntegerNet`."""
         with torch.autocast(z_hat.device.type, enabled=False):
             return self.leave(self.features(z_hat))
 
     @torch.inference_mode()
     def features(self, z_hat: Tensor) -> Tensor:
-        """What the last layer, ``leave``, reads."""
+        """Inputs of the last layer, ``leave``."""
         with torch.autocast(z_hat.device.type, enabled=False):
             x = depth_to_space(requantise(self._enter(z_hat)), 2)
             x = depth_to_space(requantise(self._grow(self._block_32(x))), 2)
@@ -310,7 +310,7 @@ class ExactNet:
 
 
 def indexes_of(positions: Tensor, offsets: Tensor, num_scales: int) -> Tensor:
-    """What the scale net gives [N, a, b, M], with ``offsets`` [N, M] of the quality, as scale indexes, uint8."""
+    """Rounds the scale net's result [N, a, b, M], with ``offsets`` [N, M] of the quality, to scale indexes, uint8."""
     if not _compiles(positions):
         rounded = torch.floor(positions + 0.5) + offsets[:, None, None, :]
         return rounded.clamp_(0, num_scales - 1).to(torch.uint8)

@@ -13,7 +13,7 @@ where plain blocks have 9.46), by numerical search."""
 
 
 class LappingFilter(nn.Module):
-    """What makes a block transform a lapped one: a 16-tap matrix across every border between blocks, in both directions.
+    """The pre- or post-filter of a lapped transform: a 16-tap matrix across every border between blocks, in both directions.
 
     Before the blocks of the analysis it takes away what two neighbours share, after those of the synthesis its inverse
     smooths their border (time-domain lapped transform: Tran, Liang, Tu, IEEE Trans. Signal Processing 51(6), 2003, section

@@ -61,7 +61,7 @@ class Block(nn.Module):
         return x + cast(Tensor, self.project(hardswish(hidden)))
 
     def filtered(self, x: Tensor) -> Tensor:
-        """What the depthwise layer makes of ``x``."""
+        """Applies the depthwise layer to ``x``."""
         return cast(Tensor, self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 

@@ -1,4 +1,4 @@
-"""What follows from quality alone, without torch: λ(q), the quantisation step Δ(q), and curves as a codec file holds them."""
+"""Laws of quality alone, without torch: λ(q), the quantisation step Δ(q), and curves as a codec file holds them."""
 
 import math
 from typing import TYPE_CHECKING, Annotated, TypeVar

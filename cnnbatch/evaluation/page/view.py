@@ -1,4 +1,4 @@
-"""What the template needs beyond the summary: lengths of bars, cells of the matrix, rows of speeds."""
+"""The template's needs beyond the summary: lengths of bars, cells of the matrix, rows of speeds."""
 
 import math
 from collections import Counter
@@ -34,7 +34,7 @@ _STEPS = (3, 10, 25, 45)
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """What the source weighs in one way. Lengths are in percent of the longest bar."""
+    """The weight of the source in one way. Lengths are in percent of the longest bar."""
 
     label: str
     note: str
@@ -200,12 +200,12 @@ def our_codec(curves: Sequence[Curve]) -> str | None:
 
 
 def our_choice(advice: Recommendation) -> Choice | None:
-    """What the source would weigh with our codec, where it was asked about."""
+    """The weight that the source would have with our codec, where it was asked about."""
     return next((choice for choice in advice.choices if is_ours(choice.codec)), None)
 
 
 def figures(found: Point | Panel | Choice) -> list[str]:
-    """What was measured, for people: ``36.02 dB``, ``MS-SSIM 0.9871``, ``SSIMULACRA2 80.1``."""
+    """A measured value, for people: ``36.02 dB``, ``MS-SSIM 0.9871``, ``SSIMULACRA2 80.1``."""
     values = ((measure, scale, getattr(found, measure, None)) for measure, scale in SCALES.items())
     return [
         scale.show(value) if measure == "psnr_db" else f"{scale.name} {scale.show(value)}"

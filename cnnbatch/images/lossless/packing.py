@@ -125,7 +125,7 @@ def _unpack(reader: Reader, num_bytes: int) -> bytes:
 
 
 def _gaps(extents: Sequence[Extent], num_bytes: int) -> list[Extent]:
-    """What is between them; raises ValueError where they overlap."""
+    """The gaps between them; raises ValueError where they overlap."""
     gaps, position = [], 0
     for start, end in sorted(extents):
         if start < position:
@@ -190,7 +190,7 @@ def _pack_picture(data: bytes, part: Picture) -> tuple[list[Extent], bytes] | No
 
 
 def _open_stream(stream: bytes, packing: int, size: int) -> tuple[bytes, bytes] | None:
-    """What is in a stream, ``size`` bytes, and the recipe to make it again, which was tried."""
+    """The contents of a stream, ``size`` bytes, and the recipe to make it again, which was tried."""
     if packing == AS_IS:
         return (stream, b"") if len(stream) == size else None
     codec, unpacked = (deflate, deflate.inflate) if packing == DEFLATE else (lzw, lzw.inflate)
