@@ -1,16 +1,22 @@
-"""The ``cnnbatch`` command: looks into archives, keeps them in order, codes single pictures. One process, no cluster.
+"""The ``cnnbatch`` command: runs the jobs, looks into archives, keeps them in order, codes single pictures.
+
+A job is handed on to its module in ``jobs``, which starts or joins a Ray; every other subcommand is one process, no cluster.
 
 Results go to stdout (``--json`` makes them JSON), errors to stderr in one sentence; the exit code is the error's
 (``cnnbatch.errors``). What a subcommand does is in `cnnbatch.commands` and `cnnbatch.upkeep`, imported when one is run.
 """
 
 import argparse
+import importlib.util
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cnnbatch import signals
+from cnnbatch import job_options, signals
+from cnnbatch.choices import FORMATS
 from cnnbatch.errors import CnnbatchError
 from cnnbatch.text import visible, write_anything
 from cnnbatch.version import VERSION
@@ -18,20 +24,46 @@ from cnnbatch.version import VERSION
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-FORMATS: Final = ("original", "png", "webp", "jpeg")
-"""As `cnnbatch.stages.reconstruct.FORMATS`, which would import all that decoding needs."""
-
 SCALES: Final = ("1", "1/2", "1/4", "1/8", "1/16")
 
 _DESCRIPTION: Final = """\
-Look into an archive, take pictures out of it, keep it in order, and code single pictures.
+Compress folders and buckets of images, look into the archive, take pictures out of it, and keep it in order.
 ARCHIVE is a folder or a URL (s3://bucket/prefix); endpoint and credentials come from the environment (AWS_...)."""
+
+_EXAMPLES: Final = """\
+examples:
+  cnnbatch compress photos/ archive/             a folder into an archive, on a Ray of this machine or RAY_ADDRESS
+  cnnbatch ls -l archive/ '2024/*'               what is in it
+  cnnbatch get archive/ 2024/a.jpg -o a.jpg      one picture
+  cnnbatch reconstruct archive/ back/            every picture
+  eval "$(cnnbatch completion bash)"             completes commands and options in this shell
+
+`cnnbatch COMMAND --help` has the options and examples of each."""
+
+LS_EXAMPLES: Final = (
+    "cnnbatch ls archive/ '2024/*'",
+    """cnnbatch ls -l archive/ --where "width > 4000 and outcome = 'store'\"""",
+)
+GET_EXAMPLES: Final = (
+    "cnnbatch get archive/ 2024/a.jpg -o a.png",
+    "cnnbatch get archive/ 2024/a.jpg -o - --scale 1/8 > preview.jpg",
+)
+DOCTOR_EXAMPLES: Final = ("cnnbatch doctor archive/", "cnnbatch doctor archive/ --mend --source photos/")
+ERASE_EXAMPLES: Final = ("cnnbatch erase archive/ 2024/a.jpg --verify",)
+RESTORE_EXAMPLES: Final = ("cnnbatch restore-rows archive/ '2024/*' --dry-run",)
+
+SHELLS: Final = ("bash", "zsh", "tcsh")
+PLACES: Final = re.compile(r"SOURCE|ARCHIVE|DESTINATION|.*(FILE|IMAGE|FOLDER|LABELS|OUT|yaml|cnb).*")
+"""Names of arguments for which a shell offers its files."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; return its exit code (2 for a wrong command line, as SystemExit)."""
     write_anything(sys.stdout, sys.stderr)
-    options = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words and words[0] in job_options.MODULES:
+        return _run_job(words[0], words[1:], alone=argv is None)
+    options = _parser().parse_args(words)
     try:
         with signals.ended_by_signals():
             _run(options)
@@ -47,49 +79,127 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _run_job(name: str, words: Sequence[str], *, alone: bool) -> int:
+    """Does what ``python -m jobs.NAME`` does, once the words are right: importing the job takes seconds."""
+    if name == "classify":
+        command = job_options.classify_parser().parse_args(words[:1]).command
+        job_options.job_parser(f"classify {command}").parse_intermixed_args(words[1:])
+    else:
+        job_options.job_parser(name).parse_intermixed_args(words)
+    _import_jobs()
+    run_as_module: Callable[..., int] = importlib.import_module("jobs.command").run_as_module
+    return run_as_module(job_options.MODULES[name], words, alone=alone)
+
+
+def _import_jobs() -> None:
+    """Imports the package `jobs` that came with this cnnbatch, whatever else of that name is on the path."""
+    folder = Path(__file__).parents[1] / "jobs"
+    spec = importlib.util.spec_from_file_location("jobs", folder / "__init__.py", submodule_search_locations=[str(folder)])
+    if "jobs" not in sys.modules and spec is not None and spec.loader is not None:
+        sys.modules["jobs"] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+
+
 def _run(options: argparse.Namespace) -> None:
+    if options.command == "completion":  # run by each new shell: it is not to wait for Arrow
+        _completion(options)
+        return
     from cnnbatch import commands, upkeep
 
     {**commands.COMMANDS, **upkeep.COMMANDS}[options.command](options)
+
+
+def _completion(options: argparse.Namespace) -> None:
+    """A script that makes a shell complete the commands, options and files of ``cnnbatch``."""
+    import shtab
+
+    parser = _parser()
+    _complete_files(parser, shtab.FILE)
+    print(shtab.complete(parser, options.shell))
+
+
+def _complete_files(parser: argparse.ArgumentParser, files: Mapping[str, object]) -> None:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                _complete_files(inner, files)
+        elif PLACES.fullmatch(str(action.metavar)):
+            action.complete = files  # type: ignore[attr-defined]  # where shtab looks for it
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cnnbatch",
         description=_DESCRIPTION,
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"cnnbatch {VERSION}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_info, _add_ls, _add_get, _add_encode, _add_decode, _add_doctor, _add_erase, _add_compact, _add_restore):
+    _add_jobs(subparsers)
+    for add in (
+        _add_info,
+        _add_ls,
+        _add_get,
+        _add_encode,
+        _add_decode,
+        _add_doctor,
+        _add_erase,
+        _add_compact,
+        _add_restore,
+        _add_completion,
+    ):
         add(subparsers)
     return parser
 
 
-def _add(subparsers: "Subparsers", name: str, help: str) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", allow_abbrev=False)
+def _add_jobs(subparsers: "Subparsers") -> None:
+    """Lists the jobs in the help, and for completion; their words are read by parsers of their own."""
+    classify: Subparsers | None = None
+    for name, job in job_options.JOBS.items():
+        first, _, second = name.partition(" ")
+        if not second:
+            job.fill(subparsers.add_parser(name, help=f"{job.help[0].lower()}{job.help[1:]}"))
+            continue
+        if classify is None:
+            parser = subparsers.add_parser(first, help="recognise what is on an archive's pictures without decoding them")
+            classify = parser.add_subparsers(dest="what", required=True)
+        job.fill(classify.add_parser(second))
+
+
+def _add(subparsers: "Subparsers", name: str, help: str, *examples: str) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        name,
+        help=help,
+        description=f"{help[0].upper()}{help[1:]}.",
+        epilog="\n  ".join(("examples:", *examples)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser._positionals.title = "required"
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")
     return parser
 
 
 def _add_info(subparsers: "Subparsers") -> None:
-    parser = _add(subparsers, "info", "show the figures of an archive or of a .cnb file")
+    parser = _add(subparsers, "info", "show the figures of an archive or of a .cnb file", "cnnbatch info s3://bucket/archive")
     parser.add_argument("what", metavar="ARCHIVE|FILE.cnb")
 
 
 def _add_ls(subparsers: "Subparsers") -> None:
-    parser = _add(subparsers, "ls", "list the images of an archive by key")
+    parser = _add(subparsers, "ls", "list the images of an archive by key", *LS_EXAMPLES)
     parser.add_argument("archive", metavar="ARCHIVE")
-    parser.add_argument("glob", metavar="GLOB", nargs="?", default="*", help="only keys that match; * crosses / (default: all)")
-    parser.add_argument(
+    which = parser.add_argument_group("which images")
+    which.add_argument("glob", metavar="GLOB", nargs="?", default="*", help="only keys that match; * crosses / (default: all)")
+    which.add_argument(
         "--where", metavar="CONDITION", help="only those of which it holds, such as \"label = 'cat' and width > 640\""
     )
     parser.add_argument("-l", "--long", action="store_true", help="with format, size, bytes of the original, and quality")
 
 
 def _add_get(subparsers: "Subparsers") -> None:
-    parser = _add(subparsers, "get", "write one image of an archive to a file")
+    parser = _add(subparsers, "get", "write one image of an archive to a file", *GET_EXAMPLES)
     parser.add_argument("archive", metavar="ARCHIVE")
     parser.add_argument("key", metavar="KEY")
     parser.add_argument(
@@ -101,7 +211,9 @@ def _add_get(subparsers: "Subparsers") -> None:
 
 
 def _add_encode(subparsers: "Subparsers") -> None:
-    parser = _add(subparsers, "encode", "compress one image to a .cnb file")
+    parser = _add(
+        subparsers, "encode", "compress one image to a .cnb file", "cnnbatch encode a.jpg a.cnb --target-ssimulacra2 80"
+    )
     parser.add_argument("image", metavar="IMAGE")
     parser.add_argument("cnb", metavar="FILE.cnb")
     goal = parser.add_mutually_exclusive_group()
@@ -123,7 +235,7 @@ def _add_encode(subparsers: "Subparsers") -> None:
 
 
 def _add_decode(subparsers: "Subparsers") -> None:
-    parser = _add(subparsers, "decode", "give the image of a .cnb file back")
+    parser = _add(subparsers, "decode", "give the image of a .cnb file back", "cnnbatch decode a.cnb a.png")
     parser.add_argument("cnb", metavar="FILE.cnb")
     parser.add_argument("output", metavar="IMAGE", help="where to; - is stdout")
     parser.add_argument("--codec", metavar="FILE", help="codec file, if not one that comes with cnnbatch")
@@ -133,7 +245,7 @@ def _add_decode(subparsers: "Subparsers") -> None:
 
 
 def _add_doctor(subparsers: "Subparsers") -> None:
-    parser = _add(subparsers, "doctor", "look for damage in an archive's log and for files that nothing needs")
+    parser = _add(subparsers, "doctor", "look for damage in an archive and for files that nothing needs", *DOCTOR_EXAMPLES)
     parser.add_argument("archive", metavar="ARCHIVE")
     parser.add_argument(
         "--mend", action="store_true", help="put a torn last commit or a bad checkpoint into quarantine, and right what can be"
@@ -151,7 +263,9 @@ def _add_doctor(subparsers: "Subparsers") -> None:
 
 
 def _add_erase(subparsers: "Subparsers") -> None:
-    parser = _add(subparsers, "erase", "remove images for good: they are never ingested again")
+    parser = _add(
+        subparsers, "erase", "remove images for good: they are never ingested again", "cnnbatch erase archive/ a.jpg --verify"
+    )
     parser.add_argument("archive", metavar="ARCHIVE")
     parser.add_argument("keys", metavar="KEY", nargs="+")
     parser.add_argument("--verify", action="store_true", help="look for the keys in every file, replaced ones too; exit code 5")
@@ -159,15 +273,26 @@ def _add_erase(subparsers: "Subparsers") -> None:
 
 
 def _add_compact(subparsers: "Subparsers") -> None:
-    parser = _add(subparsers, "compact", "merge small shards into fewer ones, sorted by key")
+    parser = _add(subparsers, "compact", "merge small shards into fewer ones, sorted by key", "cnnbatch compact archive/")
     parser.add_argument("archive", metavar="ARCHIVE")
 
 
 def _add_restore(subparsers: "Subparsers") -> None:
-    parser = _add(subparsers, "restore-rows", "bring back images that --mirror-deletes removed, while their files are there")
+    parser = _add(
+        subparsers,
+        "restore-rows",
+        "bring back images that --mirror-deletes removed, while their files are there",
+        *RESTORE_EXAMPLES,
+    )
     parser.add_argument("archive", metavar="ARCHIVE")
-    parser.add_argument("glob", metavar="GLOB", nargs="?", default="*", help="only keys that match; * crosses / (default: all)")
+    which = parser.add_argument_group("which images")
+    which.add_argument("glob", metavar="GLOB", nargs="?", default="*", help="only keys that match; * crosses / (default: all)")
     parser.add_argument("--dry-run", action="store_true", help="list their keys, change nothing")
+
+
+def _add_completion(subparsers: "Subparsers") -> None:
+    parser = subparsers.add_parser("completion", help="print what makes a shell complete commands and options")
+    parser.add_argument("shell", choices=SHELLS)
 
 
 def _add_grace(parser: argparse.ArgumentParser) -> None:

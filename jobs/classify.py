@@ -8,7 +8,6 @@ and damaged rows are counted, and are rows without a label in OUT. HEAD_FILE is 
 `jobs.train --architecture dense --labels` carries itself.
 """
 
-import argparse
 import logging
 import sys
 from abc import ABC, abstractmethod
@@ -39,6 +38,7 @@ from cnnbatch.classification import (
 from cnnbatch.classification.work import LABELLED
 from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
+from cnnbatch.job_options import classify_parser, job_parser
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.reconstruct import plan_tasks
 from cnnbatch.stages.records import ShardResult, ShardTask, Tally
@@ -46,7 +46,7 @@ from cnnbatch.storage import StorageConfig, Store, open_object, open_store, over
 from cnnbatch.storage.urls import plain_url
 from cnnbatch.training.dense_data import read_labels
 from jobs import engine
-from jobs.command import add_common, run_as_module, run_job
+from jobs.command import run_as_module, run_job
 from jobs.metrics import record_shard
 from jobs.progress import Progress
 from jobs.report import RunReport, new_run_id, shown
@@ -338,49 +338,16 @@ def describe(report: RunReport) -> list[str]:
     return lines
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.classify",
-        description="Recognise what is on an archive's pictures without decoding them.",
-        usage="python -m jobs.classify train ARCHIVE LABELS HEAD_FILE [--head linear|mlp] [--codec ID] [options]\n"
-        "       python -m jobs.classify predict ARCHIVE HEAD_FILE OUT [--keys GLOB] [options]",
-    )
-    parser.add_argument("command", choices=("train", "predict"), help="each has its own --help")
-    return parser
-
-
-def _train_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m jobs.classify train", description="Learn a head from labelled pictures.")
-    parser.add_argument("archive", metavar="ARCHIVE", help="folder or URL of the archive")
-    parser.add_argument("labels", metavar="LABELS", help="CSV or Parquet file with the columns key and label")
-    parser.add_argument("head", metavar="HEAD_FILE", help="file to write, such as head.safetensors")
-    parser.add_argument("--head", dest="kind", choices=("linear", "mlp"), help="default: mlp, with one hidden layer")
-    parser.add_argument("--codec", metavar="ID", help="of an archive of several codecs: the first digits of the one to take")
-    add_common(parser)
-    return parser
-
-
-def _predict_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m jobs.classify predict", description="Predict the label of every picture.")
-    parser.add_argument("archive", metavar="ARCHIVE", help="folder or URL of the archive")
-    parser.add_argument("head", metavar="HEAD_FILE", help="what train wrote; or codec: the head inside the codec file")
-    parser.add_argument("out", metavar="OUT", help="folder or URL for Parquet files of key, label, probability, outcome")
-    parser.add_argument("--keys", metavar="GLOB", help="only these keys; * crosses /")
-    add_common(parser)
-    return parser
-
-
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
-    command = _parser().parse_args(argv[:1]).command
+    command = classify_parser().parse_args(argv[:1]).command
+    args = job_parser(f"classify {command}").parse_intermixed_args(argv[1:])
     job: ClassifyJob
     if command == "train":
-        args = _train_parser().parse_intermixed_args(argv[1:])
         flags = {"archive": args.archive, "labels": args.labels, "head": args.head, "codec": args.codec}
         flags["training.kind"] = args.kind
         job = TrainJob(resolve(ClassifyConfig, file=args.config, flags=flags, words=args.settings))
     else:
-        args = _predict_parser().parse_intermixed_args(argv[1:])
         flags = {"archive": args.archive, "head": args.head, "out": args.out, "keys": args.keys}
         job = PredictJob(resolve(ClassifyConfig, file=args.config, flags=flags, words=args.settings))
     run_job(job, describe, as_json=args.json)

@@ -3,7 +3,6 @@
 list → diff against the archive → plan shards → compress actors → commit while running → run report
 """
 
-import argparse
 import logging
 import sys
 import time
@@ -22,6 +21,7 @@ from cnnbatch.codec import Codec
 from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.containers import keeping_indexes, open_source
 from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
+from cnnbatch.job_options import job_parser
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.commit import Committer
 from cnnbatch.stages.compress import OPTIONS, CompressionSettings, ShardCompressor
@@ -37,7 +37,7 @@ from cnnbatch.storage import Source, StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import parse_url
 from cnnbatch.text import visible_lines
 from jobs import engine
-from jobs.command import add_common, run_as_module, run_job
+from jobs.command import run_as_module, run_job
 from jobs.metrics import record_shard, show
 from jobs.progress import Progress
 from jobs.report import RunReport, failed_keys, new_run_id, shown
@@ -305,38 +305,9 @@ class CompressJob:
             )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m jobs.compress", description="Compress a folder or bucket of images.")
-    parser.add_argument("source", metavar="SOURCE", help="folder or URL with images, such as photos/ or s3://bucket/photos")
-    parser.add_argument("archive", metavar="ARCHIVE", help="folder or URL of the archive; made where there is none")
-    goal = parser.add_mutually_exclusive_group()
-    goal.add_argument("--quality", type=float, help="0…63, default 40")
-    goal.add_argument("--target-psnr", type=float, metavar="DB", help="search each image's quality for this PSNR")
-    goal.add_argument("--target-bpp", type=float, metavar="B", help="search each image's quality for these bits per pixel")
-    goal.add_argument("--target-ssimulacra2", type=float, metavar="S", help="search each image's quality for this SSIMULACRA2")
-    goal.add_argument("--lossless", action="store_true", default=None, help="keep every byte; JPEGs as JPEG XL transcodes")
-    parser.add_argument("--min-psnr", type=float, metavar="DB", help="raise quality, or store, below this PSNR")
-    parser.add_argument("--min-ssimulacra2", type=float, metavar="S", help="the same for SSIMULACRA2")
-    parser.add_argument("--measure", choices=["ssimulacra2"], help="record it beside the PSNR")
-    parser.add_argument(
-        "--effort", type=int, metavar="N", help="search for better bitstreams: 1 takes some thirty times as long; 0"
-    )
-    parser.add_argument("--codec", metavar="FILE", help="codec file, or the name of one that comes with cnnbatch; default: eye")
-    parser.add_argument("--exclude", action="append", metavar="GLOB", help="leave out keys; * crosses /; repeatable")
-    parser.add_argument("--mirror-deletes", action="store_true", default=None, help="remove images that vanished from SOURCE")
-    parser.add_argument(
-        "--delete-limit", type=float, metavar="SHARE", help="of the archive's images: more are never removed at once (0.1)"
-    )
-    parser.add_argument("--recompress", action="store_true", default=None, help="also take images coded with other settings")
-    parser.add_argument("--retry-failed", metavar="RUN", help="take only the keys that failed in that run")
-    parser.add_argument("--dry-run", action="store_true", help="say what there is to do, write nothing")
-    add_common(parser)
-    return parser
-
-
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
-    args = _parser().parse_intermixed_args(argv)
+    args = job_parser("compress").parse_intermixed_args(argv)
     flags = {name: getattr(args, name) for name in ("source", "archive", "codec", "exclude", "recompress", "retry_failed")}
     flags |= {name: getattr(args, name) for name in ("mirror_deletes", "delete_limit")}
     for name in OPTIONS:

@@ -11,9 +11,10 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
@@ -90,8 +91,23 @@ def connect() -> None:
 
 
 def _init(**place: str) -> None:
-    with signals.kept():  # Ray's handler would end this process in abort()
+    with signals.kept(), _beside_jobs():  # Ray's handler would end this process in abort()
         ray.init(logging_level=logging.WARNING, log_to_driver=False, include_dashboard=False, configure_logging=False, **place)
+
+
+@contextmanager
+def _beside_jobs() -> Iterator[None]:
+    """Workers look first where the driver stands when it starts Ray: there is to be no other `jobs` there."""
+    try:
+        here = os.open(".", os.O_RDONLY)
+    except FileNotFoundError:  # removed meanwhile
+        here = os.open("/", os.O_RDONLY)
+    os.chdir(Path(__file__).parents[1])
+    try:
+        yield
+    finally:
+        os.fchdir(here)
+        os.close(here)
 
 
 def size_pool(workers: Workers) -> Pool:

@@ -4,7 +4,6 @@ list → sample → every file as it is and by the classical codecs (tasks) → 
 → the quality that reaches the target → examples → table, page, plots, Parquet
 """
 
-import argparse
 import logging
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -24,16 +23,15 @@ from cnnbatch.evaluation.measurement import TIMING, Limits, Measured
 from cnnbatch.evaluation.published import read_published
 from cnnbatch.evaluation.recommendation import GoalSearch, Qualities, recommendation
 from cnnbatch.evaluation.sampling import Stratum, learning_order, stratify
-from cnnbatch.evaluation.scales import USUAL
-from cnnbatch.evaluation.scales import WORDS as MEASURE_WORDS
-from cnnbatch.evaluation.selection import WORDS, select
+from cnnbatch.evaluation.selection import select
 from cnnbatch.evaluation.summary import EvaluationSummary, Example, LeftOut, Recommendation
 from cnnbatch.evaluation.table import Means, Measurements, means
+from cnnbatch.job_options import job_parser
 from cnnbatch.stages.listing import list_source
 from cnnbatch.stages.records import Failure, Tally
 from cnnbatch.storage import ObjectInfo, StorageConfig, open_store, overlaps
 from cnnbatch.storage.urls import plain_url
-from jobs.command import add_common, run_as_module, run_job
+from jobs.command import run_as_module, run_job
 from jobs.measuring import Cluster, CnnFile
 from jobs.progress import Progress
 from jobs.report import RunReport, new_run_id, shown
@@ -299,36 +297,9 @@ def _codec_files(paths: Sequence[str]) -> tuple[tuple[CnnFile, ...], tuple[Codec
     return tuple(CnnFile(path, data) for path, data in zip(paths, contents, strict=True)), specs
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.evaluate", description="Compare codecs on a folder or bucket of images."
-    )
-    parser.add_argument("source", metavar="SOURCE", help="folder or URL with images; nothing below it is changed")
-    parser.add_argument("--codecs", metavar="A,B", help=f"which to compare; default: all of {','.join(WORDS)}")
-    parser.add_argument(
-        "--codec",
-        action="append",
-        metavar="FILE",
-        help="codec file of ours, or the name of a shipped one; repeatable; default: eye",
-    )
-    parser.add_argument("--out", metavar="FOLDER", help="folder or URL for the page, plots, Parquet and JSON")
-    parser.add_argument(
-        "--sample", type=int, metavar="N", help="files to measure, drawn by format and size; default 100, 0: all"
-    )
-    parser.add_argument("--target-psnr", type=float, metavar="DB", help="recommend the quality with this mean PSNR")
-    parser.add_argument("--target-ms-ssim", type=float, metavar="X", help="recommend the quality with this mean MS-SSIM")
-    parser.add_argument("--target-ssimulacra2", type=float, metavar="S", help="find each picture's quality for this score")
-    parser.add_argument("--measures", metavar="A,B", help=f"of {','.join(MEASURE_WORDS)}; default {','.join(USUAL)}")
-    parser.add_argument("--examples", type=int, metavar="N", help="pictures on the page; default 6, small ones 24")
-    parser.add_argument("--published", metavar="FOLDER", help="JSON files with curves of others, to be drawn beside")
-    parser.add_argument("--exclude", action="append", metavar="GLOB", help="leave out keys; * crosses /; repeatable")
-    add_common(parser)
-    return parser
-
-
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
-    args = _parser().parse_intermixed_args(argv)
+    args = job_parser("evaluate").parse_intermixed_args(argv)
     names = ("source", "codec", "out", "sample", "examples", "published", "exclude")
     flags = {name: getattr(args, name) for name in (*names, "target_psnr", "target_ms_ssim", "target_ssimulacra2")}
     for name in ("codecs", "measures"):

@@ -6,7 +6,6 @@ All leases are taken before anything else, so that a second start finds none fre
 archive that fails does not stop the others. After a kill the same command goes on.
 """
 
-import argparse
 import json
 import logging
 import secrets
@@ -21,6 +20,7 @@ import ray
 
 from cnnbatch import signals
 from cnnbatch.errors import CnnbatchError
+from cnnbatch.job_options import job_parser
 from cnnbatch.storage import StorageConfig, open_store
 from cnnbatch.text import visible_lines
 from jobs import engine
@@ -171,23 +171,9 @@ def preview(config: NightlyConfig, *, as_json: bool) -> int:
     return codes.pop() if len(codes) == 1 else int(bool(codes))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.nightly",
-        description="Bring archives up to date, verify, merge and clean them, and report.",
-    )
-    parser.add_argument("config", metavar="CONFIG.yaml", help="see jobs/configs/nightly.yaml; only `archives` is needed")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="say what there is to do and to pay; write nothing, read no image"
-    )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON on stdout, not as Markdown")
-    parser.add_argument("settings", nargs="*", metavar="name=value", help="any setting, such as workers.most=4")
-    return parser
-
-
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
-    args = _parser().parse_intermixed_args(argv)
+    args = job_parser("nightly").parse_intermixed_args(argv)
     config = load(args.config, args.settings)
     log_shards(as_json=config.log_format == "json")
     if args.dry_run:

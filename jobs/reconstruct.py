@@ -3,7 +3,6 @@
 read the log → one task a shard → reconstruct actors → report
 """
 
-import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -14,16 +13,17 @@ from cnnbatch.archive import open_archive
 from cnnbatch.archive.layout import FORMAT_PATH
 from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
+from cnnbatch.job_options import job_parser
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.guarded import GuardedReconstructor
 from cnnbatch.stages.layouts import plan_layout
 from cnnbatch.stages.marks import clear_marks, remaining
-from cnnbatch.stages.reconstruct import FORMATS, LAYOUTS, ReconstructionSettings, ShardReconstructor
+from cnnbatch.stages.reconstruct import ReconstructionSettings, ShardReconstructor
 from cnnbatch.stages.records import ShardResult, ShardTask, Tally
 from cnnbatch.storage import StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import may_overlap, parse_url
 from jobs import engine
-from jobs.command import add_common, add_report_file, run_as_module, run_job
+from jobs.command import check_report_file, run_as_module, run_job
 from jobs.metrics import record_shard
 from jobs.progress import Progress
 from jobs.report import RunReport, known_sources, new_run_id, shown
@@ -132,34 +132,10 @@ def _first(report: RunReport) -> str:
     return f"first {first.key!r}: {first.error}: {first.message}"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m jobs.reconstruct", description="Give the images of an archive back.")
-    parser.add_argument("archive", metavar="ARCHIVE", help="folder or URL of the archive")
-    parser.add_argument("destination", metavar="DESTINATION", help="folder or URL to write the images to")
-    parser.add_argument("--keys", metavar="GLOB", help="only these keys; * crosses /")
-    parser.add_argument("--format", choices=FORMATS, help="default: original")
-    parser.add_argument(
-        "--layout",
-        choices=LAYOUTS,
-        help="original (default): tars as tars, files as files; folder: files alone; webdataset, parquet: one file each shard",
-    )
-    parser.add_argument(
-        "--draft",
-        action="store_const",
-        const="draft",
-        help="decode without the network, in a third of the time",
-    )
-    parser.add_argument(
-        "--force", action="store_true", default=None, help="replace files that are there, also in or around the SOURCE"
-    )
-    add_report_file(parser)
-    add_common(parser)
-    return parser
-
-
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
-    args = _parser().parse_intermixed_args(argv)
+    args = job_parser("reconstruct").parse_intermixed_args(argv)
+    check_report_file(args.report)
     flags = {"archive": args.archive, "destination": args.destination, "keys": args.keys}
     flags |= {f"reconstruction.{name}": getattr(args, name) for name in ("format", "layout", "force")}
     flags |= {"reconstruction.decoder": args.draft}

@@ -10,7 +10,6 @@ state before the learning rate fell. Without a checkpoint --resume starts from t
 run with --start from those of another codec file, whose network grows to the sizes of the settings.
 """
 
-import argparse
 import logging
 import socket
 import sys
@@ -31,6 +30,7 @@ from cnnbatch.codec.dense.model import Dense
 from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.errors import ImageError, UsageError
 from cnnbatch.images import decode
+from cnnbatch.job_options import job_parser
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.reconstruct import reconstruct_each, restore_file
 from cnnbatch.storage import StorageConfig, open_store, read_object
@@ -185,28 +185,9 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m jobs.train", description="Train a codec on a folder or bucket of images.")
-    parser.add_argument("source", metavar="SOURCE", help="folder or URL with images")
-    parser.add_argument("codec_file", metavar="CODEC_FILE", help="local file to write, such as mine.safetensors")
-    parser.add_argument("--architecture", choices=("hyperprior", "dense"), help="dense: small pictures of one size")
-    parser.add_argument("--labels", metavar="FILE", help="CSV or Parquet with key and label: dense learns to recognise, too")
-    parser.add_argument("--minutes", type=float, metavar="M", help="wall-clock time, all resumes together; default 60")
-    parser.add_argument("--processes", type=int, metavar="N", help="processes of one thread; default 1")
-    parser.add_argument("--resume", action="store_true", default=None, help="go on from the checkpoint, or from CODEC_FILE")
-    parser.add_argument(
-        "--start",
-        metavar="FILE",
-        help="codec file, or the name of one that comes with cnnbatch: a new run grows its network to model.… sizes",
-    )
-    parser.add_argument("--config", metavar="F.yaml", help="read settings from this file; flags and name=value win over it")
-    parser.add_argument("settings", nargs="*", metavar="name=value", help="any setting, such as training.learning_rate=0.001")
-    return parser
-
-
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
-    args = _parser().parse_intermixed_args(argv)
+    args = job_parser("train").parse_intermixed_args(argv)
     flags = {"source": args.source, "codec_file": str(Path(args.codec_file).absolute()), "resume": args.resume}
     flags |= {
         "start": args.start,

@@ -3,7 +3,6 @@
 read the log → compare with the objects → one task a shard → verify actors → keys, codec files, source → findings
 """
 
-import argparse
 import logging
 import shutil
 import sys
@@ -18,16 +17,17 @@ from cnnbatch.archive.snapshot import LiveShard
 from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.containers import open_source
 from cnnbatch.errors import CnnbatchError, UsageError, VerifyFailed
+from cnnbatch.job_options import job_parser
 from cnnbatch.stages import verify_plan
 from cnnbatch.stages.attempts import local_marks
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.guarded import GuardedVerifier
 from cnnbatch.stages.listing import Listing, list_source
 from cnnbatch.stages.records import Finding, Tally, VerifyResult, VerifyTask
-from cnnbatch.stages.verify import LEVELS, ShardVerifier, VerifySettings
+from cnnbatch.stages.verify import ShardVerifier, VerifySettings
 from cnnbatch.storage import Source, StorageConfig, Store, open_store
 from jobs import engine
-from jobs.command import add_common, add_report_file, run_as_module, run_job
+from jobs.command import check_report_file, run_as_module, run_job
 from jobs.metrics import record_shard
 from jobs.progress import Progress
 from jobs.report import RunReport, new_run_id, shown
@@ -172,25 +172,10 @@ class VerifyJob:
             raise VerifyFailed(f"{report.inputs} images in the log, {report.tally.total} were looked at")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m jobs.verify", description="Verify that an archive is what it says.")
-    parser.add_argument("archive", metavar="ARCHIVE", help="folder or URL of the archive; only the run report is added to it")
-    parser.add_argument(
-        "--level",
-        choices=LEVELS,
-        help="log: every shard is there; checksums: every byte of it is as written; decode: every image decodes; "
-        "source: and is the one in SOURCE. Each includes those before it. Default: checksums, with --source: source",
-    )
-    parser.add_argument("--source", metavar="SOURCE", help="the originals; with --level decode only their PSNR is compared")
-    parser.add_argument("--exclude", action="append", metavar="GLOB", help="keys of SOURCE that the archive need not have")
-    add_report_file(parser)
-    add_common(parser)
-    return parser
-
-
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
-    args = _parser().parse_intermixed_args(argv)
+    args = job_parser("verify").parse_intermixed_args(argv)
+    check_report_file(args.report)
     level = args.level or ("source" if args.source else None)
     flags = {"archive": args.archive, "source": args.source, "exclude": args.exclude, "verification.level": level}
     job = VerifyJob(resolve(VerifyConfig, file=args.config, flags=flags, words=args.settings))

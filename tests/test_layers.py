@@ -18,7 +18,7 @@ FLOOR = {"cnnbatch.errors", "cnnbatch.text"}
 EYE = {"cnnbatch.butteraugli", "cnnbatch.ssimulacra2"}
 BASE = {"cnnbatch.storage", "cnnbatch.metrics", *EYE, *FLOOR}
 MIDDLE = {"cnnbatch.codec", "cnnbatch.containers", "cnnbatch.archive", "cnnbatch.images", "cnnbatch.training", *BASE}
-READING = {"cnnbatch.stages", *MIDDLE}
+READING = {"cnnbatch.stages", "cnnbatch.choices", *MIDDLE}
 LIBRARY = {"cnnbatch", "cnnbatch.compiled_code", "cnnbatch.reading", "cnnbatch.signals", *READING}
 BELOW = {
     "cnnbatch.errors": set(),
@@ -26,6 +26,8 @@ BELOW = {
     "cnnbatch.signals": set(),
     "cnnbatch.compiled_code": set(),
     "cnnbatch.text": set(),
+    "cnnbatch.choices": set(),
+    "cnnbatch.job_options": {"cnnbatch.choices"},
     "cnnbatch.storage": FLOOR,
     "cnnbatch.metrics": FLOOR,
     "cnnbatch.planes": set(),
@@ -37,7 +39,7 @@ BELOW = {
     "cnnbatch.images": FLOOR,
     "cnnbatch.containers": {"cnnbatch.archive", "cnnbatch.storage", *FLOOR},
     "cnnbatch.training": {"cnnbatch.codec", "cnnbatch.images", *BASE},  # beside stages
-    "cnnbatch.stages": MIDDLE - {"cnnbatch.training"},
+    "cnnbatch.stages": {"cnnbatch.choices", *MIDDLE} - {"cnnbatch.training"},
     "cnnbatch.classification": {"cnnbatch.stages", "cnnbatch.codec", "cnnbatch.archive", *BASE},
     "cnnbatch.evaluation": MIDDLE - {"cnnbatch.training", "cnnbatch.archive"},  # beside stages
     "cnnbatch.reading": READING,
@@ -46,9 +48,10 @@ BELOW = {
     "cnnbatch": LIBRARY,  # what ``import cnnbatch`` offers
     "cnnbatch.commands": LIBRARY,
     "cnnbatch.upkeep": {"cnnbatch.commands", *LIBRARY},
-    "cnnbatch.cli": {"cnnbatch.commands", "cnnbatch.upkeep", *LIBRARY},
+    "cnnbatch.__main__": {"cnnbatch.cli"},
+    "cnnbatch.cli": {"cnnbatch.job_options", "cnnbatch.commands", "cnnbatch.upkeep", *LIBRARY},
     "cnnbatch.warm": {"cnnbatch.cli", *FLOOR},
-    "jobs": {"cnnbatch.classification", "cnnbatch.evaluation", *LIBRARY},
+    "jobs": {"cnnbatch.job_options", "cnnbatch.classification", "cnnbatch.evaluation", *LIBRARY},
 }
 
 

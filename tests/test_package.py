@@ -1,6 +1,5 @@
 """The wheel works where it is installed alone, and README says what is there."""
 
-import importlib
 import re
 import subprocess
 import sys
@@ -8,6 +7,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from cnnbatch.cli import main
+from cnnbatch.job_options import MODULES as COMMANDS
 
 ROOT = Path(__file__).parent.parent
 
@@ -69,12 +71,14 @@ def test_the_wheel_carries_the_commands(installed: Path) -> None:
 
 
 def test_every_option_that_readme_names_exists(capsys: pytest.CaptureFixture[str]) -> None:
-    for name, text in re.findall(r"^python -m jobs\.(\w+) (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE):
+    lines = re.findall(rf"^cnnbatch +({'|'.join(COMMANDS)}) +(.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert {name for name, _ in lines} == set(COMMANDS)
+    for name, text in lines:
         with pytest.raises(SystemExit):
-            importlib.import_module(f"jobs.{name}").main(["--help"])
+            main([name, "--help"])
         help_text = capsys.readouterr().out
         for option in re.findall(r"--[a-z-]+", text):
-            assert option in help_text, f"README names {option} of jobs.{name}"
+            assert option in help_text, f"README names {option} of cnnbatch {name}"
 
 
 def test_readme_begins_with_the_two_commands() -> None:

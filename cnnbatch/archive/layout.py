@@ -35,7 +35,7 @@ can be read anywhere, without a network and without any other file.
 
 ## Reading it
 
-With cnnbatch: `cnnbatch info .`, `cnnbatch get . KEY`, `python -m jobs.reconstruct . DESTINATION`.
+With cnnbatch: `cnnbatch info .`, `cnnbatch get . KEY`, `cnnbatch reconstruct . DESTINATION`.
 
 With DuckDB:
 

@@ -9,13 +9,13 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from cnnbatch.archive.reader import Archive
 from cnnbatch.archive.schema import ArchiveRow
 from cnnbatch.archive.shards import read_shard
+from cnnbatch.choices import FORMATS, LAYOUTS
 from cnnbatch.codec import Codec
 from cnnbatch.codec.codec import Decoder, Pixels
 from cnnbatch.codec.container.bitstream import MAX_PIXELS
@@ -33,8 +33,6 @@ from cnnbatch.stages.shard_files import ShardFiles, Written
 from cnnbatch.stages.whole_files import KINDS, KeysOf, WholeFile, is_of
 from cnnbatch.storage import Store
 
-FORMATS: Final = ("original", "png", "webp", "jpeg")
-LAYOUTS: Final = ("original", "folder", "webdataset", "parquet")
 WRITE_TOGETHER = 64
 WRITE_BYTES = 1 << 18
 """Decoded; what is larger is written as soon as it is encoded."""

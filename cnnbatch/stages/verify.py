@@ -25,6 +25,7 @@ from cnnbatch.archive.erased import ErasedKeys, read_erased_parts
 from cnnbatch.archive.schema import ArchiveRow
 from cnnbatch.archive.shards import read_shard
 from cnnbatch.archive.snapshot import LiveShard
+from cnnbatch.choices import LEVELS
 from cnnbatch.codec.codec import Pixels
 from cnnbatch.errors import ArchiveError, BitstreamError, CodecFileError, DamagedRow, ImageError, Undecodable, Unreadable
 from cnnbatch.images import DecodedImage, decode
@@ -37,7 +38,6 @@ from cnnbatch.stages.reconstruct import reconstruct_each, restore_file
 from cnnbatch.stages.records import MAX_MESSAGE, Finding, Tally, VerifyResult, VerifyTask
 from cnnbatch.storage import ObjectInfo, Source, Store
 
-LEVELS: Final = ("log", "checksums", "decode", "source")
 Level = Literal["log", "checksums", "decode", "source"]
 HASH_BYTES: Final = 8 << 20
 READINGS: Final = 2

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import cnnbatch
-from cnnbatch import cli, commands, upkeep
-from cnnbatch.stages import reconstruct
+from cnnbatch import commands, upkeep
+from cnnbatch.job_options import MODULES
 from tests.cli.conftest import Run
 
 ROOT = Path(__file__).parents[2]
@@ -110,11 +110,11 @@ def test_a_bug_is_not_hidden(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_subcommand_is_in_the_help_with_its_options(run: Run) -> None:
     overview = run("--help").out
-    names = [*commands.COMMANDS, *upkeep.COMMANDS]
+    names = [*MODULES, *commands.COMMANDS, *upkeep.COMMANDS, "completion"]
     assert {"doctor", "erase", "compact", "restore-rows"} < set(names)
     listed = [line.split()[0] for line in overview.splitlines() if line.startswith("    ") and line[4] != " "]
     assert listed == names
-    for name in names:
+    for name in [*commands.COMMANDS, *upkeep.COMMANDS]:
         result = run(name, "--help")
         assert (result.code, result.err) == (0, "")
         assert "--json" in result.out
@@ -124,14 +124,12 @@ def test_the_version_is_printed(run: Run) -> None:
     assert run("--version").out == f"cnnbatch {cnnbatch.__version__}\n"
 
 
-def test_the_formats_are_those_of_the_jobs() -> None:
-    assert cli.FORMATS == reconstruct.FORMATS
-
-
 @pytest.mark.parametrize(
     ("words", "absent"),
     [
         (["--help"], {"ray", "torch", "pyarrow", "numpy"}),
+        (["compress", "--help"], {"ray", "torch", "pyarrow", "numpy", "jobs"}),
+        (["completion", "bash"], {"ray", "torch", "pyarrow", "numpy"}),
         (["info", "ARCHIVE"], {"ray", "torch", "numba", "PIL"}),
         (["ls", "-l", "ARCHIVE"], {"ray", "torch", "numba", "PIL"}),
         (["get", "ARCHIVE", "a/photo.png"], {"ray"}),

@@ -21,7 +21,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from jobs import nightly
+from cnnbatch.job_options import job_parser
 from jobs.night.settings import NightlyConfig, load
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ def check_entrypoint(words: list[str]) -> None:
     """What a scheduler starts is a command that `jobs.nightly` understands."""
     at = words.index("jobs.nightly")
     assert words[at - 1] == "-m"
-    nightly._parser().parse_args(words[at + 1 :])
+    job_parser("nightly").parse_args(words[at + 1 :])
 
 
 def test_the_configuration_of_the_examples_is_one_that_works(config: NightlyConfig) -> None:

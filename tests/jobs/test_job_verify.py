@@ -13,9 +13,10 @@ import pytest
 from cnnbatch.archive import ArchiveLog, ArchiveRow
 from cnnbatch.archive.maintenance import erase
 from cnnbatch.archive.shards import read_shard
+from cnnbatch.choices import LEVELS
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.records import VerifyTask
-from cnnbatch.stages.verify import LEVELS, MAX_RESULT_BYTES, ShardVerifier, VerifySettings, _Found
+from cnnbatch.stages.verify import MAX_RESULT_BYTES, ShardVerifier, VerifySettings, _Found
 from cnnbatch.stages.verify_plan import check_codecs
 from tests.archive.flipping import Flipping
 from tests.conftest import Bucket

@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 
 from cnnbatch.archive import Archive, ArchiveLog, ArchiveRow, open_archive, read_shard, write_shard
+from cnnbatch.choices import FORMATS
 from cnnbatch.codec import Codec
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
 from cnnbatch.stages.marks import clear_marks, remaining
 from cnnbatch.stages.names import ESCAPE, MARKS
-from cnnbatch.stages.reconstruct import FORMATS, ReconstructionSettings, ShardReconstructor, plan_tasks
+from cnnbatch.stages.reconstruct import ReconstructionSettings, ShardReconstructor, plan_tasks
 from cnnbatch.stages.records import Failure, ShardTask
 from cnnbatch.storage import ObjectInfo, open_store
 from tests.archive.rows import stored

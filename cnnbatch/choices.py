@@ -1,0 +1,12 @@
+"""Words that options take, for help that must not import what they choose from."""
+
+from typing import Final
+
+FORMATS: Final = ("original", "png", "webp", "jpeg")
+"""Formats a picture can be asked for in."""
+
+LAYOUTS: Final = ("original", "folder", "webdataset", "parquet")
+"""Files that the pictures of an archive can be given back in."""
+
+LEVELS: Final = ("log", "checksums", "decode", "source")
+"""Levels of verification; each includes those before it."""
