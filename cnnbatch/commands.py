@@ -121,6 +121,8 @@ def _write_picture(picture: Picture, options: argparse.Namespace, output: str | 
     from cnnbatch.stages.names import output_key
 
     format = options.format or ENDINGS.get(Path(output or "").suffix.lower(), "original")
+    if options.format is None and format == picture.row.source_format:
+        format = "original"
     path = _default_name(output_key(picture.row, format)) if output is None else output
     if archive is not None and path != STDOUT and overlaps(archive, path):
         raise UsageError(f"{path!r} lies in the archive: choose another place")

@@ -2,7 +2,7 @@
 
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -13,18 +13,26 @@ from PIL.PngImagePlugin import PngInfo
 from cnnbatch.errors import ImageError, Undecodable
 from cnnbatch.images import gif, ifd, jpeg, png, rasters, tiff, webp
 from cnnbatch.images.alpha import decode_alpha
+from cnnbatch.images.jpeg_coding import of_quality, parse_word
 from cnnbatch.images.model import FORMATS, LARGEST_SIDE, DecodedImage
 from cnnbatch.images.segments import Segment, unpack
 
 Pixels = NDArray[np.uint8]
 Words = dict[str, str]
 EXIF_PREFIX: Final = b"Exif\0\0"
+COARSER: Final = (1, 1.15, 1.35, 1.6, 2, 2.6, 3.5, 5, 8, 16, 40, 128)
+"""Factors of a JPEG's steps that are tried one after the other."""
+
+FALLING: Final = (95, 90, 85, 80, 72, 64, 56, 48, 38, 28, 18, 8)
+"""Qualities of WebP and AVIF that are."""
 
 
-def encode(image: DecodedImage, *, format: str) -> bytes:
+def encode(image: DecodedImage, *, format: str, max_bytes: int | None = None) -> bytes:
     """The picture as a file of ``format``: ``original`` (that of ``image.format``) or one of `FORMATS`.
 
-    JPEG: 4:4:4, quality 95. PNG, WebP, BMP, TIFF (deflate), PPM: lossless. GIF: 256 colours chosen for the picture.
+    ``original``: a JPEG as its original was coded (tables, subsampling, progressive), a lossy WebP as one, and JPEG, WebP and
+    AVIF coarser than that where they would else take more than ``max_bytes``, as far as they can be.
+    Else JPEG: 4:4:4, quality 95. PNG, WebP, BMP, TIFF (deflate), PPM: lossless. GIF: 256 colours chosen for the picture.
     AVIF: 4:4:4, quality 95, alpha too. Samples of 1, 2 and 4 bits go back to the nearest of their levels.
 
     What a format cannot hold is left out and nothing is blended: JPEG, BMP and PPM keep the colours
@@ -41,9 +49,19 @@ def encode(image: DecodedImage, *, format: str) -> bytes:
     height, width = image.pixels.shape[:2]
     if max(height, width) > LARGEST_SIDE.get(target, max(height, width)):
         raise ImageError("size", f"{width}x{height} pixels, {target} holds at most {LARGEST_SIDE[target]} a side")
-    data = WRITERS[target](_samples(image, words), image, words)
+    samples = _samples(image, words)
     segments = unpack(image.segments) if target == image.format else []
-    return SEGMENT_WRITERS[target](data, segments) if segments else data
+
+    def finished(data: bytes) -> bytes:
+        return SEGMENT_WRITERS[target](data, segments) if segments else data
+
+    if format != "original" or target not in LOSSY:
+        return finished(WRITERS[target](samples, image, words))
+    files = map(finished, LOSSY[target](samples, image, words))
+    data = next(files)
+    while max_bytes is not None and len(data) > max_bytes and (coarser := next(files, None)) is not None:
+        data = min(data, coarser, key=len)
+    return data
 
 
 def _samples(image: DecodedImage, words: Words) -> Pixels:
@@ -89,12 +107,22 @@ def _dpi(words: Words) -> tuple[float, float] | None:
 
 
 def _jpeg(samples: Pixels, image: DecodedImage, words: Words) -> bytes:
+    return _save_jpeg(samples, image, words, quality=95, subsampling="4:4:4")
+
+
+def _jpegs_as_before(samples: Pixels, image: DecodedImage, words: Words) -> Iterator[bytes]:
+    """As the original was coded, then ever coarser; where nothing is known of it, from what `_jpeg` writes on."""
+    coding = parse_word(words.get("jpeg")) or of_quality(95)
+    for factor in COARSER:
+        yield _save_jpeg(samples, image, words, **coding.coarser(factor).options())
+
+
+def _save_jpeg(samples: Pixels, image: DecodedImage, words: Words, **options: Any) -> bytes:
     exif, xmp, icc = image.exif or b"", image.xmp or b"", image.icc or b""
     return _save(
         _opaque(samples),
         "JPEG",
-        quality=95,
-        subsampling="4:4:4",
+        **options,
         exif=EXIF_PREFIX + exif if 0 < len(exif) <= jpeg.MAX_EXIF else None,
         xmp=xmp if len(xmp) <= jpeg.MAX_XMP else None,
         icc_profile=icc if len(icc) <= jpeg.MAX_ICC else None,
@@ -121,13 +149,23 @@ def _is_hex(text: str, num_bytes: int) -> bool:
 
 
 def _webp(samples: Pixels, image: DecodedImage, words: Words) -> bytes:
+    return _save_webp(samples, image, lossless=True, method=2, quality=40)
+
+
+def _webps_as_before(samples: Pixels, image: DecodedImage, words: Words) -> Iterator[bytes]:
+    """Lossless unless the original was not, then ever coarser."""
+    if "lossy" not in words:
+        yield _webp(samples, image, words)
+    for quality in FALLING:
+        yield _save_webp(samples, image, quality=quality, method=4)
+
+
+def _save_webp(samples: Pixels, image: DecodedImage, **options: Any) -> bytes:
     return _save(
         _colour(samples),
         "WEBP",
-        lossless=True,
         exact=True,
-        method=2,
-        quality=40,
+        **options,
         exif=image.exif,
         icc_profile=image.icc,
         xmp=image.xmp,
@@ -180,11 +218,20 @@ def _save_gif(picture: Image.Image, **options: int) -> bytes:
 
 
 def _avif(samples: Pixels, image: DecodedImage, words: Words) -> bytes:
+    return _save_avif(samples, image, 95)
+
+
+def _avifs_as_before(samples: Pixels, image: DecodedImage, words: Words) -> Iterator[bytes]:
+    for quality in FALLING:
+        yield _save_avif(samples, image, quality)
+
+
+def _save_avif(samples: Pixels, image: DecodedImage, quality: int) -> bytes:
     _check_exif(image)  # Pillow parses it for the orientation and would warn of damage
     return _save(
         _colour(samples),
         "AVIF",
-        quality=95,
+        quality=quality,
         subsampling="4:4:4" if samples.ndim == 3 else "4:0:0",
         speed=8,
         max_threads=1,
@@ -204,6 +251,13 @@ WRITERS: Final[dict[str, Callable[[Pixels, DecodedImage, Words], bytes]]] = {
     "avif": _avif,
     "ppm": _ppm,
 }
+
+LOSSY: Final[dict[str, Callable[[Pixels, DecodedImage, Words], Iterator[bytes]]]] = {
+    "jpeg": _jpegs_as_before,
+    "webp": _webps_as_before,
+    "avif": _avifs_as_before,
+}
+"""Formats whose files can be made coarser: from the best one on."""
 
 SEGMENT_WRITERS: Final[dict[str, Callable[[bytes, list[Segment]], bytes]]] = {
     "jpeg": jpeg.with_segments,

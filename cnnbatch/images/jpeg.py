@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cnnbatch.errors import Undecodable
+from cnnbatch.images.jpeg_coding import coding_of, tables_of
 from cnnbatch.images.model import MAX_TRAILING_BYTES, ImageHeader, Scan
 from cnnbatch.images.segments import AFTER, BEFORE, Segment, joined
 
-SOI, EOI, SOS, COM = 0xD8, 0xD9, 0xDA, 0xFE
+SOI, EOI, SOS, DQT, COM = 0xD8, 0xD9, 0xDA, 0xDB, 0xFE
 APP0, APP1, APP2, APP11, APP14 = 0xE0, 0xE1, 0xE2, 0xEB, 0xEE
 SOF_DECODABLE: Final = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # baseline, extended, progressive; Huffman and arithmetic
 SOF_ALL: Final = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # ITU-T T.81 table B.1
@@ -38,6 +39,7 @@ MODES: Final = {1: "L", 3: "RGB", 4: "CMYK"}
 class _Segments:
     frame: tuple[int, bytes] | None = None  # the SOFn marker and its segment
     apps: list[tuple[int, bytes]] = field(default_factory=list)  # APPn and comments
+    tables: dict[int, bytes] = field(default_factory=dict)  # quantisation steps by number
     num_scans: int = 0
     end: int = 0  # position behind EOI
 
@@ -52,7 +54,8 @@ def scan(data: bytes) -> Scan:
     left = _Left(segments.apps)
     exif, xmp = left.take_first(APP1, EXIF), left.take_first(APP1, XMP)
     icc = left.take_profile()
-    words = left.take_density()
+    coding = coding_of(marker, frame, segments.tables)
+    words = (*left.take_density(), *(() if coding is None else (f"jpeg={coding.word()}",)))
     left.drop(APP14, ADOBE)  # how these colours are coded
     trailing = data[segments.end :]
     refusal = _refusal(segments, marker, trailing, left)
@@ -147,6 +150,8 @@ def _walk(data: bytes, position: int = 2) -> _Segments:
             found.frame = marker, body
         elif APP0 <= marker <= 0xEF or marker == COM:
             found.apps.append((marker, body))
+        elif marker == DQT:
+            found.tables.update(tables_of(body))
         elif marker == SOS:
             found.num_scans += 1
             position = _end_of_scan(data, position)

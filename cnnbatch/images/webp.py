@@ -32,11 +32,13 @@ def scan(data: bytes) -> Scan:
     width, height, has_alpha, animated = _size(found)
     trailing = data[size + 8 :]
     refusal = "metadata" if any(segment.data.startswith(C2PA) for segment in others) else None
+    first = next((kind for kind in found if kind in PICTURES), None)
     return Scan(
         ImageHeader("webp", width, height, "RGBA" if has_alpha else "RGB", num_frames=2 if animated else 1),
         exif=found.get(b"EXIF", b"").removeprefix(b"Exif\0\0") or None,
         icc=found.get(b"ICCP") or None,
         xmp=found.get(b"XMP ") or None,
+        words=("lossy=1",) if first == b"VP8 " else (),
         refusal="trailing-data" if len(trailing) > MAX_TRAILING_BYTES else refusal,
         segments=tuple(others + ([Segment(AFTER, trailing)] if trailing else [])),
     )

@@ -284,7 +284,9 @@ def restore_file(row: ArchiveRow, pixels: Pixels | None, *, format: str, by: int
         xmp=row.xmp,
         segments=row.segments,
     )
-    return encode(image if by == 1 else _with_means(image, size, by), format=format)
+    if by > 1:
+        return encode(_with_means(image, size, by), format=format)
+    return encode(image, format=format, max_bytes=row.source_size)
 
 
 def _reduced(image: DecodedImage, by: int) -> DecodedImage:

@@ -137,7 +137,7 @@ def test_two_bit_gray_returns_to_its_levels() -> None:
 def test_resolution_and_png_colour_chunks_come_back() -> None:
     mode = "RGB gAMA=000186a0 sRGB=00 dpi=300x150"
     assert set(back(picture(mode=mode, icc=None), "png").mode.split()) == {*mode.split()[:3], "dpi=299.999x150.012"}
-    assert back(picture(mode=mode), "jpeg").mode == "RGB dpi=300x150"
+    assert back(picture(mode=mode), "jpeg").mode == "RGB dpi=300x150 jpeg=q95,444"
 
 
 @pytest.mark.parametrize("mode", ["", "RGB dpi=x", "RGB dpi=1e999x1", "RGB gAMA=zz cHRM=00 = a=b=c", "?", "L bits=7"])

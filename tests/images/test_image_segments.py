@@ -226,7 +226,7 @@ def test_what_describes_how_the_file_held_its_pixels_is_named_and_left() -> None
     assert image.mode == "P dropped=bKGD+iDOT"
     assert image.segments is None
     padded = decode(save("JPEG") + bytes(5000), max_pixels=LIMIT)
-    assert (padded.mode, padded.segments) == ("RGB dropped=padding", None)
+    assert (padded.mode, padded.segments) == ("RGB jpeg=q75,420 dropped=padding", None)
 
 
 def test_a_second_exif_block_comes_back_behind_the_first() -> None:
