@@ -93,7 +93,7 @@ class Picture:
         return Region(top, left, height, width).cut(self.image(scale=scale))
 
     def file(self, format: str = "original", *, decoder: "Decoder" = "full", scale: float = 1) -> bytes:
-        """It as a file: ``original`` (coded as the original was, and never larger), ``png``, ``webp`` or ``jpeg`` (4:4:4, quality 95).
+        """It as a file: ``original`` (coded as its original, never larger), ``png``, ``webp`` or ``jpeg`` (4:4:4, quality 95).
 
         A stored original comes back byte for byte, whatever ``format`` says, but for a ``scale`` below 1.
 
