@@ -262,7 +262,7 @@ class CompressJob:
             raise TooManyFailures(f"{failed} of {done} inputs failed, first {first.key!r}: {first.error} {first.message}")
 
     def _check_some_archived(self) -> None:
-        """Whatever the thresholds allow: a run in which nothing could be read is no success."""
+        """A run in which nothing could be read is no success, whatever the thresholds allow."""
         report = self.report
         archived = sum(count for outcome, count in report.tally.images.items() if outcome != "failed")
         if self.failures and not (archived or report.unchanged or report.erased):
