@@ -6,11 +6,12 @@ DEMO := .demo
 export RAY_AUTH_MODE ?= disabled
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench kodak-plot clean
+.PHONY: help demo test test-all check docs bench kodak-plot clean
 
 help:
 	@echo "make demo      compress and reconstruct sample photographs on this machine"
 	@echo "make test      lint, types and the tests (make test-all: also those that take minutes each)"
+	@echo "make docs      the documentation as a site, in site/"
 	@echo "make bench     the benchmarks behind the documents' figures"
 	@echo "make kodak-plot  docs/rate_distortion.svg, from a folder with Kodak's pictures (KODAK=…)"
 
@@ -44,6 +45,9 @@ test: check
 test-all: check
 	$(BIN)/pytest
 
+docs: $(VENV)/.test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks.entropy_coder
 	$(BIN)/python -m benchmarks.codec_speed
@@ -59,4 +63,4 @@ kodak-plot: $(VENV)/.test
 		--plot docs/rate_distortion.svg
 
 clean:
-	rm -rf $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(DEMO) site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -30,6 +30,7 @@ def start(init: Callable[..., None]) -> None:
     Raises CnnbatchError where it does not.
     """
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray Data's own actor arguments make it complain at every job
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports to its makers
     if not any(name in os.environ for name in _TOKENS):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray makes one and keeps it in ~/.ray
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # which says at every job that it has one
