@@ -45,7 +45,6 @@ def test_the_reference_has_the_public_names_and_the_settings(site: Path) -> None
         "lapse_seconds",
         "label",
         "effort",
-        "endpoint_url",
         "cooldown_share",
         "synthesis_blocks",
     ]
