@@ -17,7 +17,7 @@ COMMANDS = [line.removeprefix("$ ") for line in TUTORIAL.read_text().splitlines(
 
 
 def pixels(file: Path) -> Pixels:
-    return decode(file.read_bytes()).pixels
+    return decode(file.read_bytes(), max_pixels=1_000_000).pixels
 
 
 @pytest.fixture(scope="module")
