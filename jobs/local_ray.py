@@ -4,9 +4,10 @@ import logging
 import os
 import secrets
 import signal
+import sys
 import tempfile
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ SHORT: Final = 36
 (``/ray/session_2026-11-30_05-22-33_123456_1234567/sockets/plasma_store``)."""
 
 TRIES: Final = 3
+STDERR: Final = 2
 _TOKENS: Final = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,8 @@ def start(init: Callable[..., None]) -> None:
     before = _children()
     for tried in range(1, TRIES + 1):
         try:
-            init(address="local", _temp_dir=str(folder))
+            with _without_notice():
+                init(address="local", _temp_dir=str(folder))
             return
         except Exception as error:
             ray.shutdown()
@@ -46,6 +49,25 @@ def start(init: Callable[..., None]) -> None:
             if tried == TRIES:
                 raise CnnbatchError(f"Ray does not start on this machine, tried {TRIES} times: {error}") from error
             logger.warning("Ray did not start, it is tried again: %s", error)
+
+
+@contextmanager
+def _without_notice() -> Iterator[None]:
+    """Keeps off stderr the line in which Ray's core says that it has read its log level; no level keeps that off."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as heard:
+        kept = os.dup(STDERR)
+        os.dup2(heard.fileno(), STDERR)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, STDERR)
+            os.close(kept)
+            heard.seek(0)
+            for line in heard:
+                if b"RAY_BACKEND_LOG_LEVEL" not in line:
+                    os.write(STDERR, line)
 
 
 def _children() -> set[int]:

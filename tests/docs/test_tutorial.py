@@ -42,6 +42,7 @@ def test_every_command_works(ended: tuple[Path, dict[str, subprocess.CompletedPr
     folder, found = ended
     assert len(found) >= 9
     assert {command: done.stderr for command, done in found.items() if done.returncode} == {}
+    assert not [done.stderr for done in found.values() if "RAY_" in done.stderr]
     [listed] = [done.stdout for command, done in found.items() if "--where" in command]
     assert listed.split() == ["notes.txt"]
     assert [pixels(folder / name).shape for name in ("rocket.png", "preview.jpg")] == [(160, 240, 3), (20, 30, 3)]
