@@ -17,7 +17,6 @@ Codec files are taken out of the archive itself; torch is imported with the firs
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cnnbatch import archive
@@ -191,11 +190,12 @@ class CodecFiles:
 
     def __getitem__(self, codec_id: str) -> "Codec":
         """Raises CodecFileError if none is the one."""
-        from cnnbatch.codec import SHIPPED, Codec, shipped_codec
+        from cnnbatch.codec import Codec, shipped_codec_of
 
-        for data in chain([self.given or b""], map(shipped_codec, SHIPPED)):
-            if hashlib.sha256(data).hexdigest() == codec_id:
-                return Codec(data, device=self.device, lazy=True)
+        is_given = self.given is not None and hashlib.sha256(self.given).hexdigest() == codec_id
+        data = self.given if is_given else shipped_codec_of(codec_id)
+        if data is not None:
+            return Codec(data, device=self.device, lazy=True)
         also = ": name its file with --codec" if self.given is None else ", nor the one that was given"
         raise CodecFileError(f"the codec {codec_id} is none that comes with this cnnbatch{also}")
 

@@ -32,6 +32,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from cnnbatch.archive import layout
 from cnnbatch.archive.commits import LOG, MAX_COMMIT_BYTES, read_commit
 from cnnbatch.archive.conditions import require_conditions
+from cnnbatch.archive.elsewhere import snapshot_elsewhere
 from cnnbatch.archive.merge import Change, KeyCache, resolve
 from cnnbatch.archive.schema import SCHEMA
 from cnnbatch.archive.shards import ShardInfo
@@ -40,6 +41,7 @@ from cnnbatch.archive.transaction import FENCE
 from cnnbatch.archive.transaction import write_commit as _write_commit
 from cnnbatch.archive.trust import Look, check_live
 from cnnbatch.errors import ArchiveError, StorageError, UsageError
+from cnnbatch.processes import require_rust, rust_works
 from cnnbatch.storage import StorageConfig, open_store
 from cnnbatch.storage.durable import has_hard_links, sync_folder
 from cnnbatch.storage.trouble import storage_error
@@ -93,6 +95,7 @@ class ArchiveLog:
             StorageError: the store refused.
         """
         log = cls(url, config)
+        require_rust(f"create an archive at {log.store.url}")
         layout.check_place(log.store)
         log._require_conditions()
         layout.write_layout(log.store, codec_files)
@@ -119,7 +122,7 @@ class ArchiveLog:
             ArchiveError: there is none, or it is damaged.
             StorageError: the store refused.
         """
-        return self.load().snapshot
+        return self.load().snapshot if rust_works() else snapshot_elsewhere(self.store.url, self._config)
 
     def load(self) -> Look:
         """The newest version, with its table; raises what `snapshot` does."""
@@ -276,6 +279,7 @@ class ArchiveLog:
         """
         if self.store.url.startswith("/"):
             _require_files(Path(self.store.url))
+        require_rust(f"open the log of {self.store.url}")
         with delta_faults(f"the log of {self.store.url}"):
             try:
                 return DeltaTable(self.store.url, storage_options=self._options)

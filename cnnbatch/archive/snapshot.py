@@ -12,7 +12,8 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from cnnbatch.archive.parquet import map_parallel, read_columns
-from cnnbatch.errors import ArchiveError, CnnbatchError
+from cnnbatch.errors import ArchiveError, CnnbatchError, StorageError
+from cnnbatch.processes import FORKED
 from cnnbatch.storage import Store
 from cnnbatch.storage.trouble import code_of, storage_error
 
@@ -95,6 +96,8 @@ def delta_faults(what: str) -> Iterator[None]:
     except BaseException as error:
         if type(error).__name__ != "PanicException":
             raise
+        if "Forked process" in str(error):
+            raise StorageError(f"cannot read {what}: {FORKED}") from error
         raise ArchiveError(f"{what} is damaged: {' '.join(str(error).split())[:300]}") from error
 
 

@@ -7,13 +7,14 @@
 (40, 70, 3)
 """
 
+import hashlib
 import os
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +22,22 @@ import numpy.typing as npt
 from cnnbatch.codec.codec_file import CodecFile, parse_codec
 from cnnbatch.codec.geometry import Pixels, Region, divisor
 from cnnbatch.codec.interface import MAX_QUALITY, Coder, Limits, QuickDecoder
+from cnnbatch.errors import CodecFileError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DEFAULT_QUALITY", "MAX_QUALITY", "SHIPPED", "Codec", "Limits", "Pixels", "read_codec_file", "shipped_codec"]
+__all__ = [
+    "DEFAULT_QUALITY",
+    "MAX_QUALITY",
+    "SHIPPED",
+    "Codec",
+    "Limits",
+    "Pixels",
+    "read_codec_file",
+    "shipped_codec",
+    "shipped_codec_of",
+]
 
 DEFAULT_QUALITY = 40.0
 """Photographs come back with a SSIMULACRA2 of about 80 by `eye`, whose qualities are even to the eye: see `docs/quality.md`."""
@@ -38,7 +50,8 @@ squared error; ``psnr-large`` takes fewer bytes and more time than ``psnr``."""
 
 
 class Codec:
-    """One codec file of any architecture, loaded on one device; safe to call from several threads on a CPU.
+    """One codec file of any architecture, loaded on one device; safe to call from several threads on a CPU, and in a forked
+    process. It pickles as its id if it comes with the package, else as its file; its networks are made anew.
 
     Batched or alone, whole or in windows gives the same picture within float rounding, and symbols decode identically
     everywhere.
@@ -59,6 +72,10 @@ class Codec:
         self._lock = RLock()
         if not lazy:
             _ = self.coder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        shipped = self.id in _shipped_ids()
+        return _unpickled, (self.id if shipped else self.data, self._device, self._limits, self._threads)
 
     @cached_property
     def device(self) -> "torch.device":
@@ -177,6 +194,26 @@ def _is_draft(decoder: str) -> bool:
 def shipped_codec(name: str = SHIPPED[0]) -> bytes:
     """A codec file that comes with the package."""
     return (files("cnnbatch.weights") / f"{name}.safetensors").read_bytes()
+
+
+@cache
+def _shipped_ids() -> dict[str, str]:
+    return {hashlib.sha256(shipped_codec(name)).hexdigest(): name for name in SHIPPED}
+
+
+def shipped_codec_of(codec_id: str) -> bytes | None:
+    """The codec file of this id, if it comes with the package."""
+    name = _shipped_ids().get(codec_id)
+    return None if name is None else shipped_codec(name)
+
+
+@lru_cache(maxsize=2)
+def _unpickled(source: str | bytes, device: str | None, limits: Limits, threads: int) -> Codec:
+    """A codec out of a pickle: of a file, or of the id of one that comes with the package; loaded once in a process."""
+    data = shipped_codec_of(source) if isinstance(source, str) else source
+    if data is None:
+        raise CodecFileError(f"the codec {source!r} does not come with this cnnbatch")
+    return Codec(data, device=device, limits=limits, threads=threads, lazy=True)
 
 
 def read_codec_file(path: str | os.PathLike[str] | None) -> bytes:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -27,9 +28,10 @@ class ArchiveDataset(Dataset[Any]):
     """The pictures of an archive by number, in the order of shards: ``dataset[17]``, and ``DataLoader(dataset, …)``.
 
     A sample is a dict: ``key``, ``image`` (uint8 tensor [3, H, W]), ``label`` (text or None) and ``fields`` (names → values);
-    or what ``transform`` makes of it. Batches that a loader asks for are decoded together. Safe to pickle: a worker opens the
-    archive anew. ``decoder`` and ``scale`` (1/2 … 1/16) are those of `cnnbatch.Codec.reconstruct`: a network that takes small
-    pictures need not wait for large ones.
+    or what ``transform`` makes of it. Batches that a loader asks for are decoded together. ``decoder`` and ``scale``
+    (1/2 … 1/16) are those of `cnnbatch.Codec.reconstruct`: a network that takes small pictures need not wait for large ones.
+
+    Workers of a loader may be forked or spawned; they have the pictures of the version that its process opened.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class ArchiveDataset(Dataset[Any]):
         return [_or_raise(sample) for sample in samples]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_opened": None}
+        return self.__dict__ | {"_samples": self._known_samples(), "_opened": None}
 
     def iterable(
         self,
@@ -75,9 +77,9 @@ class ArchiveDataset(Dataset[Any]):
         worker: tuple[int, int] | None = None,
         skip_errors: bool = False,
     ) -> "ArchiveStream":
-        """The same pictures as a stream, see `ArchiveStream`."""
+        """The same pictures as a stream, see `ArchiveStream`; the log is read here, for all workers."""
         return ArchiveStream(
-            self._samples,
+            self._known_samples().of_one_version(),
             self._transform,
             shuffle=shuffle,
             seed=seed,
@@ -86,6 +88,10 @@ class ArchiveDataset(Dataset[Any]):
             worker=worker,
             skip_errors=skip_errors,
         )
+
+    def _known_samples(self) -> Samples:
+        """Of the version that is open, if one is."""
+        return self._samples if self._opened is None else replace(self._samples, archive=self._opened.archive)
 
     def _open(self) -> OpenSamples:
         if self._opened is None:

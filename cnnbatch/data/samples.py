@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -33,7 +33,7 @@ Sample = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """The pictures of one version of an archive, by shard; pickles as its URL and reads its log again.
+    """The pictures of one version of an archive, by shard: the newest where ``archive`` is not told.
 
     ``pattern`` chooses keys; files that are no pictures are left out. ``decoder`` and ``scale`` are those of
     `cnnbatch.Codec.reconstruct`; pictures that were stored are brought to the same size.
@@ -44,10 +44,15 @@ class Samples:
     config: StorageConfig | None = None
     decoder: Decoder = "full"
     scale: float = 1
+    archive: Archive | None = None
+
+    def of_one_version(self) -> "Samples":
+        """The same for all processes that get it, whatever is committed meanwhile."""
+        return replace(self, archive=self.archive or open_archive(self.url, self.config))
 
     def open(self) -> "OpenSamples":
         """Reads the log, and which rows of each shard are pictures."""
-        return OpenSamples(open_archive(self.url, self.config), self)
+        return OpenSamples(self.archive or open_archive(self.url, self.config), self)
 
 
 class OpenSamples:

@@ -177,6 +177,10 @@ class StorageConfig(BaseModel):
         }
         return limits | ({"s3": {"addressing_style": "path"}} if self.endpoint else {})
 
+    def as_plain(self) -> dict[str, Any]:
+        """Its values as JSON knows them, keys in plain text: what `StorageConfig` takes in another process."""
+        return self.model_dump(exclude_defaults=True, exclude=set(_KEYS)) | self._secrets()
+
     @property
     def uses_chain(self) -> bool:
         """Whether keys come from `cnnbatch.storage.credentials`."""

@@ -43,6 +43,9 @@ def _session(where: tuple[str | None, ...]) -> botocore.session.Session:
     return botocore.session.Session()
 
 
+os.register_at_fork(after_in_child=_session.cache_clear)  # another thread of the parent may have held its locks
+
+
 def current_keys() -> Keys:
     """The keys that hold now.
 

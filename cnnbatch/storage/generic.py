@@ -17,6 +17,7 @@ import fsspec
 from fsspec.spec import AbstractFileSystem
 
 from cnnbatch.errors import StorageError, Unreadable, UsageError
+from cnnbatch.processes import OfThisProcess
 from cnnbatch.storage.generic_listing import etag_of, fault_of, is_server_error, mtime_of, size_of
 from cnnbatch.storage.interface import FAULTS, MAX_READ_BYTES, ObjectInfo, Refusal, require_small
 from cnnbatch.storage.keys import is_readable_key, require_safe_key
@@ -48,21 +49,33 @@ class FsspecStore:
     def __init__(self, url: str) -> None:
         self.url = parse_url(url).url
         self._full_url = url  # may hold a password; only fsspec sees it
+        self._root = self._opened[1].rstrip("/")
+        self._protocols = {self._fs.protocol} if isinstance(self._fs.protocol, str) else set(self._fs.protocol)
+        self._is_http = not self._protocols.isdisjoint({"http", "https"})
+        has_info = self._fs.async_impl or type(self._fs).info is not AbstractFileSystem.info
+        self._can_look_again = has_info and "ftp" not in self._protocols
+        """Whether to look at one file does not list its whole folder."""
+
+    @OfThisProcess
+    def _opened(self) -> tuple[AbstractFileSystem, str]:
+        """The file system, and what the URL is there."""
         try:
-            self._fs, root = fsspec.core.url_to_fs(url)
+            fs, root = fsspec.core.url_to_fs(self._full_url)
         except ImportError as error:
             raise UsageError(f"cannot open {self.url}: {error}") from error
         except ValueError:  # its text, and that of what it came from, may hold parts of a password
             raise UsageError(f"cannot open {self.url}: no such protocol, or not a URL of it") from None
         except Exception as error:  # noqa: BLE001 - some connect here, and each has its own errors
             raise StorageError(f"cannot open {self.url}: {type(error).__name__}") from None
-        self._root = root.rstrip("/")
-        protocols = {self._fs.protocol} if isinstance(self._fs.protocol, str) else set(self._fs.protocol)
-        self._lock = None if ONE_AT_A_TIME.isdisjoint(protocols) else Lock()
-        self._is_http = not protocols.isdisjoint({"http", "https"})
-        has_info = self._fs.async_impl or type(self._fs).info is not AbstractFileSystem.info
-        self._can_look_again = has_info and "ftp" not in protocols
-        """Whether to look at one file does not list its whole folder."""
+        return fs, root
+
+    @property
+    def _fs(self) -> AbstractFileSystem:
+        return self._opened[0]
+
+    @OfThisProcess
+    def _lock(self) -> "Lock | None":
+        return None if ONE_AT_A_TIME.isdisjoint(self._protocols) else Lock()
 
     def __reduce__(self) -> tuple[type["FsspecStore"], tuple[str]]:
         return type(self), (self._full_url,)

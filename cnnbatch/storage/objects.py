@@ -1,11 +1,10 @@
-"""A bucket as a store: obstore for speed, botocore for the listing and for keys that obstore cannot name."""
+"""A bucket as a store: obstore for speed, botocore for the listing, for keys that obstore cannot name, and after a fork."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from obstore.exceptions import AlreadyExistsError, PreconditionError
 from obstore.store import S3Store
 
 from cnnbatch.errors import StorageError, Unreadable, UsageError
+from cnnbatch.processes import OfThisProcess, require_rust, rust_works
 from cnnbatch.storage.config import StorageConfig
 from cnnbatch.storage.interface import FAULTS, MAX_READ_BYTES, ObjectInfo, Refusal, require_small
 from cnnbatch.storage.keys import require_safe_key
@@ -33,6 +33,9 @@ class ObjectStore:
 
     Keys that obstore cannot name (control characters, ``..``, empty components) are listed and read, through
     botocore, and not written. Empty "folder" objects (a key that ends in ``/``) are no images and are not listed.
+
+    In a process that was forked from one in which obstore worked, it never answers: S3 is then read through botocore, and
+    everything else raises `StorageError`.
     """
 
     def __init__(self, url: str, config: StorageConfig) -> None:
@@ -74,7 +77,7 @@ class ObjectStore:
     def head(self, key: str) -> ObjectInfo | None:
         try:
             with self._faults("look at", key):
-                if self._is_s3 and _is_odd(self._prefix + key):
+                if self._needs_botocore(key):
                     return replace(self._s3.head(self._prefix + key), key=key)
                 meta = obstore.head(self._client, self._path(key))
         except FileNotFoundError:
@@ -102,7 +105,10 @@ class ObjectStore:
 
     def read_versioned(self, key: str, *, max_bytes: int = MAX_READ_BYTES) -> tuple[bytes, str]:
         with self._faults("read", key):
-            result = obstore.get(self._client, self._path(key))
+            path = self._path(key)
+            if self._needs_botocore(key):
+                return self._s3.read(path, lambda size: require_small(f"{self.url}/{key}", size, max_bytes))
+            result = obstore.get(self._client, path)
             require_small(f"{self.url}/{key}", result.meta["size"], max_bytes)
             return bytes(result.bytes()), plain_etag(result.meta["e_tag"]) or ""
 
@@ -110,7 +116,11 @@ class ObjectStore:
         if length == 0:
             return b""
         with self._faults("read", key):
-            data = bytes(obstore.get_range(self._client, self._path(key), start=start, length=length))
+            path = self._path(key)
+            if self._needs_botocore(key):
+                data = self._s3.get_range(path, start, length)
+            else:
+                data = bytes(obstore.get_range(self._client, path, start=start, length=length))
         if len(data) != length:
             raise StorageError(f"{self.url}/{key} ends before byte {start + length}")
         return data
@@ -174,15 +184,19 @@ class ObjectStore:
     def remove_unfinished(self, *, older_than: timedelta) -> int:
         return 0  # parts of broken multipart uploads: a lifecycle rule of the bucket (AbortIncompleteMultipartUpload)
 
-    @cached_property
+    @OfThisProcess
     def _client(self) -> Any:
+        require_rust(f"reach {self.url}")
         if self._is_s3:
             return S3Store(self._bucket, **self._config.for_obstore())
         return obstore.store.from_url(self._bucket_url, **self._config.for_obstore_client())
 
-    @cached_property
+    @OfThisProcess
     def _s3(self) -> S3Client:
         return S3Client(self._bucket, self._config)
+
+    def _needs_botocore(self, key: str) -> bool:
+        return self._is_s3 and (_is_odd(self._prefix + key) or not rust_works())
 
     def _list(self, prefix: str, *, page_size: int = 1000) -> Iterator[ObjectInfo]:
         with self._faults("list"):
@@ -213,7 +227,7 @@ class ObjectStore:
 
     def _get(self, info: ObjectInfo) -> bytes:
         key = self._prefix + info.key
-        if self._is_s3 and _is_odd(key):
+        if self._needs_botocore(info.key):
             return self._s3.get(key, info.etag)
         options: obstore.GetOptions = {"if_match": quote_etag(info.etag)} if info.etag else {}
         result = obstore.get(self._client, key, options=options)

@@ -8,6 +8,7 @@ this, replaces its parser on listing pages.
 import hashlib
 import itertools
 import logging
+import os
 import random
 import re
 import time
@@ -33,6 +34,7 @@ MD5 = re.compile(r"[0-9a-f]{32}")
 NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 
 _CREATING = Lock()  # clients are safe to share between threads, creating them is not
+os.register_at_fork(before=_CREATING.acquire, after_in_parent=_CREATING.release, after_in_child=_CREATING.release)
 
 # At DEBUG these write every request with its headers, a session token among them, also where only the root was set so.
 for _name in ("auth", "endpoint", "awsrequest", "httpsession", "hooks", "parsers", "retryhandler", "regions", "signers"):
@@ -80,6 +82,21 @@ class S3Client:
         condition = {"IfMatch": quote_etag(etag)} if etag else {}
         read = self._client.get_object
         return self._retried(lambda: bytes(read(Bucket=self._bucket, Key=key, **condition, **self._payer)["Body"].read()))
+
+    def read(self, key: str, check_size: Callable[[int], None]) -> tuple[bytes, str]:
+        """Read one whole object with its ETag, once ``check_size`` has let its size pass."""
+
+        def read() -> tuple[bytes, str]:
+            answer = self._client.get_object(Bucket=self._bucket, Key=key, **self._payer)
+            check_size(answer["ContentLength"])
+            return bytes(answer["Body"].read()), plain_etag(answer.get("ETag")) or ""
+
+        return self._retried(read)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """Read up to ``length`` bytes of one object from byte ``start`` on."""
+        span, read = f"bytes={start}-{start + length - 1}", self._client.get_object
+        return self._retried(lambda: bytes(read(Bucket=self._bucket, Key=key, Range=span, **self._payer)["Body"].read()))
 
     def head(self, key: str) -> ObjectInfo:
         """Describe one object."""

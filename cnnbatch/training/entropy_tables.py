@@ -5,7 +5,6 @@ are zero more often than rounded ones, and the tails of a mixture are longer tha
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ from cnnbatch.codec.hyperprior.inference import decoding_networks
 from cnnbatch.codec.hyperprior.latent_decoder import LatentDecoder
 from cnnbatch.codec.hyperprior.latent_encoder import LatentEncoder
 from cnnbatch.codec.hyperprior.model import Hyperprior
+from cnnbatch.processes import Threads
 from cnnbatch.training.data import Pixels
 
 PICTURES = 48
@@ -57,19 +57,18 @@ def _count(file: CodecFile, tables: Tables, pictures: Sequence[Pixels]) -> Count
     model = file.model()
     assert isinstance(model, Hyperprior)
     counts = np.zeros(len(tables.frequencies), np.int64)
-    with ThreadPoolExecutor(1) as pool:
-        decoder = LatentDecoder(file.arrays, decoding_networks(model), pool)
-        encoder, analysis = LatentEncoder(decoder, model.h_a, model.g_s), FoldedAnalysis(model.g_a)
-        for picture in pictures:
-            height, width = (min(n, SIDE) // BLOCK * BLOCK for n in picture.shape[:2])
-            if not height * width:
-                continue
-            pixels = torch.from_numpy(np.bitwise_xor(picture[None, :height, :width], GREY).view(np.int8))
-            for quality in QUALITIES:
-                q = torch.tensor([quality])
-                side, choice = encoder.quantised(analysis(pixels, q), (slice(None), slice(None)), q, bf16=False)[1:]
-                tile = side.z[0], choice.symbols[0], choice.tables[0], side.coded[0], quality
-                _add(counts, tables, *encoder.in_stream(*tile))
+    decoder = LatentDecoder(file.arrays, decoding_networks(model), Threads(1, "rans"))
+    encoder, analysis = LatentEncoder(decoder, model.h_a, model.g_s), FoldedAnalysis(model.g_a)
+    for picture in pictures:
+        height, width = (min(n, SIDE) // BLOCK * BLOCK for n in picture.shape[:2])
+        if not height * width:
+            continue
+        pixels = torch.from_numpy(np.bitwise_xor(picture[None, :height, :width], GREY).view(np.int8))
+        for quality in QUALITIES:
+            q = torch.tensor([quality])
+            side, choice = encoder.quantised(analysis(pixels, q), (slice(None), slice(None)), q, bf16=False)[1:]
+            tile = side.z[0], choice.symbols[0], choice.tables[0], side.coded[0], quality
+            _add(counts, tables, *encoder.in_stream(*tile))
     return counts
 
 

@@ -1,5 +1,6 @@
 """Commits while running: a reader sees the old picture or the new one, never both or none."""
 
+import math
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,6 +13,12 @@ from cnnbatch.stages import commit
 from cnnbatch.stages.commit import Committer
 from cnnbatch.stages.records import CompressResult, Failure, Tally
 from tests.archive.rows import CODEC_FILE, rows_of, shard_of
+
+
+@pytest.fixture(autouse=True)
+def any_commit_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a commit may take over a second, and the next one would wait for more shards."""
+    monkeypatch.setattr(commit, "SLOW_COMMIT", math.inf)
 
 
 @pytest.fixture
@@ -149,7 +156,8 @@ def test_a_shard_that_leaves_whole_is_not_read_again(log: ArchiveLog, monkeypatc
     assert pictures(log) == {"a": "new a", "b": "new b", "c": "new c", "d": "d"}
 
 
-def test_while_commits_are_slow_more_shards_share_one(log: ArchiveLog) -> None:
+def test_while_commits_are_slow_more_shards_share_one(log: ArchiveLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commit, "SLOW_COMMIT", 100.0)
     c = committer(log, with_images(log), every=1)
     c._took = 2 * commit.SLOW_COMMIT
     for number, letter in enumerate("pqr"):

@@ -191,6 +191,23 @@ def test_of_many_those_that_cannot_be_written_are_named_and_leave_nothing(
     assert store.read("good") == b"2"
 
 
+FEW_FILES = """
+import resource, sys
+from concurrent.futures import ThreadPoolExecutor
+from cnnbatch.storage import open_store
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+store = open_store(sys.argv[1])
+with ThreadPoolExecutor(16) as pool:
+    for outcomes in pool.map(store.put_many, [[(f"{n}/{m}", b"x") for m in range(64)] for n in range(16)]):
+        assert list(outcomes) == [None] * 64, outcomes
+"""
+
+
+def test_a_process_that_may_have_few_files_open_writes_as_many(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", FEW_FILES, str(tmp_path)], check=True)
+    assert sum(path.is_file() for path in tmp_path.rglob("*")) == 16 * 64
+
+
 def _full_disk(file: BinaryIO, data: bytes) -> None:
     file.write(data)
     raise OSError(errno.ENOSPC, "No space left on device")

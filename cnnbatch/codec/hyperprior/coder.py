@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ from cnnbatch.codec.hyperprior.windows import halo
 from cnnbatch.codec.interface import Limits, Parsed, check_image, quality_steps
 from cnnbatch.codec.runtime.batching import Batches
 from cnnbatch.errors import CodecFileError
+from cnnbatch.processes import Threads
 
 COARSE = 16
 """Every so many rows are looked at first: most pictures have colours there."""
@@ -36,9 +36,9 @@ class HyperpriorCoder:
         networks = decoding_networks(model)
         self._check_known_answer(networks, device)
         on_cpu = device.type == "cpu"
-        pool = ThreadPoolExecutor(threads if on_cpu else os.cpu_count(), thread_name_prefix="rans")
+        rans = Threads(threads if on_cpu else os.cpu_count() or 1, "rans")
         batches = Batches(device, most=limits.pixels(device), threads=threads if on_cpu else 1)
-        latents, around = LatentDecoder(file.arrays, networks, pool), halo(file.settings)
+        latents, around = LatentDecoder(file.arrays, networks, rans), halo(file.settings)
         self.decoder = Decoder(latents, batches, device=device, window_side=limits.window_side, halo=around)
         self.encoder = Encoder(model, latents, batches, window_side=limits.window_side, halo=around)
 

@@ -8,7 +8,6 @@ Shapes: N tiles of one shape, a × b latent positions, M channels.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -25,6 +24,7 @@ from cnnbatch.codec.quantisation.dependent import Values, dequantise, state_mach
 from cnnbatch.codec.quantisation.prediction import restore
 from cnnbatch.codec.quantisation.scan import Coded, stream_symbols
 from cnnbatch.codec.transforms.integer_layers import indexes_of
+from cnnbatch.processes import Threads
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -45,8 +45,8 @@ class HyperSynthesis(NamedTuple):
 class LatentDecoder:
     """Decodes tiles with the tables and integer offsets of one codec file."""
 
-    def __init__(self, arrays: Mapping[str, Array], networks: DecodingNetworks, pool: ThreadPoolExecutor) -> None:
-        self.settings, self.networks, self.pool = networks.settings, networks, pool
+    def __init__(self, arrays: Mapping[str, Array], networks: DecodingNetworks, threads: Threads) -> None:
+        self.settings, self.networks, self.threads = networks.settings, networks, threads
         self.tables = Tables.from_arrays(arrays)
         self.hyper = HyperTables.from_arrays(arrays)
         self._offsets = torch.from_numpy(arrays["scale_offset.table"].astype(np.float32))
@@ -94,7 +94,7 @@ class LatentDecoder:
         work = list(items)
         if len(work) == 1:  # waking another thread for it takes longer than it helps
             return [function(work[0])]
-        return list(self.pool.map(function, work))
+        return list(self.threads.map(function, work))
 
     def _decode_tile(self, tile: tuple[Decoder, Indexes]) -> Values:
         """Dequantised symbols [a, b, M], without means and predictions."""

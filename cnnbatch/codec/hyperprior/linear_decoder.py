@@ -10,7 +10,6 @@ Shapes: h × w latent positions of a window, M latent channels, of which the fir
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TypeVar
 
@@ -28,6 +27,7 @@ from cnnbatch.codec.interface import Limits, Parsed, naming
 from cnnbatch.codec.transforms.integer_arrays import Floats
 from cnnbatch.codec.transforms.lapped_kernels import lapped_planes
 from cnnbatch.codec.transforms.quality_laws import curve_at
+from cnnbatch.processes import Threads
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class LinearDecoder:
         """Its methods raise CodecFileError for arrays that cannot be, or if the scale net computes differently here."""
         self._parse = BitstreamParser(file, limits)
         self._scaled = cache(lambda by: _Scaled(file, by))
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="draft") if threads > 1 else None
+        self._pool = Threads(threads, "draft") if threads > 1 else None
 
     def reconstruct(self, bitstreams: Sequence[bytes], by: int) -> list[Pixels]:
         """Drafts, or pictures reduced ``by`` a number; raises BitstreamError, which names the damaged one."""

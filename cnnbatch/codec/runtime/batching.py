@@ -1,14 +1,19 @@
 """Work in batches of alike items, on the codec's threads, in batches that adapt to the memory of the device."""
 
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
 
+from cnnbatch.processes import Threads
+
 logger = logging.getLogger(__name__)
+
+# GNU's OpenMP waits for ever for the threads that the parent had; a DataLoader does the same in its workers.
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -22,7 +27,7 @@ class Batches:
 
     def __init__(self, device: torch.device, *, most: int, threads: int) -> None:
         self._device, self._most = device, most
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="codec") if threads > 1 else None
+        self._pool = Threads(threads, "codec") if threads > 1 else None
 
     def map(
         self,
