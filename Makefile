@@ -39,11 +39,16 @@ check: $(VENV)/.test
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-test: check
-	$(BIN)/pytest -m "not slow"
+# Two at a time: what starts no Ray, of which two on one machine get in each other's way. The rest one after the other.
+APART := $(addprefix tests/,archive classification codec compat containers evaluation fuzz images stages storage training \
+	test_butteraugli.py test_layers.py test_ssimulacra2.py)
+SOME := -m "not slow"
 
-test-all: check
-	$(BIN)/pytest
+test test-all: check
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(SOME) -n 2 --dist loadfile $(APART); apart=$$?; \
+	$(BIN)/pytest $(SOME) $(addprefix --ignore=,$(APART)) && exit $$apart
+
+test-all: SOME :=
 
 docs: $(VENV)/.test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
