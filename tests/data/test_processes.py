@@ -22,7 +22,8 @@ from cnnbatch.storage import StorageConfig, open_store
 from tests.conftest import Bucket
 from tests.data.conftest import COUNT
 
-SECONDS = 200
+pytestmark = pytest.mark.timeout(900)  # spawned workers import torch, and forked ones start a process that reads the log
+SECONDS = 400
 """After so long a worker hangs."""
 
 
