@@ -3,19 +3,13 @@
 Writing: `ArchiveLog`, `write_shard`, `rewrite_without`, `Lease`. Reading: `open_archive`, `read_shard`.
 """
 
+from cnnbatch.archive.carrying import rewrite_without
 from cnnbatch.archive.lease import Lease
 from cnnbatch.archive.log import ArchiveLog, CommitResult
 from cnnbatch.archive.reader import Archive, ArchiveInfo, open_archive
 from cnnbatch.archive.schema import SCHEMA, ArchiveRow, check_row
-from cnnbatch.archive.shards import (
-    ShardInfo,
-    ShardSummary,
-    read_footer,
-    read_shard,
-    read_summary,
-    rewrite_without,
-    write_shard,
-)
+from cnnbatch.archive.shard_reading import read_footer, read_shard, read_summary
+from cnnbatch.archive.shards import ShardInfo, ShardSummary, write_shard
 from cnnbatch.archive.snapshot import Inventory, LiveShard, Snapshot, read_inventory
 
 __all__ = [

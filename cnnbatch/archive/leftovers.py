@@ -7,9 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from cnnbatch.archive.damage import damage_as_archive_error
 from cnnbatch.archive.layout import CODECS, codec_path
-from cnnbatch.archive.parquet import damage_as_archive_error, map_parallel, read_columns
-from cnnbatch.archive.shards import read_summary
+from cnnbatch.archive.parallel import map_parallel
+from cnnbatch.archive.parquet import read_columns
+from cnnbatch.archive.shard_reading import read_summary
 from cnnbatch.archive.snapshot import DEFAULT_THREADS
 from cnnbatch.errors import ArchiveError
 from cnnbatch.storage import ObjectInfo, Store

@@ -12,11 +12,15 @@ from functools import partial
 from itertools import accumulate, pairwise
 from typing import Final
 
+from cnnbatch.archive.carrying import rewrite_without
+from cnnbatch.archive.damage import damage_as_archive_error, or_fault
 from cnnbatch.archive.erased import add_erased
 from cnnbatch.archive.log import ArchiveLog
-from cnnbatch.archive.parquet import damage_as_archive_error, map_parallel, or_fault, read_columns
+from cnnbatch.archive.parallel import map_parallel
+from cnnbatch.archive.parquet import read_columns
 from cnnbatch.archive.schema import BLOBS, ArchiveRow
-from cnnbatch.archive.shards import ShardInfo, read_footer, read_shard, rewrite_without, write_shard
+from cnnbatch.archive.shard_reading import read_footer, read_shard
+from cnnbatch.archive.shards import ShardInfo, write_shard
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, Snapshot
 from cnnbatch.errors import ArchiveError, DamagedRow, StorageError
 from cnnbatch.storage import Store

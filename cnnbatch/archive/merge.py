@@ -16,9 +16,10 @@ from itertools import accumulate, combinations
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cnnbatch.archive.carrying import rewrite_without
 from cnnbatch.archive.erased import ErasedKeys, read_erased
 from cnnbatch.archive.parquet import read_columns
-from cnnbatch.archive.shards import ShardInfo, rewrite_without
+from cnnbatch.archive.shards import ShardInfo
 from cnnbatch.archive.snapshot import LiveShard, Snapshot
 from cnnbatch.errors import ArchiveError
 from cnnbatch.storage import Store

@@ -1,35 +1,27 @@
 """Parquet files in a store: opened by ranges, so that only the wanted columns travel, and checked before Arrow decodes them."""
 
 import hashlib
-import io
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cnnbatch.archive.damage import again_if_damaged, damage_as_archive_error
 from cnnbatch.archive.pages import BOUNDED_ENCODINGS, find_page, find_value, page_span, plain_value, read_pages
+from cnnbatch.archive.ranged_file import RangedFile
 from cnnbatch.archive.schema import MAX_BYTES, SCHEMA, conform
 from cnnbatch.errors import ArchiveError
 from cnnbatch.storage import Store
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 MAX_GROUP_ROWS = 1 << 20  # a file that claims more in one row group is refused before anything is allocated
 MAX_GROUP_BYTES = 1 << 33  # uncompressed; our largest is one image of 2 GiB with its alpha
 MAX_FOOTER_BYTES = 1 << 26
 MAX_INDEXED_BYTES = 1 << 20
 """Size of a footer that is read here, and not by Arrow alone, to find one page."""
-
-MAX_HOLE_BYTES = 8192
-"""Bytes between two wanted ranges up to which one request for both is cheaper than two."""
 
 TAIL_BYTES: Final = 1 << 16
 """Read first, as Arrow does: the footer of most shards."""
@@ -49,79 +41,6 @@ FREE_BYTES: Final = 64 << 20
 _FIXED_BYTES: Final = 8  # of a number or time
 _MAGIC: Final = b"PAR1"
 _LEAST_BYTES: Final = 12  # the magic twice, and the length of the footer
-
-
-class _RangedFile(io.RawIOBase):
-    """One object as a seekable file; each read is one range request, unless `fetch` has brought those bytes."""
-
-    def __init__(self, store: Store, path: str, num_bytes: int) -> None:
-        self._store, self._path, self.num_bytes = store, path, num_bytes
-        self._position = 0
-        self._fetched: list[tuple[int, memoryview]] = []
-        self._asked: list[tuple[int, int]] | None = None
-
-    @contextmanager
-    def asking(self) -> Iterator[list[tuple[int, int]]]:
-        """No read gets anything, and its (start, end) is noted."""
-        self._asked = []
-        try:
-            yield self._asked
-        finally:
-            self._asked = None
-
-    def fetch(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Read these (start, end), neighbours together, and keep them until the next call."""
-        self._fetched = []
-        for start, end in _joined(sorted(ranges)):
-            self._fetched.append((start, memoryview(self._store.read_range(self._path, start, end - start))))
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.num_bytes}[whence]
-        self._position = max(0, origin + offset)
-        return self._position
-
-    def read(self, size: int | None = -1) -> Any:
-        """Bytes, or a view of what was fetched: Arrow holds all chunks of a row group at once."""
-        left = max(0, self.num_bytes - self._position)
-        size = left if size is None or size < 0 else min(size, left)
-        if self._asked is not None:
-            self._asked.append((self._position, self._position + size))
-            return b""
-        data = self.view(self._position, self._position + size) if size else b""
-        self._position += len(data)
-        return data
-
-    def view(self, start: int, end: int) -> memoryview:
-        """The bytes from ``start`` to ``end``."""
-        for known, data in self._fetched:
-            if known <= start and end <= known + len(data):
-                return data[start - known : end - known]
-        if not 0 <= start <= end <= self.num_bytes:
-            raise ValueError(f"there are no bytes {start} to {end}")
-        return memoryview(self._store.read_range(self._path, start, end - start))
-
-
-def _joined(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Sorted (start, end) with holes of at most `MAX_HOLE_BYTES` closed."""
-    waiting: tuple[int, int] | None = None
-    for start, end in ranges:
-        if waiting and start <= waiting[1] + MAX_HOLE_BYTES:
-            waiting = waiting[0], max(waiting[1], end)
-            continue
-        if waiting:
-            yield waiting
-        waiting = start, end
-    if waiting:
-        yield waiting
 
 
 def seal_footer(data: bytes) -> bytes:
@@ -148,7 +67,7 @@ class ParquetObject:
 
     def __init__(self, store: Store, path: str, num_bytes: int) -> None:
         """Raises what Arrow says of a file that is not sound, see `damage_as_archive_error`."""
-        self._file = _RangedFile(store, path, num_bytes)
+        self._file = RangedFile(store, path, num_bytes)
         self._footer = _fetch_footer(self._file)
         self._parquet = pq.ParquetFile(pa.PythonFile(self._file, mode="r"), pre_buffer=False)
         self._file.fetch(())
@@ -257,7 +176,7 @@ class ParquetObject:
         return self._parquet.read_row_groups(list(groups), columns=list(columns), use_threads=False)
 
 
-def _fetch_footer(file: _RangedFile) -> memoryview:
+def _fetch_footer(file: RangedFile) -> memoryview:
     """Bring the footer, its sha256 checked where there is one."""
     size, seal = file.num_bytes, hashlib.sha256().digest_size + len(FOOTER_MARK)
     if size < _LEAST_BYTES:
@@ -319,18 +238,6 @@ def _open(store: Store, path: str, num_bytes: int) -> ParquetObject:
         return ParquetObject(store, path, num_bytes)
 
 
-@contextmanager
-def damage_as_archive_error(store: Store, path: str) -> Iterator[None]:
-    """Turn what Arrow says of a file that is missing or not sound into an `ArchiveError` that names it."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise ArchiveError(f"{path} is missing from {store.url}") from error
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # OSError: a bad page, thrift or CRC
-        detail = " ".join(str(error).split())[:300]
-        raise ArchiveError(f"{path} in {store.url} is not a readable shard: {detail}") from error
-
-
 def _check_metadata(metadata: Any, schema: pa.Schema) -> None:
     """Believe no count and no type before it is checked."""
     if missing := set(SCHEMA.names) - set(schema.names):
@@ -349,16 +256,6 @@ def _check_metadata(metadata: Any, schema: pa.Schema) -> None:
         raise pa.ArrowInvalid(f"the row groups do not add up to {metadata.num_rows} rows")
 
 
-def again_if_damaged(read: Callable[[], R]) -> R:
-    """The result of ``read()``, at damage of a second try: a bit that flipped on the way comes right then."""
-    try:
-        return read()
-    except ArchiveError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            raise
-        return read()
-
-
 def read_columns(store: Store, path: str, columns: Sequence[str], *, num_bytes: int | None = None) -> pa.Table:
     """Read only these columns of one shard, with page CRCs checked."""
     return again_if_damaged(lambda: _read_columns(store, path, columns, num_bytes))
@@ -368,21 +265,3 @@ def _read_columns(store: Store, path: str, columns: Sequence[str], num_bytes: in
     file = open_parquet(store, path, num_bytes=num_bytes)
     with damage_as_archive_error(store, path):
         return file.read(columns)
-
-
-def or_fault(function: Callable[[T], R], item: T) -> R | ArchiveError:
-    """``function(item)``, or what it says that is damaged: for those who go on with the others."""
-    try:
-        return function(item)
-    except ArchiveError as error:
-        return error
-
-
-def map_parallel(function: Callable[[T], R], items: Iterable[T], *, threads: int) -> Iterator[R]:
-    """Yield ``function(item)`` in order; at most ``2 * threads`` results wait, so memory does not grow with the items."""
-    iterator = iter(items)
-    with ThreadPoolExecutor(threads) as pool:
-        waiting = deque(pool.submit(function, item) for item in islice(iterator, 2 * threads))
-        while waiting:
-            yield waiting.popleft().result()
-            waiting.extend(pool.submit(function, item) for item in islice(iterator, 1))

@@ -21,18 +21,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cnnbatch.archive import layout
+from cnnbatch.archive.damage import again_if_damaged, damage_as_archive_error, or_fault
 from cnnbatch.archive.log import ArchiveLog
-from cnnbatch.archive.parquet import (
-    ParquetObject,
-    again_if_damaged,
-    damage_as_archive_error,
-    map_parallel,
-    open_parquet,
-    or_fault,
-    read_columns,
-)
+from cnnbatch.archive.parallel import map_parallel
+from cnnbatch.archive.parquet import ParquetObject, open_parquet, read_columns
 from cnnbatch.archive.schema import SCHEMA, ArchiveRow
-from cnnbatch.archive.shards import SHARD_PATH, ShardSummary, read_row, read_shard, read_summary
+from cnnbatch.archive.shard_reading import read_row, read_shard, read_summary
+from cnnbatch.archive.shards import SHARD_PATH, ShardSummary
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, Snapshot
 from cnnbatch.errors import ArchiveError, DamagedRow
 from cnnbatch.storage import StorageConfig, Store

@@ -14,11 +14,14 @@ from datetime import datetime
 from functools import lru_cache, partial
 from typing import Final
 
+from cnnbatch.archive.damage import damage_as_archive_error
 from cnnbatch.archive.erased import read_erased
 from cnnbatch.archive.log import ArchiveLog
 from cnnbatch.archive.orphans import DATA
-from cnnbatch.archive.parquet import damage_as_archive_error, map_parallel, read_columns
-from cnnbatch.archive.shards import SUMMARY_KEY, read_footer, read_shard, write_shard
+from cnnbatch.archive.parallel import map_parallel
+from cnnbatch.archive.parquet import read_columns
+from cnnbatch.archive.shard_reading import read_footer, read_shard
+from cnnbatch.archive.shards import SUMMARY_KEY, write_shard
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, Snapshot, read_rows
 from cnnbatch.errors import ArchiveError, DamagedRow
 from cnnbatch.storage import ObjectInfo, Store

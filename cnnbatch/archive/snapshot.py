@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from cnnbatch.archive.parquet import map_parallel, read_columns
+from cnnbatch.archive.parallel import map_parallel
+from cnnbatch.archive.parquet import read_columns
 from cnnbatch.errors import ArchiveError, CnnbatchError, StorageError
 from cnnbatch.processes import FORKED
 from cnnbatch.storage import Store

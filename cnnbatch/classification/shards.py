@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cnnbatch.archive.parquet import ParquetObject, damage_as_archive_error, open_parquet
+from cnnbatch.archive.damage import damage_as_archive_error
+from cnnbatch.archive.parquet import ParquetObject, open_parquet
 from cnnbatch.codec import Codec
 from cnnbatch.errors import ArchiveError, BitstreamError
 from cnnbatch.stages.codecs import CodecShelf

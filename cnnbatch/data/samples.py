@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cnnbatch.archive.damage import damage_as_archive_error
 from cnnbatch.archive.fields import parse_fields
-from cnnbatch.archive.parquet import ParquetObject, damage_as_archive_error, map_parallel, open_parquet, read_columns
+from cnnbatch.archive.parallel import map_parallel
+from cnnbatch.archive.parquet import ParquetObject, open_parquet, read_columns
 from cnnbatch.archive.reader import Archive, matcher, open_archive
 from cnnbatch.archive.schema import COLUMNS, SCHEMA, SMALL_COLUMNS, ArchiveRow, table_to_rows
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard

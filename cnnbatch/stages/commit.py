@@ -11,8 +11,9 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from cnnbatch.archive.carrying import rewrite_without
 from cnnbatch.archive.log import ArchiveLog
-from cnnbatch.archive.shards import ShardInfo, rewrite_without
+from cnnbatch.archive.shards import ShardInfo
 from cnnbatch.archive.snapshot import Snapshot
 from cnnbatch.errors import DamagedRow
 from cnnbatch.stages.records import CompressResult

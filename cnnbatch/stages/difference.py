@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cnnbatch.archive.parquet import damage_as_archive_error, map_parallel, or_fault
-from cnnbatch.archive.shards import read_footer
+from cnnbatch.archive.damage import damage_as_archive_error, or_fault
+from cnnbatch.archive.parallel import map_parallel
+from cnnbatch.archive.shard_reading import read_footer
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, read_rows
 from cnnbatch.errors import ArchiveError
 from cnnbatch.stages.compress import CompressionSettings

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-from cnnbatch.archive.parquet import damage_as_archive_error, map_parallel, open_parquet, or_fault
+from cnnbatch.archive.damage import damage_as_archive_error, or_fault
+from cnnbatch.archive.parallel import map_parallel
+from cnnbatch.archive.parquet import open_parquet
 from cnnbatch.archive.reader import Archive
 from cnnbatch.archive.snapshot import DEFAULT_THREADS
 from cnnbatch.errors import ArchiveError, UsageError

@@ -14,12 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cnnbatch.archive import ArchiveLog
+from cnnbatch.archive.carrying import carry_on, read_remains
+from cnnbatch.archive.damage import damage_as_archive_error, or_fault
 from cnnbatch.archive.erased import read_erased
 from cnnbatch.archive.log_doctor import Fault
 from cnnbatch.archive.orphans import DATA
-from cnnbatch.archive.parquet import damage_as_archive_error, map_parallel, or_fault, read_columns
+from cnnbatch.archive.parallel import map_parallel
+from cnnbatch.archive.parquet import read_columns
 from cnnbatch.archive.schema import SMALL_COLUMNS
-from cnnbatch.archive.shards import carry_on, read_remains
 from cnnbatch.archive.snapshot import LiveShard, Snapshot
 from cnnbatch.errors import ArchiveError
 from cnnbatch.stages.difference import ArchivedRows, compare

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from functools import partial
 
-from cnnbatch.archive.parquet import map_parallel
+from cnnbatch.archive.parallel import map_parallel
 from cnnbatch.errors import UsageError
 from cnnbatch.stages.records import Failure
 from cnnbatch.storage import Source

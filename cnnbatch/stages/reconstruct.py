@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cnnbatch.archive.reader import Archive
 from cnnbatch.archive.schema import ArchiveRow
-from cnnbatch.archive.shards import read_shard
+from cnnbatch.archive.shard_reading import read_shard
 from cnnbatch.choices import FORMATS, LAYOUTS
 from cnnbatch.codec import Codec
 from cnnbatch.codec.codec import Decoder, Pixels

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cnnbatch.archive.erased import ErasedKeys, read_erased_parts
 from cnnbatch.archive.schema import ArchiveRow
-from cnnbatch.archive.shards import read_shard
+from cnnbatch.archive.shard_reading import read_shard
 from cnnbatch.archive.snapshot import LiveShard
 from cnnbatch.choices import LEVELS
 from cnnbatch.codec.codec import Pixels

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnnbatch.archive import ArchiveRow, parquet, read_footer, read_shard, read_summary, rewrite_without, write_shard
+from cnnbatch.archive import ArchiveRow, read_footer, read_shard, read_summary, rewrite_without, write_shard
 from cnnbatch.archive.parquet import read_columns
+from cnnbatch.archive.ranged_file import RangedFile
 from cnnbatch.archive.schema import SMALL_COLUMNS
 from cnnbatch.archive.shards import ROW_GROUP_ROWS, TINY_ROW_BYTES, ShardInfo
 from cnnbatch.errors import ArchiveError, DamagedRow, StorageError
@@ -180,18 +181,18 @@ def test_every_byte_is_read_once_and_by_the_thread_that_asks(store: Store, monke
     shard = write_shard(store, rows, footer=LINEAGE)
     requests: list[tuple[int, int]] = []
     threads: set[int] = set()
-    read_range, read = type(store).read_range, parquet._RangedFile.read
+    read_range, read = type(store).read_range, RangedFile.read
 
     def watched_range(self: Store, key: str, start: int, length: int) -> bytes:
         requests.append((start, length))
         return read_range(self, key, start, length)
 
-    def watched_read(self: parquet._RangedFile, size: int | None = -1) -> bytes:
+    def watched_read(self: RangedFile, size: int | None = -1) -> bytes:
         threads.add(threading.get_ident())
         return read(self, size)
 
     monkeypatch.setattr(type(store), "read_range", watched_range)
-    monkeypatch.setattr(parquet._RangedFile, "read", watched_read)
+    monkeypatch.setattr(RangedFile, "read", watched_read)
     assert list(read_shard(store, shard.path, num_bytes=shard.num_bytes)) == rows
     assert threads == {threading.get_ident()}
     footers, columns = requests[:1], requests[1:]
@@ -203,7 +204,7 @@ def test_every_byte_is_read_once_and_by_the_thread_that_asks(store: Store, monke
 def test_what_was_fetched_is_never_copied(store: Store) -> None:
     """A crafted footer may let every column claim the whole file, and Arrow holds the chunks of all at once."""
     store.put("data/x", bytes(range(200)))
-    file = parquet._RangedFile(store, "data/x", 200)
+    file = RangedFile(store, "data/x", 200)
     file.fetch([(10, 60), (50, 120)])
     chunks = []
     for start in (10, 50):

@@ -10,7 +10,7 @@ from typing import Any
 from cnnbatch.archive import ArchiveLog, ArchiveRow, LiveShard, write_shard
 from cnnbatch.archive import log as log_module
 from cnnbatch.archive.merge import Change
-from cnnbatch.archive.shards import read_shard
+from cnnbatch.archive.shard_reading import read_shard
 from tests.archive.rows import sha256
 from tests.stages.pictures import EXIF_ROTATED, as_file, cmyk_jpeg, waves, with_alpha
 

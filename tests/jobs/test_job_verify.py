@@ -12,7 +12,7 @@ import pytest
 
 from cnnbatch.archive import ArchiveLog, ArchiveRow
 from cnnbatch.archive.maintenance import erase
-from cnnbatch.archive.shards import read_shard
+from cnnbatch.archive.shard_reading import read_shard
 from cnnbatch.choices import LEVELS
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.records import VerifyTask

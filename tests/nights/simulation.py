@@ -28,7 +28,7 @@ import yaml
 
 from cnnbatch.archive import ArchiveRow, open_archive
 from cnnbatch.archive.reader import Archive
-from cnnbatch.archive.shards import read_summary
+from cnnbatch.archive.shard_reading import read_summary
 from cnnbatch.codec import Codec
 from cnnbatch.images import decode
 from cnnbatch.images.lossless import restore
