@@ -9,7 +9,6 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from pathlib import Path
 
 from cnnbatch.errors import StorageError, Unreadable, UsageError
@@ -23,8 +22,10 @@ from cnnbatch.storage.durable import (
     replace_files,
     sync_folder,
 )
+from cnnbatch.storage.folder import Folder, is_as_listed, object_info, own_fault, read_bytes
 from cnnbatch.storage.interface import FAULTS, MAX_READ_BYTES, ObjectInfo, Refusal, require_small
-from cnnbatch.storage.keys import TEMPORARY_PREFIX, is_readable_key, is_temporary, require_safe_key, safe_join
+from cnnbatch.storage.keys import TEMPORARY_PREFIX, is_temporary, require_safe_key, safe_join
+from cnnbatch.storage.local_listing import list_folder
 from cnnbatch.storage.many import Outcome, read_many
 
 READ_TOGETHER = 64
@@ -38,11 +39,6 @@ OPEN_SHARE = 64
 
 _Fault = OSError | Refusal | None
 _WriteFiles = Callable[[Sequence[tuple[Path, Fill]]], list[OSError | None]]
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
-_GONE = (FileNotFoundError, NotADirectoryError)
-_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-"""Errors of the system when this process or machine is at fault, and not a file or folder."""
 
 
 class LocalStore:
@@ -57,6 +53,7 @@ class LocalStore:
     def __init__(self, root: str) -> None:
         self.url = root
         self._root = Path(root)
+        self._folder = Folder(self._root)
 
     def check(self) -> None:
         if not self._root.is_dir():
@@ -73,35 +70,19 @@ class LocalStore:
         prefix = prefix.strip("/")
         try:
             with self._faults("list", prefix):
-                top = os.fsencode(self._inside(prefix) if prefix else self._root)
+                top = os.fsencode(self._folder.path(prefix) if prefix else self._root)
                 os.scandir(top).close()  # here a fault is one of the whole listing
         except FileNotFoundError:
             return
-        folders = [top]
-        while folders:
-            folder = folders.pop()
-            try:
-                with os.scandir(folder) as entries:
-                    for entry in entries:
-                        try:
-                            if entry.is_dir(follow_symlinks=False):
-                                folders.append(entry.path)
-                            else:
-                                yield from self._describe(entry)
-                        except OSError as error:
-                            yield self._faulty(entry.path, error)
-            except OSError as error:
-                if folder is top:
-                    raise StorageError(f"cannot list {self.url}: {error.strerror}") from error
-                yield self._faulty(folder, error)
+        yield from list_folder(self._folder, top, url=self.url)
 
     def head(self, key: str) -> ObjectInfo | None:
         try:
             with self._faults("look at", key):
-                status = self._inside(key).stat()
+                status = self._folder.path(key).stat()
         except FileNotFoundError:
             return None
-        return _info(key, status) if stat.S_ISREG(status.st_mode) else None
+        return object_info(key, status) if stat.S_ISREG(status.st_mode) else None
 
     def get(self, info: ObjectInfo) -> bytes:
         if info.fault is not None:
@@ -117,19 +98,19 @@ class LocalStore:
         return read_many(self.get, infos, max_bytes=max_bytes, concurrency=concurrency, together=READ_TOGETHER)
 
     def read(self, key: str, *, max_bytes: int = MAX_READ_BYTES) -> bytes:
-        with self._faults("read", key), self._regular_file(key) as descriptor:
+        with self._faults("read", key), self._folder.regular_file(key) as descriptor:
             size = os.fstat(descriptor).st_size
             require_small(f"{self.url}/{key}", size, max_bytes)
-            return _read(descriptor, size + 1)
+            return read_bytes(descriptor, size + 1)
 
     def read_versioned(self, key: str, *, max_bytes: int = MAX_READ_BYTES) -> tuple[bytes, str]:
         data = self.read(key, max_bytes=max_bytes)
         return data, hashlib.sha256(data).hexdigest()
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
-        with self._faults("read", key), self._regular_file(key) as descriptor:
+        with self._faults("read", key), self._folder.regular_file(key) as descriptor:
             os.lseek(descriptor, start, os.SEEK_SET)
-            data = _read(descriptor, length)
+            data = read_bytes(descriptor, length)
         if len(data) != length:
             raise StorageError(f"{self.url}/{key} ends before byte {start + length}")
         return data
@@ -228,92 +209,17 @@ class LocalStore:
             ready.add(path.parent)
         return path
 
-    @cached_property
-    def _below(self) -> bytes:
-        """The beginning of nearly every listed object's path; `os.path.relpath` took nearly half of a listing's time."""
-        return os.fsencode(self._root).rstrip(b"/") + b"/"
-
-    @cached_property
-    def _real_root(self) -> str:
-        return os.path.realpath(self._root)
-
     def _get_unchanged(self, info: ObjectInfo) -> bytes:
-        descriptor = self._open(info.key)
+        descriptor = self._folder.open(info.key)
         try:
             size = os.fstat(descriptor).st_size
-            data = _read(descriptor, size + 1) if _is_as_listed(descriptor, info) else b""
-            same = len(data) == size and _is_as_listed(descriptor, info)  # again: it may be written while it is read
+            data = read_bytes(descriptor, size + 1) if is_as_listed(descriptor, info) else b""
+            same = len(data) == size and is_as_listed(descriptor, info)  # again: it may be written while it is read
         finally:
             os.close(descriptor)
         if not same:
             raise Unreadable("changed", f"{info.key}: the file changed after it was listed")
         return data
-
-    def _describe(self, entry: "os.DirEntry[bytes]") -> Iterator[ObjectInfo]:
-        if entry.name.startswith(TEMPORARY_PREFIX.encode()) and is_temporary(os.fsdecode(entry.name)):
-            return
-        key, fault = self._key(entry.path)
-        if entry.is_symlink() and not self._leads_inside(Path(os.fsdecode(entry.path))):
-            yield ObjectInfo(key, None, fault="link")
-            return
-        try:
-            status = entry.stat()
-        except _GONE:
-            return
-        if stat.S_ISREG(status.st_mode):
-            yield _info(key, status, fault)
-
-    def _faulty(self, path: bytes, error: OSError) -> ObjectInfo:
-        """Entries met on the way that cannot be listed or looked at; raises StorageError where that is no fault of its own."""
-        key, _ = self._key(path)
-        if (fault := own_fault(error)) is None:
-            raise StorageError(f"cannot list {self.url}/{key}: {error.strerror}") from error
-        return ObjectInfo(key, None, fault=fault)
-
-    def _key(self, path: bytes) -> tuple[str, str | None]:
-        below = self._below
-        relative = path[len(below) :] if path.startswith(below) else os.path.relpath(path, os.fsencode(self._root))
-        try:
-            return relative.decode(), None
-        except UnicodeDecodeError:
-            return relative.decode(errors="backslashreplace"), "name"
-
-    def _inside(self, key: str) -> Path:
-        """The path to read ``key`` from: odd names may be read, but never from outside the root."""
-        _refuse_odd(key)
-        path = self._root / key
-        if not self._contains(str(path)):
-            raise OSError(errno.ELOOP, "a symbolic link leads out of the folder")
-        return path
-
-    def _open(self, key: str) -> int:
-        """Opens what `_inside` gives. Looking at each folder on the way takes longer than reading a small file, and is only
-        needed where one of them is a link: the system says afterwards whether the way led elsewhere."""
-        _refuse_odd(key)
-        path = f"{self._real_root.rstrip('/')}/{key}"
-        with suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            if _path_of(descriptor) == path:
-                return descriptor
-            os.close(descriptor)
-        return os.open(self._inside(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-
-    @contextmanager
-    def _regular_file(self, key: str) -> Iterator[int]:
-        """An open file; what is none, as a pipe that would wait for a writer, is not there."""
-        descriptor = self._open(key)
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise FileNotFoundError(errno.ENOENT, "no file", key)
-            yield descriptor
-        finally:
-            os.close(descriptor)
-
-    def _leads_inside(self, link: Path) -> bool:
-        return link.exists() and self._contains(str(link))
-
-    def _contains(self, path: str) -> bool:
-        return os.path.realpath(path).startswith(self._real_root.rstrip("/") + "/")
 
     @contextmanager
     def _faults(self, action: str, key: str = "") -> Iterator[None]:
@@ -327,25 +233,6 @@ class LocalStore:
             raise FileNotFoundError(errno.ENOENT, "no such object", where) from error
         except OSError as error:
             raise StorageError(f"cannot {action} {where}: {error.strerror}") from error
-
-
-def own_fault(error: OSError) -> str | None:
-    """The fault of one file or folder by the system's error, a word of `FAULTS` or "changed"; None where it is this
-    process or machine."""
-    if error.errno is None or error.errno in _OURS:
-        return None
-    return _OWN_FAULTS.get(error.errno, "io-error")  # a bad sector, a stale handle, a mount whose server is gone …
-
-
-_OWN_FAULTS = {
-    errno.ENOENT: "vanished",
-    errno.ENOTDIR: "vanished",
-    errno.EISDIR: "changed",
-    errno.EACCES: "forbidden",
-    errno.EPERM: "forbidden",
-    errno.ELOOP: "link",
-    errno.ENAMETOOLONG: "too-long",
-}
 
 
 def _is_older(path: Path, limit: float) -> bool:
@@ -363,40 +250,3 @@ def _not_written(where: str, error: OSError) -> StorageError:
 
 def _writes(data: bytes) -> Fill:
     return lambda file: file.write(data)
-
-
-def _refuse_odd(key: str) -> None:
-    if not is_readable_key(key):
-        raise UsageError(f"not a key: {key[:200]!r}")
-
-
-def _path_of(descriptor: int) -> str | None:
-    try:
-        return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 (a Path takes as long as reading the file)
-    except OSError:
-        return None
-
-
-def _read(descriptor: int, length: int) -> bytes:
-    """Up to ``length`` bytes, less only at the end of the file."""
-    data = os.read(descriptor, length)
-    parts = [data]
-    while data and (length := length - len(data)):  # the system reads 2 GiB at most in one call
-        parts.append(data := os.read(descriptor, length))
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _is_as_listed(descriptor: int, info: ObjectInfo) -> bool:
-    status = os.fstat(descriptor)
-    return info.size in {None, status.st_size} and info.mtime in {None, _mtime(status)}
-
-
-def _info(key: str, status: os.stat_result, fault: str | None = None) -> ObjectInfo:
-    return ObjectInfo(key, status.st_size, None, _mtime(status), fault=fault)
-
-
-def _mtime(status: os.stat_result) -> datetime:
-    try:
-        return _EPOCH + timedelta(microseconds=status.st_mtime_ns // 1000)
-    except OverflowError:
-        return _FIRST if status.st_mtime_ns < 0 else _LAST

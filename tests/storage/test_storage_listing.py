@@ -93,7 +93,7 @@ def test_an_entry_that_cannot_be_looked_at_is_one_fault(folder: Path, monkeypatc
         raise OSError(errno.EIO, "Input/output error")
 
     (folder / "link.png").symlink_to("a.png")
-    monkeypatch.setattr("cnnbatch.storage.local.LocalStore._contains", contains)
+    monkeypatch.setattr("cnnbatch.storage.folder.Folder.contains", contains)
     found = faults(open_store(str(folder)))
     assert found == {"a.png": None, "2024/b.png": None, "2025/deep/c.png": None, "link.png": "io-error"}
 
