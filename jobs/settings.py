@@ -216,7 +216,7 @@ class EvaluateConfig(BaseModel):
         return None if self.target_ms_ssim is None else Goal("ms_ssim", self.target_ms_ssim)
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(SourceConfig):
     """`jobs.train`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

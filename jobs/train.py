@@ -1,8 +1,9 @@
-"""Trains a codec on the images below SOURCE and writes CODEC_FILE; with --resume it goes on from where it is.
+"""Trains a codec on the images of SOURCE and writes CODEC_FILE; with --resume it goes on from where it is.
 
     load pictures → train in processes of one thread with averaged gradients → export the codec file
 
-With ``--architecture dense`` the pictures are small and of one size (another size is left out), SOURCE may be an archive,
+SOURCE is what `jobs.compress` reads: files, tars, tables, zip files.
+With ``--architecture dense`` the pictures are small and of one size (another size is left out), SOURCE may be an archive, too,
 and with --labels, a CSV or Parquet file of key and label, the codec learns to recognise them as well.
 
 Beside CODEC_FILE lie CODEC_FILE.checkpoint, from which --resume goes on after a kill, and CODEC_FILE.before-cooldown, the
@@ -28,6 +29,7 @@ from cnnbatch.codec.codec import Pixels
 from cnnbatch.codec.codec_file import dump_codec, parse_codec
 from cnnbatch.codec.dense.model import Dense
 from cnnbatch.codec.hyperprior.model import Hyperprior
+from cnnbatch.containers import open_source
 from cnnbatch.errors import ImageError, UsageError
 from cnnbatch.images import decode
 from cnnbatch.job_options import job_parser
@@ -92,7 +94,8 @@ def _train_process(rank: int, config: TrainConfig, rendezvous: str | None) -> No
     begin_log()
     if rendezvous is not None:
         dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=config.training.processes)
-    pictures = load_pictures(open_store(config.source, StorageConfig.from_environment(**config.storage)))
+    source = open_store(config.source, StorageConfig.from_environment(**config.storage))
+    pictures = load_pictures(source, open_source(source, config.source_settings))
     checkpoint = config.codec_file.with_suffix(".checkpoint")
     start = None if checkpoint.exists() else _start(config, Hyperprior) or _grown(config)
     trainer = Trainer(config.training, config.model, pictures, checkpoint, rank=rank, start=start)
@@ -113,7 +116,7 @@ def train_dense(config: TrainConfig) -> None:
     """As `train`, of the dense architecture, in this process."""
     storage = StorageConfig.from_environment(**config.storage)
     labels = None if config.labels is None else read_labels(read_object(config.labels, storage), config.labels)
-    pictures = gather(_small_pictures(config.source, storage), labels, where=config.source)
+    pictures = gather(_small_pictures(config, storage), labels, where=config.source)
     logger.info("%d pictures of %s, %d classes", len(pictures.pixels), list(pictures.pixels.shape[1:]), len(pictures.classes))
     start = _start(config, Dense)
     if start is not None and start.settings.classes != pictures.classes:
@@ -124,13 +127,13 @@ def train_dense(config: TrainConfig) -> None:
     trainer.run(lambda model, progress: _export(config, dump_codec(model, training={**progress, "config": notes})))
 
 
-def _small_pictures(source: str, storage: StorageConfig) -> Iterator[tuple[str, Pixels]]:
-    """Key and pixels of every picture in a folder, a bucket or an archive."""
-    store = open_store(source, storage)
+def _small_pictures(config: TrainConfig, storage: StorageConfig) -> Iterator[tuple[str, Pixels]]:
+    """Key and pixels of every picture in a source of `jobs.compress` or an archive."""
+    store = open_store(config.source, storage)
     if store.head("_cnnbatch/format.json") is None:
-        yield from decoded_files(store)
+        yield from decoded_files(open_source(store, config.source_settings))
         return
-    rows, codecs = open_archive(source, storage).rows(), CodecShelf(store)
+    rows, codecs = open_archive(config.source, storage).rows(), CodecShelf(store)
     while batch := list(islice(rows, ARCHIVE_ROWS)):
         yield from _archived([row for row in batch if isinstance(row, ArchiveRow)], codecs)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cnnbatch.errors import ImageError, Unreadable, UsageError
 from cnnbatch.images import decode
-from cnnbatch.storage import Store
+from cnnbatch.storage import Source
 from cnnbatch.training.data import DEV_SHARE, PICTURE
 
 logger = logging.getLogger(__name__)
@@ -85,9 +85,9 @@ def _read_csv(data: bytes) -> pa.Table:
     return pa.csv.read_csv(pa.BufferReader(copy.getvalue()), convert_options=text)
 
 
-def decoded_files(source: Store) -> Iterator[tuple[str, Pixels]]:
+def decoded_files(source: Source) -> Iterator[tuple[str, Pixels]]:
     """Key and pixels of every picture below ``source``; what cannot be read or decoded is left out with a warning."""
-    infos = [info for info in source.list() if PICTURE.search(info.key)]
+    infos = [info for info in source.list() if PICTURE.search(info.key) or info.part]
     most = max((info.known_bytes for info in infos), default=0)
     fetched = source.get_many(infos, max_bytes=max(FETCH_BYTES, most), concurrency=FETCH_CONCURRENCY)
     with ThreadPoolExecutor(2, thread_name_prefix="decode") as pool:

@@ -94,7 +94,8 @@ class Trainer:
     ) -> None:
         """A checkpoint at ``checkpoint`` wins over ``start``, weights to go on from; without either the KLT is the start."""
         self.config, self.checkpoint, self.rank = config, checkpoint, rank
-        self.train_pictures, self.dev_pictures = pictures
+        self.train_pictures, dev = pictures
+        self.dev_pictures = dev or self.train_pictures
         torch.set_flush_denormal(True)  # zero-initialised layers fill gradients with denormals: five times slower
         dedicate_process()
         torch.manual_seed(config.seed)  # all processes begin with the same weights

@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ import torch
 from PIL import Image
 
 from cnnbatch.codec.transforms.lapped import LappingFilter
+from cnnbatch.containers import open_source
 from cnnbatch.errors import UsageError
 from cnnbatch.storage import open_store
 from cnnbatch.training.data import crops, load_pictures
+from cnnbatch.training.dense_data import decoded_files
 from cnnbatch.training.klt import block_klt
 from tests.codec.models import picture
 
@@ -23,10 +26,11 @@ torch.nn.init.eye_(NO_FILTER.weight)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "deeper").mkdir()
+    folder = tmp_path / "pictures"
+    (folder / "deeper").mkdir(parents=True)
     for n in range(21):
-        Image.fromarray(picture(20, 30, seed=n)).save(tmp_path / ("deeper" if n % 2 else ".") / f"{n:02}.png")
-    return tmp_path
+        Image.fromarray(picture(64, 80, seed=n)).save(folder / ("deeper" if n % 2 else ".") / f"{n:02}.png")
+    return folder
 
 
 def test_every_twentieth_picture_is_for_dev(folder: Path) -> None:
@@ -39,7 +43,7 @@ def test_a_manifest_decides_the_split(folder: Path) -> None:
     (folder / "MANIFEST.json").write_text(json.dumps(entries))
     train, dev = load_pictures(open_store(str(folder)))
     assert (len(train), len(dev)) == (20, 1)
-    assert (dev[0] == picture(20, 30, seed=2)).all()
+    assert (dev[0] == picture(64, 80, seed=2)).all()
 
 
 def test_a_file_that_is_no_picture_is_left_out_and_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -57,6 +61,31 @@ def test_a_folder_without_pictures_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("none")
     with pytest.raises(UsageError, match="no pictures"):
         load_pictures(open_store(str(tmp_path)))
+
+
+def test_what_nothing_can_be_learned_from_says_why(tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(UsageError, match="none of 1 can be decoded"):
+        load_pictures(open_store(str(tmp_path)))
+    for n in range(3):
+        Image.fromarray(picture(40, 300, seed=n)).save(tmp_path / f"{n}.png")
+    with pytest.raises(UsageError, match="3 have fewer than 64 pixels a side; --architecture dense"):
+        load_pictures(open_store(str(tmp_path)))
+    (tmp_path / "MANIFEST.json").write_text('{"file": 1}')
+    with pytest.raises(UsageError, match=r"MANIFEST\.json is not a list"):
+        load_pictures(open_store(str(tmp_path)))
+
+
+def test_what_tars_hold_is_read_as_files_are(folder: Path, tmp_path: Path) -> None:
+    store = tmp_path / "tars"
+    store.mkdir()
+    with tarfile.open(store / "all.tar", "w") as tar:
+        for path in sorted(folder.rglob("*.png")):
+            tar.add(path, path.relative_to(folder).as_posix())
+    opened = open_store(str(store))
+    train, dev = load_pictures(opened, open_source(opened))
+    assert (len(train), len(dev)) == (19, 2)
+    assert next(decoded_files(open_source(opened)))[0].startswith("all.tar/")
 
 
 @pytest.mark.parametrize("shape", [(200, 300), (64, 64), (30, 500)])

@@ -64,6 +64,11 @@ def assert_a_finished_run_may_be_resumed(trainer: Trainer) -> None:
     assert (trainer.progress["step"], reports) == (steps, [steps])
 
 
+def test_without_pictures_put_aside_reports_are_about_those_trained_on(tmp_path: Path) -> None:
+    trainer = Trainer(SHORT, TINY, (PICTURES[0][:1], []), tmp_path / "run.ckpt")
+    assert trainer.dev_pictures == trainer.train_pictures
+
+
 def test_a_resumed_run_takes_its_settings_from_the_checkpoint(tmp_path: Path) -> None:
     trainer = Trainer(SHORT, TINY, PICTURES, tmp_path / "run.ckpt")
     trainer._step()
