@@ -116,7 +116,7 @@ def test_what_cannot_grow_is_named(name: str, value: object) -> None:
 @pytest.fixture(autouse=True)
 def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is fitted at the end of a run is fitted to so many."""
-    for name in ("adaptive_filter", "int8_calibration", "entropy_tables"):
+    for name in ("adaptive_filter", "draft_filter", "int8_calibration", "entropy_tables"):
         monkeypatch.setattr(f"cnnbatch.training.{name}.PICTURES", 2)
 
 
