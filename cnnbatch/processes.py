@@ -1,4 +1,4 @@
-"""What a process has of its parent after a fork: memory, and neither threads nor connections that it may use.
+"""A process after a fork, and what it has of its parent: memory, and neither threads nor connections that it may use.
 
 So connections and pools of threads are made anew in a forked process (`OfThisProcess`, `Threads`). What cannot be made anew
 are the threads of libraries written in Rust (obstore, deltalake): once they ran before a fork, each call in the child waits

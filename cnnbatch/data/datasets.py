@@ -90,7 +90,7 @@ class ArchiveDataset(Dataset[Any]):
         )
 
     def _known_samples(self) -> Samples:
-        """Of the version that is open, if one is."""
+        """Those of the version that is open, if one is."""
         return self._samples if self._opened is None else replace(self._samples, archive=self._opened.archive)
 
     def _open(self) -> OpenSamples:

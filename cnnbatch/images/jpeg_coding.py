@@ -42,7 +42,7 @@ class JpegCoding:
     is_progressive: bool = False
 
     def word(self) -> str:
-        """What stands behind ``jpeg=``."""
+        """The word behind ``jpeg=``."""
         quality = _quality_of(self.tables)
         steps = f"q{quality}" if quality else "t" + base64.urlsafe_b64encode(b"".join(self.tables)).decode().rstrip("=")
         return f"{steps},{self.subsampling}" + (",progressive" if self.is_progressive else "")
@@ -53,7 +53,7 @@ class JpegCoding:
         return replace(self, tables=tables)
 
     def options(self) -> dict[str, object]:
-        """What Pillow's writer is to be told."""
+        """Options of Pillow's writer."""
         tables = []
         for table in self.tables:
             natural = [1] * COEFFICIENTS
@@ -70,7 +70,7 @@ def of_quality(quality: int, *, subsampling: str = "444") -> JpegCoding:
 
 
 def parse_word(word: str | None) -> JpegCoding | None:
-    """What `JpegCoding.word` wrote; None for anything else."""
+    """The coding that `JpegCoding.word` wrote; None for anything else."""
     found = WORD.fullmatch(word or "")
     if found is None:
         return None
