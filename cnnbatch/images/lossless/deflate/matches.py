@@ -17,6 +17,9 @@ LAZY, FAST, RUNS = 0, 1, 2
 MODE, GOOD, MAX_LAZY, NICE, MAX_CHAIN, IS_FILTERED, HASH_BITS, WINDOW_BITS = range(8)
 """Places in the settings: zlib's ``configuration_table``, strategy, ``memLevel`` + 7, and size of the window."""
 
+IS_AHEAD = 3
+"""Place in ``place``."""
+
 NUM_SETTINGS = 8
 LEVELS = (
     (FAST, 4, 4, 8, 4),
@@ -36,6 +39,11 @@ def start(settings: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.in
     """``head``, ``chain`` and ``place`` before the first byte."""
     head = np.full(1 << int(settings[HASH_BITS]), -1, np.int32)
     return head, np.full(1 << int(settings[WINDOW_BITS]), -1, np.int32), np.zeros(4, np.int64)
+
+
+def forget(state: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]) -> None:
+    """Leave what was found ahead: a stored block follows."""
+    state[2][IS_AHEAD] = 0
 
 
 @numba.njit(nogil=True, cache=True, boundscheck=True)
@@ -114,20 +122,21 @@ def predict(raw, at, settings, head, chain, place):  # type: ignore[no-untyped-d
     if settings[0] == 2:
         return _run(raw, at)
     enter(raw, at, settings, head, chain, place)
-    if settings[0] == 1:
-        length, distance = _longest(raw, at, 2, settings[4], settings, head, chain)
-        enter(raw, at + 1, settings, head, chain, place)
-        return length, distance
+    is_fast = settings[0] == 1
     if place[3]:
         length, distance = place[1], place[2]
     else:
-        length, distance = _longest(raw, at, 2, settings[4], settings, head, chain)
-        length, distance = _worthwhile(length, distance, settings)
+        length, distance = _longest(raw, at, np.int64(2), settings[4], settings, head, chain)
+        if not is_fast:
+            length, distance = _worthwhile(length, distance, settings)
     place[3] = 0
+    if is_fast or 3 <= length < settings[2]:
+        enter(raw, at + 1, settings, head, chain, place)
+    if is_fast:
+        return length, distance
     if length < 3:
         return 0, 0
     if length < settings[2]:
-        enter(raw, at + 1, settings, head, chain, place)
         depth = settings[4] >> 2 if length >= settings[1] else settings[4]
         ahead, far = _longest(raw, at + 1, length, depth, settings, head, chain)
         ahead, far = _worthwhile(ahead, far, settings)
