@@ -15,11 +15,13 @@ from cnnbatch.codec.hyperprior.distortion import LEAST_WEIGHT, bits_of_ssimulacr
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.ssimulacra2 import weighted_sum
 
-SQUARED_SHARE = 0.06
-SSIMULACRA2_SHARE = 0.72
-BUTTERAUGLI_SHARE = 0.30
-"""Factors of λ·MSE, of `bits_of_ssimulacra2` and of `bits_of_butteraugli`: at q = 32 they come to a fifth, a half and three
-tenths of what an error is worth."""
+SQUARED_SHARE = 0.10
+SSIMULACRA2_SHARE = 0.80
+BUTTERAUGLI_SHARE = 0.14
+"""Factors of λ·MSE, of `bits_of_ssimulacra2` and of `bits_of_butteraugli`."""
+
+BUTTERAUGLI_EVERY = 4
+"""One crop in so many is seen by Butteraugli."""
 
 
 def training_distortion(
@@ -27,7 +29,7 @@ def training_distortion(
 ) -> Tensor:
     """[N]: bits per pixel that the errors of ``picture`` are worth at ``quality`` [N], with gradients.
 
-    Butteraugli, which takes longer than the network, sees every second crop, those of odd numbers in odd steps.
+    Butteraugli, which takes longer than the network, sees one crop in four, others in every step.
     """
     if settings.objective == "psnr":
         return distortion(picture, original, quality, settings)
@@ -35,11 +37,12 @@ def training_distortion(
     x, y = (p.float().permute(0, 3, 1, 2) for p in (original, picture))
     squared = SQUARED_SHARE * lmbda * (y - x).square().flatten(1).mean(1)
     seen = SSIMULACRA2_SHARE * bits_of_ssimulacra2(lmbda) * weighted_sum(x, y, least_weight=LEAST_WEIGHT)
-    half = torch.arange(step % 2, len(x), 2)
-    if not len(half):
+    some = torch.arange(step % BUTTERAUGLI_EVERY, len(x), BUTTERAUGLI_EVERY)
+    if not len(some):
         return squared + seen
-    other = 2 * BUTTERAUGLI_SHARE * bits_of_butteraugli(lmbda[half]) * three_norm(x[half], y[half])
-    return (squared + seen).index_add(0, half, other)
+    share = BUTTERAUGLI_EVERY * BUTTERAUGLI_SHARE
+    other = share * bits_of_butteraugli(lmbda[some]) * three_norm(x[some], y[some])
+    return (squared + seen).index_add(0, some, other)
 
 
 def bits_of_butteraugli(lmbda: Tensor) -> Tensor:
