@@ -46,6 +46,7 @@ LS_EXAMPLES: Final = (
 )
 GET_EXAMPLES: Final = (
     "cnnbatch get archive/ 2024/a.jpg -o a.png",
+    "cnnbatch get archive/ '2024/*.jpg' -o back/",
     "cnnbatch get archive/ 2024/a.jpg -o - --scale 1/8 > preview.jpg",
 )
 DOCTOR_EXAMPLES: Final = ("cnnbatch doctor archive/", "cnnbatch doctor archive/ --mend --source photos/")
@@ -199,11 +200,14 @@ def _add_ls(subparsers: "Subparsers") -> None:
 
 
 def _add_get(subparsers: "Subparsers") -> None:
-    parser = _add(subparsers, "get", "write one image of an archive to a file", *GET_EXAMPLES)
+    parser = _add(subparsers, "get", "write images of an archive to files", *GET_EXAMPLES)
     parser.add_argument("archive", metavar="ARCHIVE")
-    parser.add_argument("key", metavar="KEY")
+    parser.add_argument("keys", metavar="KEY|GLOB", nargs="+", help="a key, or several, or globs in which * crosses /")
     parser.add_argument(
-        "-o", "--output", metavar="FILE|-", help="where to; - is stdout (default: the key's last part, in this folder)"
+        "-o",
+        "--output",
+        metavar="FILE|FOLDER/|-",
+        help="where to; - is stdout (default: the key's last part in this folder; of several, their keys below this folder)",
     )
     _add_format(parser)
     _add_quick(parser)

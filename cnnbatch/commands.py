@@ -9,8 +9,8 @@ import math
 import os
 import stat
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -19,16 +19,33 @@ from pydantic import ValidationError
 
 from cnnbatch import reading
 from cnnbatch.archive import ArchiveInfo, ArchiveRow
+from cnnbatch.archive.reader import PAYLOAD_BYTES, Kind
 from cnnbatch.archive.schema import BLOBS
 from cnnbatch.archive.single import MAX_FILE_BYTES, dump_cnb, parse_cnb
 from cnnbatch.archive.where import parse_condition
-from cnnbatch.errors import ArchiveError, StorageError, Unreadable, UsageError
+from cnnbatch.errors import (
+    ArchiveError,
+    BitstreamError,
+    CnnbatchError,
+    DamagedRow,
+    ImageError,
+    StorageError,
+    Unreadable,
+    UsageError,
+)
 from cnnbatch.reading import CodecFiles, Picture
 from cnnbatch.storage import ObjectInfo, is_safe_key, open_store, overlaps
 from cnnbatch.storage.durable import create_file, replace_file
+from cnnbatch.storage.keys import safe_join
 from cnnbatch.text import visible
 
-ENDINGS: Final = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
+ENDINGS: Final = {
+    **{f".{name}": name for name in ("png", "webp", "jpeg", "avif", "gif", "bmp", "tiff", "ppm")},
+    **{".jpg": "jpeg", ".jpe": "jpeg", ".tif": "tiff", ".pgm": "ppm", ".pbm": "ppm"},
+}
+"""Endings of a name and the format that a file of that name is to have."""
+
+WILDCARDS: Final = frozenset("*?[")
 STDOUT: Final = "-"
 RUN_ID: Final = "cnnbatch-encode"
 
@@ -39,8 +56,9 @@ def info(options: argparse.Namespace) -> None:
         row = _read_cnb(options.what)
         show(options, _row_document(row), _describe_row(row))
     else:
-        figures = reading.open(options.what).info()
-        show(options, _archive_document(figures), *_describe_archive(figures))
+        archive = reading.open(options.what)
+        figures, kinds = archive.info(), archive.kinds()
+        show(options, _archive_document(figures, kinds), *_describe_archive(figures, kinds))
 
 
 def ls(options: argparse.Namespace) -> None:
@@ -58,13 +76,52 @@ def ls(options: argparse.Namespace) -> None:
 
 
 def get(options: argparse.Namespace) -> None:
-    """One image of an archive → a file."""
+    """Images of an archive → files."""
     archive = reading.open(options.archive)
-    try:
-        picture = archive[options.key]
-    except KeyError:
-        raise UsageError(f"there is no image {options.key!r} in {archive.url}") from None
-    _write_picture(picture, options, options.output, archive=archive.url)
+    output: str | None = options.output
+    keys = list(_asked(archive, options.keys))
+    is_folder = output is not None and output != STDOUT and (output.endswith("/") or Path(output).is_dir())
+    if len(options.keys) == 1 and keys == options.keys and not is_folder:
+        _write_picture(archive[keys[0]], options, output, archive=archive.url)
+        return
+    if output is not None and not is_folder:
+        raise UsageError(f"{len(keys):,} images do not go into {output!r}: name a folder, with / at its end")
+    _write_below(output or "", archive, keys, options)
+
+
+def _asked(archive: reading.Archive, words: Sequence[str]) -> Iterator[str]:
+    """The keys that are meant, each once: a word that is no key is a glob, where it has wildcards."""
+    seen: set[str] = set()
+    for word in words:
+        keys = iter([word]) if word in archive else archive.keys(word) if WILDCARDS & set(word) else iter(())
+        matching = list(keys)
+        yield from (key for key in matching if key not in seen)
+        seen.update(matching)
+        if not matching:
+            raise UsageError(f"there is no image {word!r} in {archive.url}")
+
+
+def _write_below(folder: str, archive: reading.Archive, keys: Sequence[str], options: argparse.Namespace) -> None:
+    """Writes pictures below ``folder`` under their keys, and makes the folders that are missing.
+
+    Raises at the end what the first said that cannot be given back: the others are there.
+    """
+    from cnnbatch.stages.names import output_key
+
+    format = options.format or "original"
+    faults: list[CnnbatchError] = []
+    for key in keys:
+        try:
+            picture = archive[key]
+            path = safe_join(Path(folder or "."), output_key(picture.row, format))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_picture(picture, options, str(path), archive=archive.url, format=format)
+        except (ArchiveError, ImageError, DamagedRow, BitstreamError) as error:
+            faults.append(error)
+        except OSError as error:
+            raise UsageError(f"cannot write below {folder!r}: {_cause(error)}") from error
+    if faults:
+        raise faults[0]
 
 
 def encode(options: argparse.Namespace) -> None:
@@ -116,25 +173,55 @@ def _object_info(path: Path, size: int) -> ObjectInfo:
     return ObjectInfo(key, size, mtime=datetime.fromtimestamp(path.stat().st_mtime, UTC))
 
 
-def _write_picture(picture: Picture, options: argparse.Namespace, output: str | None, *, archive: str | None = None) -> None:
+def _write_picture(
+    picture: Picture,
+    options: argparse.Namespace,
+    output: str | None,
+    *,
+    archive: str | None = None,
+    format: str | None = None,
+) -> None:
     """Writes ``picture`` to ``output``, by default to the last part of its key in the current folder."""
     from cnnbatch.stages.names import output_key
 
-    format = options.format or ENDINGS.get(Path(output or "").suffix.lower(), "original")
-    if options.format is None and format == picture.row.source_format:
-        format = "original"
+    format = format or options.format or _format_of(output, picture.row)
     path = _default_name(output_key(picture.row, format)) if output is None else output
     if archive is not None and path != STDOUT and overlaps(archive, path):
         raise UsageError(f"{path!r} lies in the archive: choose another place")
     _check_output(path, options)
     scale = 1 / int(options.scale.rpartition("/")[2])
-    data = picture.file(format, decoder="draft" if options.draft else "full", scale=scale)
-    if picture.row.outcome == "store" and scale == 1 and format not in ("original", picture.row.source_format):
+    data = _file_of(picture, format, options, scale)
+    if picture.row.outcome == "store" and scale == 1 and options.format not in (None, "original", picture.row.source_format):
         note = f"note: {picture.key!r} was stored as it is ({picture.row.reason}) and comes back so"
         print(visible(note), file=sys.stderr)
     _write(path, data, force=options.force)
     if path != STDOUT:
         show(options, _row_document(picture.row) | {"path": path, "num_bytes": len(data)}, f"{path}: {len(data):,} bytes")
+
+
+def _format_of(output: str | None, row: ArchiveRow) -> str:
+    """The format that the ending of a file's name asks for. Raises UsageError where nothing is written as that."""
+    ending = Path(output or "").suffix.lower()
+    if output == STDOUT or ending in ("", Path(row.key).suffix.lower()):
+        return "original"
+    if ending not in ENDINGS:
+        known = ", ".join(sorted(ENDINGS))
+        raise UsageError(f"no file that ends in {ending} is written: it is one of {known}; --format original writes it so")
+    return "original" if ENDINGS[ending] == row.source_format else ENDINGS[ending]
+
+
+def _file_of(picture: Picture, format: str, options: argparse.Namespace, scale: float) -> bytes:
+    """The file; a stored picture is decoded for another format only where the name of the file, and no option, asks for it."""
+    row = picture.row
+    if row.outcome == "store" and options.format is None and format != "original" and scale == 1:
+        from cnnbatch.images import decode, encode
+
+        try:
+            return encode(decode(picture.file(), max_pixels=reading.MAX_PIXELS), format=format)
+        except ImageError as error:
+            told = f"{row.key!r} was stored as it is ({row.reason}) and cannot be written as {format}: {error}"
+            raise UsageError(f"{told}; --format original writes it as it is") from error
+    return picture.file(format, decoder="draft" if options.draft else "full", scale=scale)
 
 
 def _default_name(key: str) -> str:
@@ -208,8 +295,9 @@ def _to_json(document: Mapping[str, Any]) -> str:
     return json.dumps(finite, allow_nan=False)
 
 
-def _archive_document(figures: ArchiveInfo) -> dict[str, Any]:
-    return {field.name: getattr(figures, field.name) for field in fields(figures)} | {"ratio": figures.ratio}
+def _archive_document(figures: ArchiveInfo, kinds: Sequence[Kind]) -> dict[str, Any]:
+    document = {field.name: getattr(figures, field.name) for field in fields(figures)}
+    return document | {"ratio": figures.ratio, "kinds": [asdict(kind) for kind in kinds]}
 
 
 def _row_document(row: ArchiveRow) -> dict[str, Any]:
@@ -232,16 +320,24 @@ def _describe_row(row: ArchiveRow) -> str:
     return f"{line}, quality {row.quality:g}, {bpp:.3f} bpp{psnr}{score}, codec {(row.codec_id or '')[:12]}"
 
 
-def _describe_archive(figures: ArchiveInfo) -> list[str]:
+def _describe_archive(figures: ArchiveInfo, kinds: Sequence[Kind]) -> list[str]:
     outcomes = ", ".join(f"{count:,} {name}" for name, count in sorted(figures.outcomes.items()))
     return [
         f"url        {figures.url}",
         f"images     {figures.num_images:,}" + (f" ({outcomes})" if outcomes else ""),
         f"originals  {figures.source_bytes:,} bytes",
-        f"archive    {figures.archive_bytes:,} bytes in {figures.num_shards:,} shards ({figures.ratio:.2f} times smaller)",
+        f"archive    {figures.archive_bytes + figures.codec_bytes:,} bytes ({figures.ratio:.2f} times smaller): "
+        f"{figures.archive_bytes:,} in {figures.num_shards:,} shards, {figures.codec_bytes:,} in codec files",
         *(f"codec      {codec_id} for {count:,} images" for codec_id, count in sorted(figures.codecs.items())),
         f"versions   format {figures.format_version}, created by {figures.created_by}, log {figures.log_version}",
+        *(f"{'kinds' if not number else '':10} {_describe_kind(kind)}" for number, kind in enumerate(kinds)),
     ]
+
+
+def _describe_kind(kind: Kind) -> str:
+    outcome = kind.outcome if kind.reason is None else f"{kind.outcome} ({kind.reason})"
+    payload = "?" if kind.payload_bytes is None else f"{kind.payload_bytes:,}"
+    return f"{kind.images:>9,} {kind.format:8} {kind.source_bytes:>16,} → {payload:>14} bytes  {outcome}"
 
 
 def _describe_listed(row: Mapping[str, Any]) -> str:
@@ -253,5 +349,8 @@ def _describe_listed(row: Mapping[str, Any]) -> str:
     if row["quality"] is not None:
         how = f"q{row['quality']:g}" + ("" if row["psnr_db"] is None else f" {row['psnr_db']:.2f} dB")
         how += "" if row["ssimulacra2"] is None else f" ssimulacra2 {row['ssimulacra2']:.1f}"
-    columns = f"{row['outcome']:5} {row['source_format']:5} {size:>11} {row['source_size']:>12} {how:16}"
+    kept = row[PAYLOAD_BYTES]
+    bpp = "-" if kept is None or not row["width"] else f"{8 * kept / (row['width'] * row['height']):.3f} bpp"
+    sizes = f"{row['source_size']:>12} {'-' if kept is None else kept:>10} {bpp:>10}"
+    columns = f"{row['outcome']:5} {row['source_format']:5} {size:>11} {sizes} {how:16}"
     return f"{columns} {row['key']}"

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cnnbatch import archive
 from cnnbatch.archive import ArchiveInfo, ArchiveRow
+from cnnbatch.archive.reader import PAYLOAD_BYTES, Kind
 from cnnbatch.archive.where import Condition
 from cnnbatch.errors import BitstreamError, CodecFileError, DamagedRow
 from cnnbatch.stages.codecs import CodecShelf
@@ -163,7 +164,7 @@ class Archive:
             yield row if isinstance(row, DamagedRow) else Picture(row, self._codecs)
 
     def listing(
-        self, pattern: str = "*", condition: Condition | None = None, *, columns: Sequence[str] = LISTED
+        self, pattern: str = "*", condition: Condition | None = None, *, columns: Sequence[str] = (*LISTED, PAYLOAD_BYTES)
     ) -> Iterator[dict[str, Any]]:
         """Yield these columns of the pictures whose key matches, and of which ``condition`` holds; no payload is read."""
         if condition is None:
@@ -176,6 +177,10 @@ class Archive:
     def info(self) -> ArchiveInfo:
         """Add up the archive's figures: about one small request a shard."""
         return self.rows.info()
+
+    def kinds(self) -> list[Kind]:
+        """Count images by format, outcome and reason: a few small requests a shard."""
+        return self.rows.kinds()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,12 @@ list → sample → every file as it is and by the classical codecs (tasks) → 
 """
 
 import logging
+import shlex
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any, Final
 
 import pyarrow as pa
@@ -310,15 +312,36 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def command_of(advice: Recommendation, config: Mapping[str, Any]) -> str | None:
+    """The command that compresses the source as the best of our choices; None where none of them reaches the target."""
+    reaching = [choice for choice in advice.choices if choice.codec.startswith(ours.NAME) and choice.total is not None]
+    best = min(reaching, key=lambda choice: choice.total.bytes if choice.total else 0, default=None)
+    if best is None:
+        return None
+    words = ["cnnbatch", "compress", config["source"], "ARCHIVE"]
+    if advice.each:
+        words.append(f"--target-{advice.measure}={advice.target:g}")
+    elif best.quality is not None:
+        words.append(f"--quality={best.quality:g}")
+    name, _, effort = best.codec.partition("@")
+    words += [f"--effort={effort}"] if effort else []
+    words += [f"--codec={file}" for file in config["codec"] if PurePath(file).stem == name.partition(":")[2]]
+    words += [f"--exclude={glob}" for glob in config["exclude"]]
+    return shlex.join(words)
+
+
 def describe(report: RunReport) -> list[str]:
     """The findings, for people, after a line on the run."""
     t = report.tally
     outcomes = ", ".join(f"{count:,} {name}" for name, count in sorted(t.images.items())) or "none"
     lines = [f"run {report.run_id}: {report.inputs:,} files: {outcomes}"]
     if isinstance(report, EvaluationReport) and report.evaluation is not None:
-        lines += ["", *tables.describe(EvaluationSummary.model_validate(report.evaluation)).split("\n")]
+        summary = EvaluationSummary.model_validate(report.evaluation)
+        lines += ["", *tables.describe(summary).split("\n")]
         if report.config["out"] and plots.missing():
             lines += ["", f"no plots: {plots.missing()}"]
+        command = None if summary.recommendation is None else command_of(summary.recommendation, report.config)
+        lines += [] if command is None else ["", f"to compress so: {command}"]
     return lines
 
 

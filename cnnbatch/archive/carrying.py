@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from cnnbatch.archive.damage import again_if_damaged
 from cnnbatch.archive.schema import ArchiveRow, check_columns
 from cnnbatch.archive.shard_reading import read_footer, read_shard
-from cnnbatch.archive.shards import SUMMARY_KEY, ShardInfo, write_unchecked
+from cnnbatch.archive.shards import ShardInfo, write_unchecked
 from cnnbatch.errors import ArchiveError, DamagedRow, StorageError
 from cnnbatch.storage import Store
 
@@ -62,7 +62,6 @@ def carry_on(store: Store, path: str, rows: Sequence[ArchiveRow], *, num_bytes: 
         if not _is_sound(row):
             logger.warning("%r in %s is damaged, and carried on as it is", row.key, path)
     footer = read_footer(store, path, num_bytes=num_bytes)
-    footer.pop(SUMMARY_KEY, None)
     return write_unchecked(store, rows, footer, (path,))
 
 

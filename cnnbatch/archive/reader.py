@@ -15,10 +15,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from cnnbatch.archive import layout
 from cnnbatch.archive.damage import again_if_damaged, damage_as_archive_error, or_fault
@@ -26,7 +29,7 @@ from cnnbatch.archive.log import ArchiveLog
 from cnnbatch.archive.parallel import map_parallel
 from cnnbatch.archive.parquet import ParquetObject, open_parquet, read_columns
 from cnnbatch.archive.schema import SCHEMA, ArchiveRow
-from cnnbatch.archive.shard_reading import read_row, read_shard, read_summary
+from cnnbatch.archive.shard_reading import payload_sizes, read_row, read_shard, read_summary
 from cnnbatch.archive.shards import SHARD_PATH, ShardSummary
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, Snapshot
 from cnnbatch.errors import ArchiveError, DamagedRow
@@ -35,12 +38,16 @@ from cnnbatch.storage.durable import replace_file
 
 T = TypeVar("T")
 
+PAYLOAD_BYTES = "payload_bytes"
+"""A column that is asked for as others are, and is not stored: the length of the payload, None where it is not known."""
+
 _FIRST_WILDCARD = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveInfo:
-    """Figures of one version of an archive. Sizes in bytes; ``codecs`` maps codec id to the rows that need it."""
+    """Figures of one version of an archive. Sizes in bytes: ``archive_bytes`` of the shards, ``codec_bytes`` of the
+    codec files; ``codecs`` maps codec id to the rows that need it."""
 
     url: str
     format_version: int
@@ -53,11 +60,24 @@ class ArchiveInfo:
     source_bytes: int
     payload_bytes: int
     archive_bytes: int
+    codec_bytes: int = 0
 
     @property
     def ratio(self) -> float:
-        """Source bytes ÷ bytes of all shards; 0 for an empty archive."""
-        return self.source_bytes / self.archive_bytes if self.archive_bytes else 0.0
+        """Source bytes ÷ bytes of all shards and codec files; 0 for an empty archive."""
+        return self.source_bytes / (self.archive_bytes + self.codec_bytes) if self.archive_bytes else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Images of one format that became the same for the same reason. Sizes in bytes; ``payload_bytes``: None: not known."""
+
+    format: str
+    outcome: str
+    reason: str | None
+    images: int
+    source_bytes: int
+    payload_bytes: int | None
 
 
 class Archive:
@@ -196,7 +216,17 @@ class Archive:
             source_bytes=sum(summary.source_bytes for summary in summaries),
             payload_bytes=sum(summary.payload_bytes for summary in summaries),
             archive_bytes=self.snapshot.num_bytes,
+            codec_bytes=sum(info.size or 0 for info in self.store.list(f"{layout.CODECS}/")),
         )
+
+    def kinds(self) -> list[Kind]:
+        """Count images by format, outcome and reason, the most bytes of originals first; reads small columns of all shards."""
+        found: dict[tuple[str, str, str | None], Kind] = {}
+        for kinds in self._read_each(self._shard_kinds, "*"):
+            for kind in kinds:
+                place = kind.format, kind.outcome, kind.reason
+                found[place] = kind if place not in found else _together(found[place], kind)
+        return sorted(found.values(), key=lambda kind: (-kind.source_bytes, kind.format, kind.outcome, kind.reason or ""))
 
     def _find(self, key: str) -> Iterator[tuple[LiveShard, tuple[ParquetObject, int, int]]]:
         """The shard that has a key, and where in it: more than one only where the archive is damaged."""
@@ -236,9 +266,28 @@ class Archive:
     def _shard_keys(self, shard: LiveShard) -> list[str]:
         return [str(row["key"]) for row in self._shard_columns(["key"], shard)]
 
+    def _shard_kinds(self, shard: LiveShard) -> list[Kind]:
+        names = ["source_format", "outcome", "reason"]
+        table = self._shard_table([*names, "source_size", PAYLOAD_BYTES], shard)
+        with damage_as_archive_error(self.store, shard.path):
+            sums = table.group_by(names).aggregate(
+                [([], "count_all"), ("source_size", "sum"), (PAYLOAD_BYTES, "sum", pc.ScalarAggregateOptions(skip_nulls=False))]
+            )
+            columns = ("source_format", "outcome", "reason", "count_all", "source_size_sum", f"{PAYLOAD_BYTES}_sum")
+            return [Kind(*(row[name] for name in columns)) for row in sums.to_pylist()]
+
+    def _shard_table(self, names: Sequence[str], shard: LiveShard) -> pa.Table:
+        """Columns of a shard, `PAYLOAD_BYTES` among them, which is none."""
+        stored = [name for name in names if name != PAYLOAD_BYTES]
+        table = read_columns(self.store, shard.path, stored, num_bytes=shard.num_bytes)
+        if PAYLOAD_BYTES in names:
+            sizes = again_if_damaged(partial(payload_sizes, self.store, shard.path, num_bytes=shard.num_bytes))
+            table = table.append_column(PAYLOAD_BYTES, pa.array(sizes, pa.int64()))
+        return table
+
     def _shard_columns(self, names: Sequence[str], shard: LiveShard) -> list[dict[str, Any]]:
-        table = read_columns(self.store, shard.path, names, num_bytes=shard.num_bytes)
-        for name in names:
+        table = self._shard_table(names, shard)
+        for name in set(names) - {PAYLOAD_BYTES}:
             if table.column(name).null_count and not SCHEMA.field(name).nullable:
                 raise ArchiveError(f"{shard.path} in {self.store.url} is not a readable shard: {name} is null")
         with damage_as_archive_error(self.store, shard.path):  # text that is not UTF-8 is noticed here
@@ -264,6 +313,11 @@ def open_archive(url: str, config: StorageConfig | None = None) -> Archive:
 
 def _read_shard_summary(store: Store, shard: LiveShard) -> ShardSummary:
     return read_summary(store, shard.path, num_bytes=shard.num_bytes)
+
+
+def _together(a: Kind, b: Kind) -> Kind:
+    payload = None if a.payload_bytes is None or b.payload_bytes is None else a.payload_bytes + b.payload_bytes
+    return replace(a, images=a.images + b.images, source_bytes=a.source_bytes + b.source_bytes, payload_bytes=payload)
 
 
 def matcher(pattern: str) -> Callable[[str], bool]:

@@ -21,7 +21,7 @@ from cnnbatch.archive.orphans import DATA
 from cnnbatch.archive.parallel import map_parallel
 from cnnbatch.archive.parquet import read_columns
 from cnnbatch.archive.shard_reading import read_footer, read_shard
-from cnnbatch.archive.shards import SUMMARY_KEY, write_shard
+from cnnbatch.archive.shards import write_shard
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, Snapshot, read_rows
 from cnnbatch.errors import ArchiveError, DamagedRow
 from cnnbatch.storage import ObjectInfo, Store
@@ -80,8 +80,7 @@ def restore(log: ArchiveLog, rows: Sequence[Removed], *, run_id: str) -> Restore
         sound = [row for row in found if not isinstance(row, DamagedRow)]
         if not sound:
             continue
-        footer = {name: value for name, value in read_footer(log.store, path).items() if name != SUMMARY_KEY}
-        result = log.commit(run_id, sequence, [write_shard(log.store, sound, footer=footer)])
+        result = log.commit(run_id, sequence, [write_shard(log.store, sound, footer=read_footer(log.store, path))])
         restored += sorted({row.key for row in sound}.difference(result.dropped))
     return Restored(tuple(sorted(restored)), damaged)
 

@@ -1,14 +1,16 @@
 """Shards as they are read: their lineage and counts, and their rows, each checked, a damaged one named."""
 
 from collections.abc import Callable, Container, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cnnbatch.archive.damage import damage_as_archive_error
-from cnnbatch.archive.parquet import ParquetObject, open_parquet
+from cnnbatch.archive.parquet import ParquetObject, open_parquet, read_columns
 from cnnbatch.archive.schema import COLUMNS, SCHEMA, SMALL_COLUMNS, ArchiveRow, check_row, table_to_rows
-from cnnbatch.archive.shards import SUMMARY_KEY, ShardSummary
+from cnnbatch.archive.shards import SIZES_KEY, SUMMARY_KEY, TINY_ROW_BYTES, ShardSummary
 from cnnbatch.errors import ArchiveError, DamagedRow
 from cnnbatch.storage import Store, parse_json
 
@@ -40,6 +42,26 @@ def _count(value: Any) -> int:
     if not isinstance(value, int) or value < 0:
         raise ValueError(f"{value!r} is no count")
     return value
+
+
+def payload_sizes(store: Store, path: str, *, num_bytes: int | None = None) -> list[int | None]:
+    """Bytes of each payload of a shard, in the order of its rows; None for all where nothing tells but the payloads.
+
+    Raises:
+        ArchiveError: no shard, or damaged.
+    """
+    file = open_parquet(store, path, num_bytes=num_bytes)
+    count: int = file.metadata.num_rows
+    text = (file.metadata.metadata or {}).get(SIZES_KEY.encode(), b"")
+    if 0 < len(text) <= MAX_FOOTER_VALUE_BYTES:
+        with suppress(ValueError, TypeError):
+            sizes = [_count(size) for size in parse_json(text.decode())]
+            if len(sizes) == count:
+                return list(sizes)
+    if not text and (num_bytes or 0) <= count * TINY_ROW_BYTES:
+        payloads = read_columns(store, path, ["payload"], num_bytes=num_bytes).column("payload")
+        return list(pc.binary_length(payloads).to_pylist())
+    return [None] * count
 
 
 def read_footer(store: Store, path: str, *, num_bytes: int | None = None) -> dict[str, str]:

@@ -32,6 +32,10 @@ PAGE_BYTES = 32 << 10
 _SMALLEST_ROW_BYTES = 64
 """Least size that a row counts: a digest and its neighbours."""
 SUMMARY_KEY = "cnnbatch.summary"
+SIZES_KEY = "cnnbatch.payload_sizes"
+OF_ITS_ROWS = frozenset((SUMMARY_KEY, SIZES_KEY))
+"""What a footer says of the rows of its shard, and is made anew when they are written into another."""
+
 SHARD_PATH = re.compile(r"data/[0-9a-f]{32}-[0-9a-f]{8}\.parquet")
 """The names of `write_shard`'s files."""
 
@@ -108,11 +112,24 @@ def write_unchecked(store: Store, rows: Sequence[ArchiveRow], footer: Mapping[st
     """`write_shard` of rows that are carried on, whatever is wrong with them."""
     rows = _in_order(rows)
     summary = _summarise(rows)
-    data = _encode(rows, {**footer, SUMMARY_KEY: json.dumps(_summary_as_dict(summary), sort_keys=True)})
+    lineage = {name: value for name, value in footer.items() if name not in OF_ITS_ROWS}
+    data = _encode(rows, lineage | _told_of(rows, summary))
     digest = hashlib.sha256(data).hexdigest()
     path = f"data/{digest[:32]}-{uuid.uuid4().hex[:8]}.parquet"
     store.put(path, data)
     return ShardInfo(path, len(data), len(rows), digest, rows[0].key, rows[-1].key, summary=summary, replaces=tuple(replaces))
+
+
+def _told_of(rows: Sequence[ArchiveRow], summary: ShardSummary) -> dict[str, str]:
+    """What the footer says of its rows; sizes only where the payloads are too large to be read for them."""
+    told = {SUMMARY_KEY: json.dumps(_summary_as_dict(summary), sort_keys=True)}
+    if max(map(_row_bytes, rows)) > TINY_ROW_BYTES:
+        told[SIZES_KEY] = json.dumps([len(row.payload) for row in rows], separators=(",", ":"))
+    return told
+
+
+def _row_bytes(row: ArchiveRow) -> int:
+    return len(row.payload) + sum(len(getattr(row, name) or b"") for name in BLOBS)
 
 
 def _in_order(rows: Sequence[ArchiveRow]) -> list[ArchiveRow]:
@@ -127,7 +144,7 @@ def _in_order(rows: Sequence[ArchiveRow]) -> list[ArchiveRow]:
 
 def _encode(rows: Sequence[ArchiveRow], footer: Mapping[str, str]) -> bytes:
     buffer = io.BytesIO()
-    sizes = [len(row.payload) + sum(len(getattr(row, name) or b"") for name in BLOBS) for row in rows]
+    sizes = list(map(_row_bytes, rows))
     with pq.ParquetWriter(buffer, SCHEMA, **_layout(max(sizes))) as writer:
         for group in _row_groups(rows, sizes):
             writer.write_table(rows_to_table(group), row_group_size=len(group))

@@ -25,7 +25,16 @@ KEYS = sorted(pictures())
 def test_info_shows_the_figures(run: Run, archive: str, codec: Codec) -> None:
     result = run("info", archive)
     assert result.code == 0
-    for figure in (archive, "6 (4 cnn, 2 store)", "2 shards", codec.id, "format 1", "times smaller"):
+    figures = (
+        "6 (4 cnn, 2 store)",
+        "2 shards",
+        codec.id,
+        "format 1",
+        "times smaller",
+        "in codec files",
+        "store (not an image)",
+    )
+    for figure in (archive, *figures):
         assert figure in result.out
 
 
@@ -35,7 +44,13 @@ def test_info_as_json_is_the_same(run: Run, archive: str, codec: Codec) -> None:
     assert found["outcomes"] == {"cnn": 4, "store": 2}
     assert found["codecs"] == {codec.id: 4}
     assert found["source_bytes"] == sum(map(len, pictures().values()))
-    assert found["ratio"] == found["source_bytes"] / found["archive_bytes"]
+    assert found["codec_bytes"] > 1_000_000
+    assert found["ratio"] == found["source_bytes"] / (found["archive_bytes"] + found["codec_bytes"])
+    kinds = {(kind["format"], kind["outcome"], kind["reason"]): kind for kind in found["kinds"]}
+    assert kinds["png", "cnn", None]["images"] == 3
+    assert kinds["unknown", "store", "not an image"]["source_bytes"] == len(pictures()["notes.txt"])
+    assert sum(kind["source_bytes"] for kind in kinds.values()) == found["source_bytes"]
+    assert sum(kind["payload_bytes"] for kind in kinds.values()) == found["payload_bytes"]
     assert (found["format_version"], found["num_shards"]) == (1, 2)
 
 
@@ -50,6 +65,8 @@ def test_ls_long_tells_what_became_of_each(run: Run, archive: str) -> None:
     assert list(lines) == KEYS
     assert lines["a/exif.jpg"].split()[:3] == ["cnn", "jpeg", "171x133"]
     assert "q40 " in lines["a/photo.png"]
+    size = len(open_archive(archive)["a/photo.png"].payload)
+    assert lines["a/photo.png"].split()[4:7] == [str(size), f"{8 * size / (160 * 120):.3f}", "bpp"]
     assert lines["corrupt.png"].startswith("store")
     assert "not an image" in lines["notes.txt"]
 
@@ -124,6 +141,56 @@ def test_the_format_is_the_one_asked_for_or_that_of_the_ending(
     assert run("get", archive, "a/photo.png", *options).code == 0
     with Image.open(name) as image:
         assert image.format == format
+
+
+@pytest.mark.parametrize(
+    ("name", "format"), [("x.avif", "AVIF"), ("x.tif", "TIFF"), ("x.bmp", "BMP"), ("x.gif", "GIF"), ("x.ppm", "PPM")]
+)
+def test_an_ending_is_written_right(run: Run, archive: str, name: str, format: str) -> None:
+    assert run("get", archive, "a/exif.jpg", "-o", name).code == 0
+    with Image.open(name) as image:
+        assert (image.format, image.size) == (format, (171, 133))
+
+
+def test_an_ending_that_nothing_writes_is_refused(run: Run, archive: str) -> None:
+    result = run("get", archive, "a/exif.jpg", "-o", "x.jxl")
+    assert (result.code, Path("x.jxl").exists()) == (2, False)
+    assert "no file that ends in .jxl is written" in result.err
+    assert run("get", archive, "a/exif.jpg", "-o", "x.jxl", "--format", "original").code == 0
+    assert run("get", archive, "notes.txt", "-o", "other.txt").code == 0
+
+
+def test_a_stored_picture_is_written_as_its_name_says_or_not_at_all(run: Run, codec: Codec, tmp_path: Path) -> None:
+    rows = [stored("a.png", pictures()["a/photo.png"]), stored("broken.png", CORRUPT), *map(stored, "xy")]
+    url = write_archive(str(tmp_path / "stored"), rows, codec)
+    assert run("get", url, "a.png", "-o", "a.webp").code == 0
+    with Image.open("a.webp") as image:
+        assert (image.format, np.array_equal(np.asarray(image), photograph())) == ("WEBP", True)
+    result = run("get", url, "broken.png", "-o", "b.jpg")
+    assert (result.code, Path("b.jpg").exists(), "cannot be written as jpeg" in result.err) == (2, False, True)
+
+
+def test_get_takes_globs_and_a_folder(run: Run, archive: str) -> None:
+    result = run("get", archive, "a/*", "notes.txt", "a/photo.png", "-o", "back/")
+    assert (result.code, result.err) == (0, "")
+    files = sorted(str(path.relative_to("back")) for path in Path("back").rglob("*") if path.is_file())
+    assert files == ["a/deep/gray.png", "a/exif.jpg", "a/photo.png", "notes.txt"]
+    assert Path("back/notes.txt").read_bytes() == pictures()["notes.txt"]
+    again = run("get", archive, "a/photo.png", "-o", "back")  # a folder that is there needs no /
+    assert (again.code, "exists" in again.err) == (2, True)
+    assert run("get", archive, "*.png", "--format", "webp", "-o", "webp/").code == 0
+    assert Path("webp/a/deep/gray.png.webp").exists()
+    into_a_file = run("get", archive, "a/*", "-o", "one.png")
+    assert (into_a_file.code, "name a folder" in into_a_file.err) == (2, True)
+    nothing = run("get", archive, "a/*", "z*", "-o", "more/")
+    assert (nothing.code, "no image 'z*'" in nothing.err, Path("more").exists()) == (2, True, False)
+
+
+def test_keys_that_lead_out_of_the_folder_are_not_written(run: Run, codec: Codec, tmp_path: Path) -> None:
+    url = write_archive(str(tmp_path / "hostile"), [stored("../x"), stored("a/ok"), *map(stored, "uv")], codec)
+    Path("back").mkdir()
+    result = run("get", url, "*", "-o", "back/")
+    assert (result.code, Path("x").exists(), "safe" in result.err) == (2, False, True)
 
 
 def test_get_as_json_tells_what_was_written(run: Run, archive: str) -> None:

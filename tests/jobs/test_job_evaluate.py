@@ -1,6 +1,7 @@
 """`jobs.evaluate`: what it leaves behind, what it says of bad input, and the same on Ray and from a bucket."""
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -16,10 +17,12 @@ from PIL import Image
 from cnnbatch.archive import open_archive
 from cnnbatch.codec import shipped_codec
 from cnnbatch.errors import StorageError
-from cnnbatch.evaluation.summary import EvaluationSummary
+from cnnbatch.evaluation.summary import Choice, Estimate, EvaluationSummary, Recommendation
 from cnnbatch.evaluation.tables import describe
+from cnnbatch.job_options import job_parser
 from cnnbatch.storage import open_store
 from jobs import engine, evaluate, tasks
+from jobs.evaluate import command_of
 from jobs.measuring import CnnFile
 from tests.codec.dense_models import GRAY, dense_codec_file, pictures
 from tests.conftest import Bucket
@@ -100,6 +103,8 @@ def test_an_evaluation_leaves_page_figures_and_plots(jobs: Evaluations, source: 
     for said in ("cnnbatch", "JPEG 4:2:0", "BD-rate by PSNR", "BD-rate by SSIMULACRA2", "SOURCE weighs", "cnnbatch at quality"):
         assert said in ended.stdout
     assert summary.recommendation is not None
+    [best] = [choice for choice in summary.recommendation.choices if choice.codec == "cnn"]
+    assert ended.stdout.endswith(f"\nto compress so: cnnbatch compress {source} ARCHIVE --quality={best.quality:g}\n")
     for choice in summary.recommendation.choices:
         assert choice.psnr_db is None or choice.psnr_db >= 34
 
@@ -382,3 +387,24 @@ def test_tasks_are_taken_as_there_is_room() -> None:
     for done, _ in enumerate(tasks.run(wanted(), partial(Fragile), run_id="many", pauses_seconds=()), start=1):
         ahead.append(len(taken) - done)
     assert (len(taken), max(ahead) <= tasks.IN_FLIGHT_A_CPU * 2) == (50, True)
+
+
+def test_the_command_to_type_has_all_that_the_advice_is_of() -> None:
+    def choice(codec: str, num_bytes: int | None, quality: float | None = None) -> Choice:
+        total = None if num_bytes is None else Estimate(bytes=num_bytes, low_bytes=num_bytes, high_bytes=num_bytes)
+        return Choice(codec=codec, label=codec, quality=quality, psnr_db=40.0, ms_ssim=None, total=total)
+
+    def advice(*choices: Choice, **goal: object) -> Recommendation:
+        total = Estimate(bytes=9, low_bytes=9, high_bytes=9)
+        figures = {"files": 1, "source_bytes": 10, "sampled": 1, "transcoded": total, "confidence": 0.9, "method": ""}
+        return Recommendation.model_validate({"measure": None, "target": None, "choices": choices, **figures, **goal})
+
+    config = {"source": "s3://bucket/my photos", "codec": ["a/mine.safetensors", "psnr"], "exclude": ["*.tmp"]}
+    of_each = advice(
+        choice("cnn:mine@2", 5), choice("cnn:psnr", 7), choice("webp", 1), measure="ssimulacra2", target=80, each=True
+    )
+    words = ["cnnbatch", "compress", "s3://bucket/my photos", "ARCHIVE", "--target-ssimulacra2=80", "--effort=2"]
+    words += ["--codec=a/mine.safetensors", "--exclude=*.tmp"]
+    assert shlex.split(command_of(of_each, config) or "") == words
+    job_parser("compress").parse_intermixed_args(words[2:])
+    assert command_of(advice(choice("cnn", None), choice("webp", 1)), config) is None
