@@ -10,7 +10,10 @@
     len(archive), list(archive.keys("2024/*"))
     archive["2024/a.jpg"].image()
 
-`Codec` and `open` are imported when they are first used: torch takes seconds.
+    with cnnbatch.create("s3://bucket/archive") as archive:  # see `cnnbatch.writing`
+        archive.add("2024/a.jpg", image_or_bytes)
+
+`Codec`, `open` and `create` are imported when they are first used: torch takes seconds.
 """
 
 from typing import TYPE_CHECKING
@@ -30,7 +33,8 @@ from cnnbatch.version import VERSION
 
 if TYPE_CHECKING:
     from cnnbatch.codec import Codec
-    from cnnbatch.reading import open
+    from cnnbatch.reading import open as open
+    from cnnbatch.writing import create
 
 __version__ = VERSION
 keep_compiled_code()
@@ -46,8 +50,9 @@ __all__ = [
     "StorageError",
     "UsageError",
     "__version__",
-    "open",
+    "create",
 ]
+"""Not `open`: ``from cnnbatch import *`` is to leave Python's own where it is."""
 
 
 def __getattr__(name: str) -> object:
@@ -59,8 +64,12 @@ def __getattr__(name: str) -> object:
         from cnnbatch.reading import open
 
         return open
+    if name == "create":
+        from cnnbatch.writing import create
+
+        return create
     raise AttributeError(f"module 'cnnbatch' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "open"})

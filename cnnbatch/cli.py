@@ -40,6 +40,7 @@ examples:
 
 `cnnbatch COMMAND --help` has the options and examples of each."""
 
+INFO_EXAMPLES: Final = ("cnnbatch info s3://bucket/archive", "cnnbatch info archive/ --sql | duckdb")
 LS_EXAMPLES: Final = (
     "cnnbatch ls archive/ '2024/*'",
     """cnnbatch ls -l archive/ --where "width > 4000 and outcome = 'store'\"""",
@@ -184,8 +185,11 @@ def _add(subparsers: "Subparsers", name: str, help: str, *examples: str) -> argp
 
 
 def _add_info(subparsers: "Subparsers") -> None:
-    parser = _add(subparsers, "info", "show the figures of an archive or of a .cnb file", "cnnbatch info s3://bucket/archive")
+    parser = _add(subparsers, "info", "show the figures of an archive or of a .cnb file", *INFO_EXAMPLES)
     parser.add_argument("what", metavar="ARCHIVE|FILE.cnb")
+    parser.add_argument(
+        "--sql", action="store_true", help="print how other tools read this archive: SQL, and Python in comments"
+    )
 
 
 def _add_ls(subparsers: "Subparsers") -> None:

@@ -45,6 +45,9 @@ ENDINGS: Final = {
 }
 """Endings of a name and the format that a file of that name is to have."""
 
+MOST_LISTED_FILES: Final = 1000
+"""Live files that are named one by one."""
+
 WILDCARDS: Final = frozenset("*?[")
 STDOUT: Final = "-"
 RUN_ID: Final = "cnnbatch-encode"
@@ -53,12 +56,47 @@ RUN_ID: Final = "cnnbatch-encode"
 def info(options: argparse.Namespace) -> None:
     """Figures of an archive, or the metadata of a ``.cnb`` file."""
     if Path(options.what).is_file():
+        if options.sql:
+            raise UsageError(f"{options.what!r} is one picture: --sql is of archives")
         row = _read_cnb(options.what)
         show(options, _row_document(row), _describe_row(row))
     else:
         archive = reading.open(options.what)
+        if options.sql:
+            lines = describe_access(archive)
+            show(options, {"sql": lines}, *lines)
+            return
         figures, kinds = archive.info(), archive.kinds()
         show(options, _archive_document(figures, kinds), *_describe_archive(figures, kinds))
+
+
+def describe_access(archive: reading.Archive) -> list[str]:
+    """How other tools read this archive rightly: by its log, which says which files count, or by those that count now.
+
+    As SQL that DuckDB runs as it stands; what is Python is a comment.
+    """
+    url, shards = archive.url, archive.rows.shards()
+    quoted = url.replace("'", "''")
+    files = ", ".join(f"'{quoted}/{shard.path}'" for shard in shards)
+    columns = "key, source_format, outcome, reason, width, height, source_size, quality, psnr_db"
+    count = "SELECT outcome, count(*) AS images, sum(source_size) AS bytes"
+    lines = [
+        f"-- {len(archive):,} images. Read the log, never a glob over data/: replaced files stay there until a sweep.",
+        f"-- Polars:  pl.scan_delta({url!r}).select('key', 'outcome').collect()",
+        f"-- pandas:  deltalake.DeltaTable({url!r}).to_pandas(columns=['key', 'outcome'])",
+        f"-- pyarrow: deltalake.DeltaTable({url!r}).to_pyarrow_dataset().to_table(columns=['key', 'outcome'])",
+        "-- DuckDB, with its extension for Delta:",
+        f"--   INSTALL delta; LOAD delta; {count} FROM delta_scan('{quoted}') GROUP BY outcome;",
+    ]
+    if not shards or len(shards) > MOST_LISTED_FILES:
+        return [*lines, f"-- without it: {len(shards):,} files are live, too many or too few to be named here"]
+    return [
+        *lines,
+        f"-- DuckDB without it: the files that were live at version {archive.rows.snapshot.version} of the log.",
+        f"CREATE OR REPLACE TEMP VIEW images AS SELECT * FROM read_parquet([{files}], union_by_name = true);",
+        f"{count} FROM images GROUP BY outcome;",
+        f"SELECT {columns} FROM images ORDER BY source_size DESC LIMIT 20;",
+    ]
 
 
 def ls(options: argparse.Namespace) -> None:

@@ -76,6 +76,12 @@ def _add_compress(parser: argparse.ArgumentParser) -> None:
         "--delete-limit", type=float, metavar="SHARE", help="of the archive's images: more are never removed at once (0.1)"
     )
     run = _add_common(parser)
+    run.add_argument(
+        "--compact",
+        action="store_true",
+        default=None,
+        help="merge small shards at the end of a run that replaced or removed rows",
+    )
     run.add_argument("--dry-run", action="store_true", help="say what there is to do, write nothing")
 
 

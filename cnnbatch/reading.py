@@ -15,19 +15,24 @@ Codec files are taken out of the archive itself; torch is imported with the firs
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import io
+import os
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cnnbatch import archive
 from cnnbatch.archive import ArchiveInfo, ArchiveRow
-from cnnbatch.archive.reader import PAYLOAD_BYTES, Kind
+from cnnbatch.archive.reader import PAYLOAD_BYTES, Kind, matcher
 from cnnbatch.archive.where import Condition
-from cnnbatch.errors import BitstreamError, CodecFileError, DamagedRow
+from cnnbatch.errors import BitstreamError, CodecFileError, DamagedRow, ImageError
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.storage import StorageConfig
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+    from PIL import Image
+
     from cnnbatch.codec import Codec
     from cnnbatch.codec.codec import Decoder, Pixels
 
@@ -48,17 +53,56 @@ class Codecs(Protocol):
         """Raises CodecFileError if it is not to be had."""
 
 
-@dataclass(frozen=True, slots=True)
+PREVIEW_PIXELS = 1 << 20
+"""About as many a notebook shows."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Picture:
     """One picture: ``row`` is all that is stored of it."""
 
-    row: ArchiveRow = field(repr=False)
-    codecs: Codecs = field(repr=False)
+    row: ArchiveRow
+    codecs: Codecs
 
     @property
     def key(self) -> str:
         """Its path in the source."""
         return self.row.key
+
+    def __repr__(self) -> str:
+        row = self.row
+        size = f"{row.width} × {row.height} " if row.width else ""
+        how = row.reason if row.quality is None else f"quality {row.quality:g}"
+        return f"<cnnbatch picture {self.key!r}: {size}{row.source_format}, {row.outcome}, {how}>"
+
+    def __array__(self, dtype: "npt.DTypeLike | None" = None, copy: bool | None = None) -> "npt.NDArray[Any]":
+        """Give its pixels to ``np.asarray(picture)``; see `image`."""
+        import numpy as np
+
+        if copy is False:
+            raise ValueError("a picture is decoded anew for each array")
+        return np.asarray(self.image(), dtype=dtype)
+
+    def pil(self) -> "Image.Image":
+        """It as a PIL image, RGB or L; see `image`."""
+        from PIL import Image
+
+        return Image.fromarray(self.image())
+
+    def _repr_png_(self) -> bytes | None:
+        """A preview for notebooks; None where nothing here can decode it."""
+        from PIL import Image
+
+        from cnnbatch.codec.geometry import SCALES
+
+        pixels = (self.row.width or 0) * (self.row.height or 0)
+        by = next((number for number in SCALES if pixels <= PREVIEW_PIXELS * number**2), SCALES[-1])
+        buffer = io.BytesIO()
+        try:
+            Image.fromarray(self.image(scale=1 / by)).save(buffer, "PNG")
+        except ImageError:
+            return None
+        return buffer.getvalue()
 
     def image(self, *, max_pixels: int = MAX_PIXELS, decoder: "Decoder" = "full", scale: float = 1) -> "Pixels":
         """Its colours as uint8 [H, W, 3] or [H, W] gray, neither turned by its orientation nor blended with its alpha.
@@ -116,8 +160,56 @@ class Picture:
         return pixels
 
 
-class Archive:
+class Keys(KeysView[str]):
+    """Keys that match a glob; they are read each time that somebody goes through them."""
+
+    def __init__(self, archive: "Archive", pattern: str) -> None:
+        super().__init__(archive)
+        self._archive, self._pattern = archive, pattern
+
+    def __iter__(self) -> Iterator[str]:
+        return self._archive.rows.keys(self._pattern)
+
+    def __len__(self) -> int:
+        return len(self._archive) if self._pattern == "*" else sum(1 for _ in self)
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and matcher(self._pattern)(key) and key in self._archive
+
+    def __repr__(self) -> str:
+        return f"<keys {self._pattern!r} of {self._archive!r}>"
+
+
+class Pictures(ValuesView[Picture]):
+    """The pictures, shard by shard; a damaged one raises when it is reached."""
+
+    def __init__(self, archive: "Archive") -> None:
+        super().__init__(archive)
+        self._archive = archive
+
+    def __iter__(self) -> Iterator[Picture]:
+        for picture in self._archive.pictures():
+            if isinstance(picture, DamagedRow):
+                raise picture
+            yield picture
+
+
+class Items(ItemsView[str, Picture]):
+    """Keys and pictures, shard by shard."""
+
+    def __init__(self, archive: "Archive") -> None:
+        super().__init__(archive)
+        self._archive = archive
+
+    def __iter__(self) -> Iterator[tuple[str, Picture]]:
+        return ((picture.key, picture) for picture in self._archive.values())
+
+
+class Archive(Mapping[str, Picture]):
     """One version of an archive, as it was when it was opened; a mapping from keys to pictures."""
+
+    __eq__ = object.__eq__  # that of a mapping would read all of both
+    __hash__ = object.__hash__
 
     def __init__(self, rows: archive.Archive, *, device: str | None = None) -> None:
         """``rows``: the archive's table; ``device``: where codecs run, by default a GPU if there is one."""
@@ -133,7 +225,7 @@ class Archive:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[str]:
-        return self.keys()
+        return self.rows.keys()
 
     def __contains__(self, key: object) -> bool:
         return key in self.rows
@@ -154,9 +246,17 @@ class Archive:
         """Where a picture's payload is: file of the archive, offset, length. Raises KeyError, ArchiveError."""
         return self.rows.locate(key)
 
-    def keys(self, pattern: str = "*") -> Iterator[str]:
-        """Yield the keys that match a glob in which ``*`` crosses ``/``, in shard order."""
-        return self.rows.keys(pattern)
+    def keys(self, pattern: str = "*") -> Keys:
+        """The keys that match a glob in which ``*`` crosses ``/``, in shard order."""
+        return Keys(self, pattern)
+
+    def values(self) -> Pictures:
+        """The pictures, as `pictures` reads them."""
+        return Pictures(self)
+
+    def items(self) -> Items:
+        """Keys and pictures, as `pictures` reads them."""
+        return Items(self)
 
     def pictures(self, pattern: str = "*") -> Iterator[Picture | DamagedRow]:
         """Yield the pictures whose key matches, shard by shard, which is faster than key by key; a damaged one as its error."""
@@ -205,7 +305,7 @@ class CodecFiles:
         raise CodecFileError(f"the codec {codec_id} is none that comes with this cnnbatch{also}")
 
 
-def open(url: str, config: StorageConfig | None = None, *, device: str | None = None) -> Archive:
+def open(url: str | os.PathLike[str], config: StorageConfig | None = None, *, device: str | None = None) -> Archive:
     """Open the newest version of an archive; without ``config`` the environment counts. This is ``cnnbatch.open``.
 
     Raises:
@@ -213,4 +313,4 @@ def open(url: str, config: StorageConfig | None = None, *, device: str | None = 
         StorageError: the store refused.
         UsageError: not a URL of an archive.
     """
-    return Archive(archive.open_archive(url, config), device=device)
+    return Archive(archive.open_archive(os.fspath(url), config), device=device)

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from cnnbatch.archive import ArchiveLog, Lease, LiveShard, Snapshot
 from cnnbatch.archive.erased import read_erased
 from cnnbatch.archive.leftovers import RUNS, clear_run_folder
+from cnnbatch.archive.maintenance import compact
 from cnnbatch.codec import Codec
 from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.containers import keeping_indexes, open_source
@@ -152,6 +153,9 @@ class CompressJob:
             self._check_failures(len(self.failures), self.report.unchanged + self.report.tally.total)
             self._check_some_archived()
             self._mirror_deletes(committer, difference)
+            if self.config.compact and (difference.changed or self.report.removed):
+                merged = compact(log, run_id=f"{self.report.run_id}-compact")
+                logger.info("%d shards merged into %d", merged.merged, merged.written)
         finally:
             self.report.commits, self.report.superseded = committer.commits, len(committer.superseded)
             self.report.blocked = len(committer.blocked)
@@ -308,7 +312,9 @@ class CompressJob:
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     args = job_parser("compress").parse_intermixed_args(argv)
-    flags = {name: getattr(args, name) for name in ("source", "archive", "codec", "exclude", "recompress", "retry_failed")}
+    flags = {
+        name: getattr(args, name) for name in ("source", "archive", "codec", "exclude", "recompress", "retry_failed", "compact")
+    }
     flags |= {name: getattr(args, name) for name in ("mirror_deletes", "delete_limit")}
     for name in OPTIONS:
         flags[f"compression.{name}"] = getattr(args, name)

@@ -118,6 +118,8 @@ class CompressConfig(SourceConfig):
     delete_limit: float = Field(DELETE_LIMIT, ge=0, le=1)
     """Share of the archive's rows: where ``mirror_deletes`` would remove more than that, and than one, it removes none."""
     recompress: bool = False
+    compact: bool = False
+    """Small shards are merged at the end of a run that replaced or removed rows; their files stay until a sweep."""
     retry_failed: str | None = None
     compression: CompressionSettings = CompressionSettings()
     shards: Shards = Shards()

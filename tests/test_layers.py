@@ -19,7 +19,7 @@ EYE = {"cnnbatch.butteraugli", "cnnbatch.ssimulacra2"}
 BASE = {"cnnbatch.storage", "cnnbatch.metrics", *EYE, *FLOOR}
 MIDDLE = {"cnnbatch.codec", "cnnbatch.containers", "cnnbatch.archive", "cnnbatch.images", "cnnbatch.training", *BASE}
 READING = {"cnnbatch.stages", "cnnbatch.choices", *MIDDLE}
-LIBRARY = {"cnnbatch", "cnnbatch.compiled_code", "cnnbatch.reading", "cnnbatch.signals", *READING}
+LIBRARY = {"cnnbatch", "cnnbatch.writing", "cnnbatch.compiled_code", "cnnbatch.reading", "cnnbatch.signals", *READING}
 BELOW = {
     "cnnbatch.errors": set(),
     "cnnbatch.version": set(),
@@ -44,6 +44,7 @@ BELOW = {
     "cnnbatch.classification": {"cnnbatch.stages", "cnnbatch.codec", "cnnbatch.archive", *BASE},
     "cnnbatch.evaluation": MIDDLE - {"cnnbatch.training", "cnnbatch.archive"},  # beside stages
     "cnnbatch.reading": READING,
+    "cnnbatch.writing": READING,
     "cnnbatch.data": {"cnnbatch.reading", *READING},
     "cnnbatch.pillow": {"cnnbatch.reading", *READING},
     "cnnbatch": LIBRARY,  # what ``import cnnbatch`` offers

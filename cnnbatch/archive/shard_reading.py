@@ -15,6 +15,8 @@ from cnnbatch.errors import ArchiveError, DamagedRow
 from cnnbatch.storage import Store, parse_json
 
 MAX_FOOTER_VALUE_BYTES = 1 << 20
+READ_FOR_SIZES_BYTES = 1 << 18
+"""Size of a shard, beside that of tiny rows, whose payloads are read where its footer does not tell how long they are."""
 
 Check = Callable[[ArchiveRow], None]
 
@@ -58,7 +60,7 @@ def payload_sizes(store: Store, path: str, *, num_bytes: int | None = None) -> l
             sizes = [_count(size) for size in parse_json(text.decode())]
             if len(sizes) == count:
                 return list(sizes)
-    if not text and (num_bytes or 0) <= count * TINY_ROW_BYTES:
+    if not text and (num_bytes or 0) <= count * TINY_ROW_BYTES + READ_FOR_SIZES_BYTES:
         payloads = read_columns(store, path, ["payload"], num_bytes=num_bytes).column("payload")
         return list(pc.binary_length(payloads).to_pylist())
     return [None] * count

@@ -123,16 +123,21 @@ class Codec:
         """
         return self.coder.refusal(image)
 
+    def __repr__(self) -> str:
+        name = next((name for name in SHIPPED if hashlib.sha256(shipped_codec(name)).hexdigest() == self.id), None)
+        return f"<cnnbatch codec {'' if name is None else f'{name} '}{self.id[:12]}, {self.file.architecture}>"
+
     def compress(
         self, images: Sequence[Pixels], quality: float | Sequence[float] = DEFAULT_QUALITY, *, effort: int = 0
     ) -> list[bytes]:
-        """Images → one bitstream each; ``quality`` in [0, 63], rounded to quarters, for all or each.
+        """Images (arrays, or PIL's) → one bitstream each; ``quality`` in [0, 63], rounded to quarters, for all or each.
 
         ``effort``: two settings under one number, which make the bitstream better and decoding no slower. 1 and more fit an
         adaptive filter to each image (by patches of it, for about the time of encoding or less; from 2 on by all of it); N − 1
         is the number of passes of latent refinement, each ten times as long as encoding. ``dense`` has neither.
         Raises ValueError for an array that is not an image, one that `refusal` refuses, or a quality outside the range.
         """
+        images = _as_images(images)
         qualities = [quality] * len(images) if isinstance(quality, int | float) else quality
         for number, image in enumerate(images):
             if (reason := self.coder.refusal(image)) is not None:
@@ -183,6 +188,20 @@ class Codec:
         three times the channels). Raises BitstreamError, which names the damaged bitstream.
         """
         return self.coder.features(bitstreams)
+
+
+def _as_images(images: Any) -> Sequence[Pixels]:
+    """The arrays of a call. Raises ValueError for one picture in place of several, and for a PIL image of another mode."""
+    shape = getattr(images, "shape", None)
+    if hasattr(images, "mode") or (shape is not None and (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4)))):
+        raise ValueError("this is one picture, and compress takes several: write codec.compress([image])[0]")
+    return [_as_array(number, image) for number, image in enumerate(images)]
+
+
+def _as_array(number: int, image: Any) -> Pixels:
+    if (mode := getattr(image, "mode", "L")) not in ("L", "RGB"):
+        raise ValueError(f"image {number} of the call has the mode {mode}: write image.convert('RGB')")
+    return image if isinstance(image, np.ndarray) else np.asarray(image)
 
 
 def _is_draft(decoder: str) -> bool:

@@ -6,13 +6,14 @@ from typing import Final
 
 from cnnbatch.errors import Undecodable
 from cnnbatch.images import gif, isobmff, jpeg, png, rasters, tiff, webp
+from cnnbatch.images.foreign import recognise
 from cnnbatch.images.model import MAX_METADATA_BYTES, ImageHeader, Scan, bad_image
 
 
 def probe(data: bytes) -> ImageHeader:
     """Format, size in pixels, mode, bits and number of frames of an image file; no pixel is decoded or allocated.
 
-    Raises Undecodable: ``unknown-format``, ``corrupt``, ``truncated``. A header that `decode` would refuse (16 bit,
+    Raises Undecodable: ``unknown-format``, a format by name, ``corrupt``, ``truncated``. One that `decode` refuses (16 bit,
     animated, huge) is returned all the same.
     """
     return scan(data).header
@@ -24,7 +25,9 @@ def begins_like_a_picture(data: bytes) -> bool:
 
 
 def scan(data: bytes) -> Scan:
-    """Header, metadata and refusal of a file of any format; raises Undecodable."""
+    """Header, metadata and refusal of a file of any format; raises Undecodable, by the name of a format that is not read."""
+    if (foreign := recognise(data)) is not None:
+        raise Undecodable(foreign.name, f"{foreign.name}: nothing here decodes it")
     scanner = next((scanner for magic, scanner in SCANNERS if magic.match(data)), None)
     if scanner is None:
         raise Undecodable("unknown-format", f"not an image of a known format: begins with {data[:12]!r}")

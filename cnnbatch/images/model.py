@@ -2,6 +2,7 @@
 
 Reason words of `Undecodable` (stable: they end up in the archive's ``reason`` column):
 
+    heic, jxl, pdf … a format that is known by name only (`cnnbatch.images.foreign`)
     unknown-format   not one of the formats below            truncated        the file ends too early
     corrupt          structure, checksum or pixel data wrong too-many-pixels  width × height over ``max_pixels``
     9-bit … 16-bit, 24-bit, 32-bit, 64-bit                   more than 8 bits a sample

@@ -24,6 +24,7 @@ from cnnbatch.codec.container.bitstream import QUALITY_STEPS
 from cnnbatch.containers.names import is_picture
 from cnnbatch.errors import Undecodable, Unreadable
 from cnnbatch.images import DecodedImage, decode, png, probe
+from cnnbatch.images.foreign import recognise
 from cnnbatch.images.headers import begins_like_a_picture
 from cnnbatch.images.lossless import can_be_below, keep
 from cnnbatch.stages.isolation import Keyed, unwatched
@@ -219,8 +220,12 @@ class ShardCompressor:
 
     def row(self, info: ObjectInfo, data: bytes) -> ArchiveRow:
         """The row of one file alone, by the rules that hold in a shard; touches neither store."""
-        [row] = self._rows([self._decode(info, data)])
+        [row] = self.rows([(info, data)])
         return row
+
+    def rows(self, files: Sequence[tuple[ObjectInfo, bytes]]) -> list[ArchiveRow]:
+        """The rows of some files, coded in one call, by the same rules."""
+        return self._rows([self._decode(info, data) for info, data in files])
 
     def _tally(self, rows: list[ArchiveRow], failures: list[Failure], pixels: int, seconds: dict[str, float]) -> Tally:
         images = Counter(row.outcome for row in rows)
@@ -313,7 +318,8 @@ class ShardCompressor:
     def _decode(self, info: ObjectInfo, data: bytes) -> _Source:
         reason = "lossless"
         if not is_picture(info.key) and not begins_like_a_picture(data):
-            reason = NO_IMAGE
+            foreign = recognise(data)
+            reason = NO_IMAGE if foreign is None else foreign.name
         elif not self.settings.lossless:
             try:
                 image = decode(data, max_pixels=self.settings.max_pixels)
@@ -478,7 +484,11 @@ def _header_of(data: bytes) -> _Header:
     try:
         header = probe(data)
     except Undecodable:
-        return UNKNOWN
+        foreign = recognise(data)
+        if foreign is None:
+            return UNKNOWN
+        fits = max(foreign.width or 0, foreign.height or 0) <= MAX_SIDE
+        return (foreign.name, foreign.width, foreign.height) if fits else (foreign.name, None, None)
     if max(header.width, header.height) > MAX_SIDE:
         return header.format, None, None
     return header.format, header.width, header.height

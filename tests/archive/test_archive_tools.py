@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import deltalake
 import duckdb
 import polars
 import pyarrow.dataset
@@ -9,9 +10,28 @@ import pytest
 from deltalake import DeltaTable
 
 from cnnbatch.archive import ArchiveLog, write_shard
+from cnnbatch.commands import describe_access
+from cnnbatch.reading import open as open_archive
 from tests.archive.rows import CODEC_FILE, LINEAGE, coded, stored
 
 AUDIT = "SELECT key FROM read_parquet(?) WHERE sha256(payload) <> lower(hex(payload_sha256))"
+
+
+def test_what_info_says_of_sql_runs_and_sees_no_replaced_row(log: ArchiveLog) -> None:
+    old = next(shard for shard in log.snapshot().shards if shard.min_key == "c.jpg")
+    new = write_shard(log.store, [stored("c.jpg", b"another"), stored("d.jpg")], footer=LINEAGE, replaces=[old.path])
+    log.commit("run", 2, [new])
+    lines = describe_access(open_archive(log.store.url))
+    run = duckdb.connect()
+    results = [run.execute(line).fetchall() for line in lines if not line.startswith("--")]
+    assert sorted(row[:2] for row in results[1]) == [("cnn", 40), ("store", 2)]
+    assert len(results[2]) == 20
+    [polars_line] = [line for line in lines if "Polars" in line]
+    frame = eval(polars_line.partition("Polars:")[2].strip(), {"pl": polars})
+    assert sorted(frame["key"].to_list())[-2:] == ["c.jpg", "d.jpg"]
+    [pyarrow_line] = [line for line in lines if "pyarrow" in line]
+    assert eval(pyarrow_line.partition("pyarrow:")[2].strip(), {"deltalake": deltalake}).num_rows == 42
+    assert any(f"delta_scan('{log.store.url}')" in line for line in lines)
 
 
 @pytest.fixture

@@ -1,11 +1,15 @@
 """``import cnnbatch`` and what it gives."""
 
+import io
+import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import cnnbatch
 from cnnbatch import errors, metrics
@@ -29,10 +33,13 @@ def test_the_public_names_are_these() -> None:
         "StorageError",
         "UsageError",
         "__version__",
-        "open",
+        "create",
     ]
     assert all(hasattr(cnnbatch, name) for name in cnnbatch.__all__)
-    assert set(cnnbatch.__all__) <= set(dir(cnnbatch))
+    assert {*cnnbatch.__all__, "open"} <= set(dir(cnnbatch))
+    names: dict[str, object] = {}
+    exec("from cnnbatch import *; kept = open is __builtins__['open']", names)
+    assert names["kept"]
     assert cnnbatch.Codec is Codec
     assert cnnbatch.CnnbatchError is errors.CnnbatchError
     with pytest.raises(AttributeError, match="nothing"):
@@ -56,6 +63,42 @@ def test_an_archive_is_a_mapping_from_keys_to_pictures(archive: str) -> None:
         opened["b"]
     assert "6 images" in repr(opened)
     assert opened.info().num_images == 6
+    assert isinstance(opened, Mapping)
+    assert opened.keys() & {"a/photo.png", "b"} == {"a/photo.png"}
+    assert (len(opened.keys("a/*")), "b" in opened, "notes.txt" in opened.keys("a/*")) == (3, False, False)
+    assert [picture.key for picture in opened.values()] == [key for key, _ in opened.items()] == list(opened)
+    assert opened.get("b") is None
+    assert opened == opened != cnnbatch.open(Path(archive))
+    assert len({opened}) == 1
+
+
+def test_a_picture_is_taken_by_others(archive: str) -> None:
+    picture = cnnbatch.open(archive, device="cpu")["a/photo.png"]
+    pixels = picture.image()
+    assert repr(picture) == "<cnnbatch picture 'a/photo.png': 160 × 120 png, cnn, quality 40>"
+    assert np.array_equal(np.asarray(picture), pixels)
+    assert np.asarray(picture, dtype=np.float32).dtype == np.float32
+    assert np.array_equal(np.asarray(picture.pil()), pixels)
+    shown = picture._repr_png_()
+    assert shown is not None
+    with Image.open(io.BytesIO(shown)) as image:
+        assert np.array_equal(np.asarray(image), pixels)
+    assert cnnbatch.open(archive)["notes.txt"]._repr_png_() is None
+    assert repr(cnnbatch.open(archive)["notes.txt"]) == "<cnnbatch picture 'notes.txt': unknown, store, not an image>"
+
+
+def test_one_picture_in_place_of_several_is_refused_with_what_to_write() -> None:
+    codec = Codec.load(device="cpu")
+    assert repr(codec) == f"<cnnbatch codec eye {codec.id[:12]}, hyperprior>"
+    sentence = re.escape("write codec.compress([image])[0]")
+    for one in (photograph(), photograph()[..., 0], Image.fromarray(photograph())):
+        with pytest.raises(ValueError, match=sentence):
+            codec.compress(one)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"image 1 .* mode P: write image.convert\('RGB'\)"):
+        codec.compress([photograph(), Image.new("P", (9, 9))])  # type: ignore[list-item]
+    [a], [b] = codec.compress([photograph()]), codec.compress([Image.fromarray(photograph())])  # type: ignore[list-item]
+    assert a == b
+    assert len(codec.compress(np.stack([photograph(40, 30)] * 2))) == 2
 
 
 def test_a_picture_is_an_array_and_a_file(archive: str) -> None:

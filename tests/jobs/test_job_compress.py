@@ -100,8 +100,10 @@ def test_new_and_changed_images_are_taken_and_vanished_ones_kept(jobs: Jobs, sou
     now = rows_of(archive)
     assert now.keys() == FILES.keys() | {"new.png"}
     assert (now["a/0.png"].width, now["b/0.png"]) == (40, old["b/0.png"])
-    mirrored = jobs.compress(source, archive, "--json", "--mirror-deletes")
+    assert len(open_archive(str(archive)).shards()) > 1
+    mirrored = jobs.compress(source, archive, "--json", "--mirror-deletes", "--compact")
     assert (mirrored.code, mirrored.report["removed"]) == (0, 1)
+    assert len(open_archive(str(archive)).shards()) == 1
     assert rows_of(archive).keys() == now.keys() - {"b/0.png"}
 
 
