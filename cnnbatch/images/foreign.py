@@ -12,6 +12,9 @@ from typing import Final
 MOST_BYTES: Final = 1 << 20
 """Bytes at the beginning in which a size is looked for."""
 
+HEAD_BYTES: Final = 4096
+"""Bytes in which the text of a drawing begins."""
+
 MAX_ENTRIES: Final = 512
 SUB_DIRECTORIES, DNG_VERSION, MAKE = 330, 50706, 271
 
@@ -37,7 +40,9 @@ class Foreign:
 
 def recognise(data: bytes) -> Foreign | None:
     """What a file is that no reader of this package takes; None: one that is read here, or unknown."""
-    found = next((name for magic, name in SIGNATURES if magic.match(data)), None) or _iso_media(data) or _raw(data)
+    found = (
+        next((name for magic, name in SIGNATURES if magic.match(data)), None) or _iso_media(data) or _raw(data) or _svg(data)
+    )
     if found is None:
         return None
     width, height = SIZES[found](data[:MOST_BYTES]) if found in SIZES else (None, None)
@@ -58,7 +63,6 @@ SIGNATURES: Final = tuple(
         (rb"II\xbc\x01", "jxr"),
         (rb"%PDF-", "pdf"),
         (rb"%!PS", "ps"),
-        (rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml.{0,1000}?)?(?:<!.{0,1000}?>\s*)*<svg[\s>]", "svg"),
         (rb"\x00\x00\x01\x00[\x01-\xff]\x00", "ico"),
         (rb"v/1\x01", "exr"),
         (rb"#\?R(?:ADIANCE|GBE)", "hdr"),
@@ -80,6 +84,13 @@ def _iso_media(data: bytes) -> str | None:
     if {data[8:12], *others} & {b"avif", b"avis"}:
         return None
     return BRANDS.get(data[8:12]) or next((BRANDS[brand] for brand in sorted(others) if brand in BRANDS), None)
+
+
+def _svg(data: bytes) -> str | None:
+    head = data[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not head.startswith((b"<svg", b"<?xml", b"<!")) or b"<html" in head.lower():
+        return None
+    return "svg" if re.search(rb"<svg[\s>]", head) else None
 
 
 def _raw(data: bytes) -> str | None:
