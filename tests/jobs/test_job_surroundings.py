@@ -23,7 +23,14 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in ("RAY_TMPDIR", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_BACKEND_LOG_LEVEL"):
+    for name in (
+        local_ray.NICENESS,
+        "RAY_TMPDIR",
+        "RAY_AUTH_MODE",
+        "RAY_AUTH_TOKEN",
+        "RAY_AUTH_TOKEN_PATH",
+        "RAY_BACKEND_LOG_LEVEL",
+    ):
         monkeypatch.setenv(name, "x")  # so that it is put back
         monkeypatch.delenv(name)
     return monkeypatch
@@ -46,6 +53,7 @@ def test_a_local_ray_joins_no_other_and_writes_no_token_into_the_home(environmen
     local_ray.start(init)
     assert calls == [{"address": "local", "_temp_dir": "/tmp/ray"}]
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert os.environ[local_ray.NICENESS] == "0"  # on a machine that others use, too, a worker gets its share
     environment.delenv("RAY_AUTH_TOKEN")
     environment.setenv("RAY_AUTH_MODE", "disabled")  # whoever says how it is to be has it so
     local_ray.start(init)
@@ -54,7 +62,7 @@ def test_a_local_ray_joins_no_other_and_writes_no_token_into_the_home(environmen
 
 def test_a_long_tmpdir_is_no_place_for_sockets(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (long := tmp_path / ("d" * 60)).mkdir()
-    for name in ("RAY_TMPDIR", "TMPDIR"):
+    for name in (local_ray.NICENESS, "RAY_TMPDIR", "TMPDIR"):
         environment.setenv(name, str(long))
         calls, init = arguments()
         local_ray.start(init)
