@@ -396,7 +396,15 @@ def test_the_command_to_type_has_all_that_the_advice_is_of() -> None:
 
     def advice(*choices: Choice, **goal: object) -> Recommendation:
         total = Estimate(bytes=9, low_bytes=9, high_bytes=9)
-        figures = {"files": 1, "source_bytes": 10, "sampled": 1, "transcoded": total, "confidence": 0.9, "method": ""}
+        figures = {
+            "strata": [],
+            "files": 1,
+            "source_bytes": 10,
+            "sampled": 1,
+            "transcoded": total,
+            "confidence": 0.9,
+            "method": "",
+        }
         return Recommendation.model_validate({"measure": None, "target": None, "choices": choices, **figures, **goal})
 
     config = {"source": "s3://bucket/my photos", "codec": ["a/mine.safetensors", "psnr"], "exclude": ["*.tmp"]}
