@@ -45,7 +45,7 @@ SHARD_BYTES: Final = 128 << 20
 
 TOGETHER_IMAGES: Final = 32
 TOGETHER_BYTES: Final = 16 << 20
-"""Of files that are coded in one call."""
+"""Size of the files that are coded in one call."""
 
 COMMIT_SHARDS: Final = 1
 

@@ -34,7 +34,7 @@ _SMALLEST_ROW_BYTES = 64
 SUMMARY_KEY = "cnnbatch.summary"
 SIZES_KEY = "cnnbatch.payload_sizes"
 OF_ITS_ROWS = frozenset((SUMMARY_KEY, SIZES_KEY))
-"""What a footer says of the rows of its shard, and is made anew when they are written into another."""
+"""Entries of a footer that tell of its rows, and are made anew when these are written into another shard."""
 
 SHARD_PATH = re.compile(r"data/[0-9a-f]{32}-[0-9a-f]{8}\.parquet")
 """The names of `write_shard`'s files."""
@@ -121,7 +121,7 @@ def write_unchecked(store: Store, rows: Sequence[ArchiveRow], footer: Mapping[st
 
 
 def _told_of(rows: Sequence[ArchiveRow], summary: ShardSummary) -> dict[str, str]:
-    """What the footer says of its rows; sizes only where the payloads are too large to be read for them."""
+    """Entries of the footer that tell of its rows; sizes only where the payloads are too large to be read for them."""
     told = {SUMMARY_KEY: json.dumps(_summary_as_dict(summary), sort_keys=True)}
     if max(map(_row_bytes, rows)) > TINY_ROW_BYTES:
         told[SIZES_KEY] = json.dumps([len(row.payload) for row in rows], separators=(",", ":"))

@@ -39,7 +39,7 @@ class Foreign:
 
 
 def recognise(data: bytes) -> Foreign | None:
-    """What a file is that no reader of this package takes; None: one that is read here, or unknown."""
+    """Name and size of a file that no reader of this package takes; None: one that is read here, or unknown."""
     found = (
         next((name for magic, name in SIGNATURES if magic.match(data)), None) or _iso_media(data) or _raw(data) or _svg(data)
     )

@@ -19,7 +19,7 @@ from cnnbatch.storage import ObjectInfo, Source, Store
 
 SAMPLE_IMAGES = 8
 FEWEST = 2
-"""Of each format, if there are so many."""
+"""Inputs of each format that are looked at, if there are so many."""
 
 MOST_FORMATS = 8
 """Told apart by the endings of their names; the others, with the least bytes, are sampled together."""
@@ -55,7 +55,7 @@ class Estimate:
     failures: Sequence[Failure] = ()
     kept: str | None = None
     sample_kept: Mapping[tuple[str, str], Sizes] = field(default_factory=dict)
-    """What of the sample would be stored, by format and reason."""
+    """Inputs of the sample that would be stored, by format and reason."""
 
     def to_json(self, counts: Counts) -> str:
         """With the counts, as JSON."""
