@@ -23,7 +23,7 @@ GRAY_SHARE = 0.05
 DOWNSCALE_SHARE = 0.35
 DEV_SHARE = 0.05
 SMALLEST_SIDE = 64
-"""Of a picture, in pixels: the least crop that the network takes."""
+"""Size in pixels of the least crop of a picture that the network takes."""
 
 FETCH_BYTES = 256 << 20
 FETCH_CONCURRENCY = 16
