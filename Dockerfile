@@ -10,6 +10,22 @@ COPY --chown=ray cnnbatch cnnbatch
 COPY --chown=ray jobs jobs
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /tmp/dist .
 
+# Archives in a browser (docs/serve.md): docker build --target serve -t REGISTRY/cnnbatch-serve:0.1.0 .
+FROM ${BASE} AS serve
+COPY --from=wheel /tmp/dist /tmp/dist
+COPY constraints.txt /tmp/constraints.txt
+ENV NUMBA_CPU_NAME=x86-64-v3 \
+    NUMBA_CPU_FEATURES= \
+    PYTHONUNBUFFERED=1
+RUN wheel=$(echo /tmp/dist/*.whl) \
+    && pip install --no-cache-dir -c /tmp/constraints.txt "${wheel}[serve]" \
+    && python -m cnnbatch.warm
+USER 1000
+WORKDIR /home/ray
+EXPOSE 8765
+ENTRYPOINT ["cnnbatch", "serve"]
+CMD ["--help"]
+
 FROM ${BASE}
 COPY --from=wheel /tmp/dist /tmp/dist
 COPY constraints.txt /tmp/constraints.txt

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from cnnbatch import job_options, signals
 from cnnbatch.choices import FORMATS
-from cnnbatch.errors import CnnbatchError
+from cnnbatch.errors import CnnbatchError, UsageError
 from cnnbatch.text import visible, write_anything
 from cnnbatch.version import VERSION
 
@@ -106,6 +106,9 @@ def _run(options: argparse.Namespace) -> None:
     if options.command == "completion":  # run by each new shell: it is not to wait for Arrow
         _completion(options)
         return
+    if options.command == "serve":
+        _serve(options)
+        return
     from cnnbatch import commands, upkeep
 
     {**commands.COMMANDS, **upkeep.COMMANDS}[options.command](options)
@@ -129,6 +132,14 @@ def _complete_files(parser: argparse.ArgumentParser, files: Mapping[str, object]
             action.complete = files  # type: ignore[attr-defined]  # where shtab looks for it
 
 
+def _serve(options: argparse.Namespace) -> None:
+    try:
+        from cnnbatch.serve.command import serve
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{error.name} is missing: pip install 'cnnbatch[serve]'") from None
+    serve(options)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cnnbatch",
@@ -150,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_erase,
         _add_compact,
         _add_restore,
+        _add_serve,
         _add_completion,
     ):
         add(subparsers)
@@ -216,6 +228,48 @@ def _add_get(subparsers: "Subparsers") -> None:
     _add_format(parser)
     _add_quick(parser)
     _add_force(parser)
+
+
+def _add_serve(subparsers: "Subparsers") -> None:
+    help = "show archives in a browser: gallery, IIIF and dashboard, read-only"
+    parser = subparsers.add_parser("serve", help=help, description=f"{help[0].upper()}{help[1:]}.", allow_abbrev=False)
+    parser.add_argument("archives", metavar="ARCHIVE", nargs="+")
+    parser.add_argument("--port", type=int, default=8765, help="0 takes a free one (default: 8765)")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="with another one than this machine's own, a token is asked for (default: 127.0.0.1)",
+    )
+    parser.add_argument(
+        "--source",
+        metavar="SOURCE",
+        action="append",
+        default=[],
+        help="of each archive, in their order: shows originals beside it",
+    )
+    parser.add_argument(
+        "--cors",
+        metavar="ORIGIN",
+        action="append",
+        default=[],
+        help="pages there may read IIIF answers, * for all (repeatable)",
+    )
+    parser.add_argument("--public-url", metavar="URL", help="under which a proxy shows it (default: as it is asked)")
+    for name, default, help in (
+        ("workers", None, "pictures decoded at once (default: processors)"),
+        ("queue", 256, "requests that may wait for that, further ones are told to come again"),
+        ("cache-mib", 512, "memory for pictures that were decoded"),
+        ("decode-mib", 2048, "memory for pictures while they are decoded"),
+        ("max-megapixels", 400, "larger pictures are not shown, only given"),
+    ):
+        shown = help if default is None else f"{help} (default: {default})"
+        parser.add_argument(f"--{name}", type=_positive, default=default, metavar="N", help=shown)
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
 
 
 def _add_encode(subparsers: "Subparsers") -> None:

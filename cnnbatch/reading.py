@@ -19,6 +19,7 @@ import io
 import os
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cnnbatch import archive
@@ -28,6 +29,7 @@ from cnnbatch.archive.where import Condition
 from cnnbatch.errors import BitstreamError, CodecFileError, DamagedRow, ImageError
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.storage import StorageConfig
+from cnnbatch.text import visible
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -44,6 +46,12 @@ LISTED = (
     *("quality", "psnr_db", "ssimulacra2", "codec_id"),
 )
 """The small columns that `Archive.listing` gives of every picture."""
+
+
+LISTED_KEYS = 5
+"""How many keys a notebook shows of an archive."""
+
+OUTCOMES = {"cnn": "Coded", "store": "Kept as they were"}
 
 
 class Codecs(Protocol):
@@ -221,6 +229,11 @@ class Archive(Mapping[str, Picture]):
         """Where it is."""
         return self.rows.store.url
 
+    @property
+    def codecs(self) -> Codecs:
+        """The codecs that its rows name, each loaded once."""
+        return self._codecs
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -241,6 +254,21 @@ class Archive(Mapping[str, Picture]):
 
     def __repr__(self) -> str:
         return f"<cnnbatch archive {self.url}: {len(self)} images>"
+
+    def _repr_html_(self) -> str:
+        """What is in it as a table, for a notebook: figures from the shards' footers, and the keys that come first."""
+        info, shards = self.info(), self.rows.shards()
+        first = self.rows.shard_keys(shards[0])[:LISTED_KEYS] if shards else []
+        table = {
+            "Pictures": f"{info.num_images:,}",
+            **{OUTCOMES.get(outcome, outcome): f"{count:,}" for outcome, count in sorted(info.outcomes.items())},
+            "Originals": f"{info.source_bytes / 1e6:,.1f} MB",
+            "Archive": f"{info.archive_bytes / 1e6:,.1f} MB, ratio {info.ratio:.2f}",
+            "Shards": f"{info.num_shards:,}, log version {info.log_version}",
+            "First keys": ", ".join(first) + (" …" if len(first) < info.num_images else ""),
+        }
+        rows = (f"<tr><th>{escape(visible(name))}</th><td>{escape(visible(value))}</td></tr>" for name, value in table.items())
+        return f"<table><caption>{escape(visible(self.url))}</caption>{''.join(rows)}</table>"
 
     def locate(self, key: str) -> tuple[str, int, int]:
         """Where a picture's payload is: file of the archive, offset, length. Raises KeyError, ArchiveError."""

@@ -50,8 +50,9 @@ BELOW = {
     "cnnbatch": LIBRARY,  # what ``import cnnbatch`` offers
     "cnnbatch.commands": LIBRARY,
     "cnnbatch.upkeep": {"cnnbatch.commands", *LIBRARY},
+    "cnnbatch.serve": LIBRARY,
     "cnnbatch.__main__": {"cnnbatch.cli"},
-    "cnnbatch.cli": {"cnnbatch.job_options", "cnnbatch.commands", "cnnbatch.upkeep", *LIBRARY},
+    "cnnbatch.cli": {"cnnbatch.job_options", "cnnbatch.commands", "cnnbatch.serve", "cnnbatch.upkeep", *LIBRARY},
     "cnnbatch.warm": {"cnnbatch.cli", *FLOOR},
     "jobs": {"cnnbatch.job_options", "cnnbatch.classification", "cnnbatch.evaluation", *LIBRARY},
 }

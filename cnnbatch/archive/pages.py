@@ -8,9 +8,12 @@ page index tells which page has one value; Arrow would read the whole row group 
 import struct
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
 
 DATA_PAGE: Final = 0
 DATA_PAGE_V2: Final = 3
@@ -98,14 +101,42 @@ def page_span(
 ) -> tuple[int, int, int, int | None]:
     """Where the page with the value of a ``row`` begins and ends in the file, its first row, and that of the page behind it."""
     fields, _ = _read_struct(footer, 0, 0)
-    chunks = fields[4][group][1]
-    [chunk] = [chunk for chunk in chunks if chunk[3][3] == [column.encode()]]
-    if chunk[3][4] != UNCOMPRESSED:
-        raise LookupError(f"{column} is compressed")
-    pages = _read_struct(read(chunk[4], chunk[4] + chunk[5]), 0, 0)[0][1]
+    pages = _pages_of(_chunk(fields, group, column), column, read)
     at = bisect_right(pages, row, key=lambda page: page[3]) - 1
     behind = pages[at + 1][3] if at + 1 < len(pages) else None
     return pages[at][1], pages[at][1] + pages[at][2], pages[at][3], behind
+
+
+def bytes_of_rows(
+    footer: memoryview, read: Callable[[int, int], memoryview], column: str, counts: Sequence[int]
+) -> list[npt.NDArray[np.float64]]:
+    """Bytes in the file that each row takes of such a column, for row groups of so many rows; rows of one page share its bytes.
+
+    Raises LookupError and ValueError as `find_page`, and TypeError where something damaged is of another kind.
+    """
+    fields, _ = _read_struct(footer, 0, 0)
+    found: list[npt.NDArray[np.float64]] = []
+    for group, count in enumerate(counts):
+        pages = _pages_of(_chunk(fields, group, column), column, read)
+        first = np.array([page[3] for page in pages] + [count])
+        rows = np.diff(first)
+        if first[0] != 0 or (rows <= 0).any():
+            raise ValueError("the pages are not in order")
+        found.append(np.repeat(np.array([page[2] for page in pages], np.float64) / rows, rows))
+    return found
+
+
+def _chunk(fields: Mapping[int, Any], group: int, column: str) -> dict[int, Any]:
+    """What the footer says of a column of a row group."""
+    [chunk] = [chunk for chunk in fields[4][group][1] if chunk[3][3] == [column.encode()]]
+    return dict(chunk)
+
+
+def _pages_of(chunk: Mapping[int, Any], column: str, read: Callable[[int, int], memoryview]) -> list[dict[int, Any]]:
+    """The entries of its page index: offset (1), bytes (2) and first row (3)."""
+    if chunk[3][4] != UNCOMPRESSED:
+        raise LookupError(f"{column} is compressed")
+    return list(_read_struct(read(chunk[4], chunk[4] + chunk[5]), 0, 0)[0][1])
 
 
 def plain_value(page: memoryview, index: int) -> memoryview:

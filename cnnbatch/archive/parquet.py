@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cnnbatch.archive.damage import again_if_damaged, damage_as_archive_error
-from cnnbatch.archive.pages import BOUNDED_ENCODINGS, find_page, find_value, page_span, plain_value, read_pages
+from cnnbatch.archive.pages import BOUNDED_ENCODINGS, bytes_of_rows, find_page, find_value, page_span, plain_value, read_pages
 from cnnbatch.archive.ranged_file import RangedFile
 from cnnbatch.archive.schema import MAX_BYTES, SCHEMA, conform
 from cnnbatch.errors import ArchiveError
@@ -101,6 +103,15 @@ class ParquetObject:
             return self._packed_place(group, row)
         except (ValueError, TypeError) as error:
             raise LookupError(str(error)) from error
+
+    def payload_bytes(self) -> npt.NDArray[np.float64]:
+        """Bytes in the file that the payload of each row takes, by the page index; where there is none, equal shares of all."""
+        counts = [self.metadata.row_group(group).num_rows for group in range(self.metadata.num_row_groups)]
+        try:
+            return np.concatenate([np.empty(0), *bytes_of_rows(self._footer, self._file.view, "payload", counts)])
+        except (LookupError, ValueError, TypeError):
+            rows = sum(counts)
+            return np.full(rows, self._file.num_bytes / max(1, rows))
 
     def _packed_place(self, group: int, row: int) -> tuple[int, int]:
         """The same where all lengths of a page come before its values, which end with it (DELTA_LENGTH_BYTE_ARRAY)."""

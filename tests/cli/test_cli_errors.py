@@ -110,7 +110,7 @@ def test_a_bug_is_not_hidden(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_subcommand_is_in_the_help_with_its_options(run: Run) -> None:
     overview = run("--help").out
-    names = [*MODULES, *commands.COMMANDS, *upkeep.COMMANDS, "completion"]
+    names = [*MODULES, *commands.COMMANDS, *upkeep.COMMANDS, "serve", "completion"]
     assert {"doctor", "erase", "compact", "restore-rows"} < set(names)
     listed = [line.split()[0] for line in overview.splitlines() if line.startswith("    ") and line[4] != " "]
     assert listed == names

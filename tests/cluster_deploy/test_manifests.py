@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 from cnnbatch.job_options import job_parser
+from cnnbatch.serve.command import TOKEN_VARIABLE
 from jobs.night.settings import NightlyConfig, load
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +72,10 @@ def test_the_configuration_of_the_examples_is_one_that_works(config: NightlyConf
     assert config.webhook_variable == "NIGHTLY_WEBHOOK"
 
 
-@pytest.mark.parametrize("manifest", documents("kuberay.yaml"), ids=lambda manifest: manifest["kind"])
+MANIFESTS = [*documents("kuberay.yaml"), *documents("serve.yaml")]
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: f"{manifest['kind']}-{manifest['metadata']['name']}")
 def test_what_is_of_kubernetes_is_valid_by_its_schema(manifest: Manifest) -> None:
     kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
 
@@ -226,6 +230,17 @@ def test_the_cronjobs_image_is_pinned_and_has_a_shell_and_it_may_do_what_it_does
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_the_server_is_started_with_options_that_it_has_and_a_token() -> None:
+    from cnnbatch import cli
+
+    [deployment] = [one for one in documents("serve.yaml") if one["kind"] == "Deployment"]
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    options = cli._parser().parse_args(["serve", *container["args"]])
+    assert options.port == container["ports"][0]["containerPort"]
+    assert [one["name"] for one in container["env"]] == [TOKEN_VARIABLE]
+    assert 'ENTRYPOINT ["cnnbatch", "serve"]' in (ROOT / "Dockerfile").read_text()
+
+
 def test_systemd_understands_the_units(tmp_path: Path) -> None:
     for name in ("cnnbatch-nightly.service", "cnnbatch-nightly.timer"):
         text = (DEPLOY / name).read_text().replace("/opt/cnnbatch/bin/python", sys.executable)
