@@ -14,7 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cnnbatch.archive.parquet import map_parallel, open_parquet, or_fault, read_columns
+from cnnbatch.archive.damage import or_fault
+from cnnbatch.archive.parallel import map_parallel
+from cnnbatch.archive.parquet import open_parquet, read_columns
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard
 from cnnbatch.errors import ArchiveError
 from cnnbatch.storage import Store
