@@ -256,7 +256,7 @@ class Archive(Mapping[str, Picture]):
         return f"<cnnbatch archive {self.url}: {len(self)} images>"
 
     def _repr_html_(self) -> str:
-        """What is in it as a table, for a notebook: figures from the shards' footers, and the keys that come first."""
+        """Its contents as a table, for a notebook: figures from the shards' footers, and the keys that come first."""
         info, shards = self.info(), self.rows.shards()
         first = self.rows.shard_keys(shards[0])[:LISTED_KEYS] if shards else []
         table = {

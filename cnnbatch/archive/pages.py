@@ -127,7 +127,7 @@ def bytes_of_rows(
 
 
 def _chunk(fields: Mapping[int, Any], group: int, column: str) -> dict[int, Any]:
-    """What the footer says of a column of a row group."""
+    """The entry of a column of a row group in the footer."""
     [chunk] = [chunk for chunk in fields[4][group][1] if chunk[3][3] == [column.encode()]]
     return dict(chunk)
 
