@@ -36,6 +36,7 @@ from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.metrics import psnr_db
 from cnnbatch.training.dense import DenseTrainer, DenseTraining
 from cnnbatch.training.dense_data import UNLABELLED, SmallPictures, pca
+from cnnbatch.training.run import LocalRun
 
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
 PARTS = {"train": "train", "test": "t10k"}
@@ -130,7 +131,7 @@ def pca_with_context(train: np.ndarray, layers: DenseLayers, steps: int, checkpo
     """The codec before its networks have learned anything: PCA, with the context model trained on it alone."""
     config = DenseTraining(context_steps=steps, steps=1, threads=torch.get_num_threads())
     pictures = SmallPictures(train[..., None], np.full(len(train), UNLABELLED, np.int64))
-    return Codec(dump_codec(DenseTrainer(config, layers, pictures, checkpoint).model, training={}), device="cpu")
+    return Codec(dump_codec(DenseTrainer(config, layers, pictures, LocalRun(checkpoint)).model, training={}), device="cpu")
 
 
 def measure_files(pictures: np.ndarray, kind: str) -> list[Point]:

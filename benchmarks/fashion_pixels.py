@@ -20,6 +20,7 @@ from cnnbatch.codec.dense.settings import DenseLayers
 from cnnbatch.codec.geometry import PIXEL_UNIT
 from cnnbatch.training.dense import DenseTrainer, DenseTraining
 from cnnbatch.training.dense_data import SmallPictures
+from cnnbatch.training.run import LocalRun
 
 QUALITY = 32.0
 """The quality that the layers are told when they are tested; in training it varies, as in the codec's."""
@@ -60,6 +61,6 @@ def accuracy(model: Dense, pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np
 
 def trained(pictures: SmallPictures, config: DenseTraining, checkpoint: Path) -> Dense:
     """All pictures need a label. The context model, which has no part in it, is not trained."""
-    trainer = PixelTrainer(config.model_copy(update={"context_steps": 0}), DenseLayers(), pictures, checkpoint)
+    trainer = PixelTrainer(config.model_copy(update={"context_steps": 0}), DenseLayers(), pictures, LocalRun(checkpoint))
     trainer.run()
     return trainer.averaged_model()

@@ -149,8 +149,8 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="folder or URL with images")
-    parser.add_argument("codec_file", metavar="CODEC_FILE", help="local file to write, such as mine.safetensors")
+    parser.add_argument("source", metavar="SOURCE", help="folder or URL with images, or an archive")
+    parser.add_argument("codec_file", metavar="CODEC_FILE", help="file or URL to write, such as mine.safetensors")
     codec = parser.add_argument_group("codec")
     codec.add_argument("--architecture", choices=("hyperprior", "dense"), help="dense: small pictures of one size")
     codec.add_argument("--labels", metavar="FILE", help="CSV or Parquet with key and label: dense learns to recognise, too")
@@ -159,9 +159,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="codec file, or the name of one that comes with cnnbatch: a new run grows its network to model.… sizes",
     )
-    run = _add_settings(parser, "training.learning_rate=0.001")
+    run = _add_common(parser)
     run.add_argument("--minutes", type=float, metavar="M", help="wall-clock time, all resumes together; default 60")
-    run.add_argument("--processes", type=int, metavar="N", help="processes of one thread; default 1")
+    run.add_argument("--processes", type=int, metavar="N", help="workers.most: processes that share the work; default 1")
     run.add_argument("--resume", action="store_true", default=None, help="go on from the checkpoint, or from CODEC_FILE")
 
 

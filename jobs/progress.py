@@ -1,8 +1,10 @@
 """One line of progress: redrawn on a terminal, logged every ten seconds elsewhere."""
 
 import logging
+import math
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cnnbatch.stages.records import Tally
@@ -67,6 +69,43 @@ class Progress:
             parts.append(f"{t.images['failed']} failed")
         parts.append(f"ETA {_duration(left)}" if done < self.total else f"in {_duration(seconds)}")
         return " · ".join(parts)
+
+
+@dataclass(slots=True)
+class TrainingProgress:
+    """Shows how far a training run is, by what its first process tells."""
+
+    _first: Mapping[str, float] = field(default_factory=dict)
+    _shown: float = -math.inf
+    _on_terminal: bool = False
+
+    def add(self, figures: Mapping[str, float]) -> None:
+        """Takes new ``step``, ``seconds``, ``pixels``, ``loss`` and ``of_seconds``."""
+        if not self._first or figures["step"] < self._first["step"]:  # gone on from a checkpoint
+            self._first = figures
+        now = time.monotonic()
+        self._on_terminal = sys.stderr.isatty()
+        if now - self._shown < (DRAW_SECONDS if self._on_terminal else LOG_SECONDS):
+            return
+        self._shown = now
+        if self._on_terminal:
+            sys.stderr.write(f"\r\x1b[K{self.line(figures)}")
+            sys.stderr.flush()
+        else:
+            logger.info(self.line(figures))
+
+    def finish(self) -> None:
+        """Ends the line."""
+        if self._on_terminal:
+            sys.stderr.write("\n")
+
+    def line(self, figures: Mapping[str, float]) -> str:
+        """For people: steps done, loss, speed, time left."""
+        seconds, steps, pixels = (figures[name] - self._first[name] for name in ("seconds", "step", "pixels"))
+        parts = [f"step {figures['step']:,.0f}", f"loss {figures['loss']:.4f}"]
+        if seconds > 0:
+            parts += [f"{steps / seconds:.2f} steps/s", f"{pixels / 1e6 / seconds:.2f} MP/s"]
+        return " · ".join([*parts, f"ETA {_duration(max(0.0, figures['of_seconds'] - figures['seconds']))}"])
 
 
 def _duration(seconds: float) -> str:

@@ -224,18 +224,23 @@ class TrainConfig(SourceConfig):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str
-    codec_file: Path
+    """A source as `jobs.compress` has it, or an archive."""
+    codec_file: str
+    """Path or URL of the file to write; the run's checkpoints lie beside it."""
     architecture: Literal["hyperprior", "dense"] = "hyperprior"
     resume: bool = False
     start: str | None = None
     """For ``hyperprior``: a codec file, or the name of a shipped one, whose weights a new run starts from, grown to the
-    settings of ``model``."""
+    settings of ``model``; or a checkpoint of another run, which goes on as it was."""
     labels: str | None = None
     """For ``dense``: path or URL of a CSV or Parquet file with the columns key and label, to recognise as well."""
     model: HyperpriorSettings = HyperpriorSettings()
     training: TrainingConfig = TrainingConfig()
     dense: DenseLayers = DenseLayers()
     dense_training: DenseTraining = DenseTraining()
+    workers: Workers = Workers(cpus=1, most=1)
+    """Processes of one thread, or with a GPU each, whose gradients are averaged; ``dense`` has one."""
+    lease: LeaseTimes = LeaseTimes()
     storage: dict[str, Any] = Field(default_factory=dict)
 
 

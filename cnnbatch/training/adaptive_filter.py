@@ -24,10 +24,10 @@ RIDGE = 1e-5
 
 
 @torch.no_grad()
-def fit_adaptive_filter(model: Hyperprior, pictures: Sequence[Pixels]) -> None:
-    """Sets the weights of ``model``'s adaptive filter in place."""
+def fit_adaptive_filter(model: Hyperprior, pictures: Sequence[Pixels], *, count: int | None = None) -> None:
+    """Sets the weights of ``model``'s adaptive filter in place, by ``count`` crops; None: as many as usual."""
     source = crops(pictures, size=SIDE, rng=np.random.default_rng(0))
-    originals = [torch.from_numpy(next(source).copy()).float()[None] for _ in range(PICTURES)]
+    originals = [torch.from_numpy(next(source).copy()).float()[None] for _ in range(count or PICTURES)]
     anchors = model.g_s.adaptive_filter.anchors
     for anchor, quality in enumerate(torch.linspace(0, 63, len(anchors))):
         anchors[anchor] = torch.from_numpy(_least_squares(model, originals, quality)).flatten()

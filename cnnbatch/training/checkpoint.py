@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 
 Progress = dict[str, float]
-"""``step``, ``seconds`` (of training, over all resumes), ``pixels``."""
+"""``step``, ``seconds`` (of training, over all resumes), ``pixels``; ``cooling`` once the state before that is kept."""
 
 
 def save_checkpoint(
@@ -21,7 +21,7 @@ def save_checkpoint(
     *,
     model: nn.Module,
     average: dict[str, Tensor],
-    optimiser: torch.optim.Optimizer,
+    optimiser: torch.optim.Optimizer | None,
     progress: Progress,
     settings: dict[str, Any],
 ) -> None:
@@ -30,15 +30,25 @@ def save_checkpoint(
     tensors |= {f"average.{name}": value for name, value in average.items()}
     for name, parameter in model.named_parameters():
         for kind in ("exp_avg", "exp_avg_sq"):
-            if kind in optimiser.state.get(parameter, {}):
+            if optimiser is not None and kind in optimiser.state.get(parameter, {}):
                 tensors[f"{kind}.{name}"] = optimiser.state[parameter][kind]
     temporary = path.with_name(f"{path.name}.partial")
     save_file(
-        {name: value.contiguous() for name, value in tensors.items()},
+        {name: value.contiguous().cpu() for name, value in tensors.items()},
         temporary,
         metadata={"progress": json.dumps(progress), "settings": json.dumps(settings)},
     )
     temporary.replace(path)
+
+
+def save_start(path: Path, model: nn.Module) -> None:
+    """Writes a state whose training has not begun: the weights of ``model``, which has ``settings``."""
+    average = {name: p.detach().clone() for name, p in model.named_parameters()}
+    settings: Any = model.settings
+    progress: Progress = {"step": 0, "seconds": 0.0, "pixels": 0}
+    save_checkpoint(
+        path, model=model, average=average, optimiser=None, progress=progress, settings=settings.model_dump(mode="json")
+    )
 
 
 def averaged_model(path: Path) -> Hyperprior:
@@ -47,6 +57,15 @@ def averaged_model(path: Path) -> Hyperprior:
     with safe_open(path, framework="pt") as file:
         model.load_state_dict({name: file.get_tensor(f"average.{name}") for name, _ in model.named_parameters()})
     return model.eval()
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a local file is a training checkpoint, and not a codec file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {"progress", "settings"} <= (file.metadata() or {}).keys()
+    except (OSError, SafetensorError):
+        return False
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -71,8 +90,8 @@ def load_checkpoint(path: Path, *, model: nn.Module, average: dict[str, Tensor],
             average[name].copy_(file.get_tensor(f"average.{name}"))
             if f"exp_avg.{name}" in names:
                 optimiser.state[parameter] = {
-                    "step": torch.tensor(float(progress["step"])),
-                    "exp_avg": file.get_tensor(f"exp_avg.{name}"),
-                    "exp_avg_sq": file.get_tensor(f"exp_avg_sq.{name}"),
+                    "step": torch.tensor(float(progress["step"]), device=parameter.device),
+                    "exp_avg": file.get_tensor(f"exp_avg.{name}").to(parameter.device),
+                    "exp_avg_sq": file.get_tensor(f"exp_avg_sq.{name}").to(parameter.device),
                 }
     return progress

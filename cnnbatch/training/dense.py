@@ -4,10 +4,9 @@ loss = mean over pictures of λ^-½ · (λ·MSE + bits a sample) + label weight 
 latents, quality drawn anew for each picture. The averaged weights are what is exported, as in `cnnbatch.training.trainer`.
 """
 
-import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +23,8 @@ from cnnbatch.codec.entropy_coding.likelihood import gaussian_bits, noisy
 from cnnbatch.metrics import psnr_db
 from cnnbatch.training.checkpoint import Progress, load_checkpoint, read_settings, save_checkpoint
 from cnnbatch.training.dense_data import SmallPictures, pca, varied
-from cnnbatch.training.trainer import bf16_is_faster
-
-logger = logging.getLogger(__name__)
+from cnnbatch.training.run import Run
+from cnnbatch.training.trainer import TELL_SECONDS, bf16_pays
 
 WARMUP_STEPS = 100
 AVERAGE_DECAY = 0.999
@@ -63,7 +61,7 @@ class DenseTraining(BaseModel):
     """Half of the pictures are mirrored left to right: good for things, wrong for characters."""
     seed: int = 0
     bf16: bool | None = None
-    """None: measured at the start."""
+    """None: on a GPU that has it, and on a CPU if it is measured to be faster."""
     threads: int = Field(2, gt=0)
     checkpoint_minutes: float = Field(2.0, gt=0)
     report_minutes: float = Field(2.0, gt=0)
@@ -77,31 +75,30 @@ class DenseTrainer:
         config: DenseTraining,
         layers: DenseLayers,
         pictures: SmallPictures,
-        checkpoint: Path,
-        *,
-        start: Dense | None = None,
+        run: Run,
     ) -> None:
-        """A checkpoint at ``checkpoint`` wins over ``start``, weights to go on from; without either PCA is the start."""
-        self.config, self.checkpoint = config, checkpoint
+        """Goes on from the state of ``run``, which has settings of its own; where there is none PCA is the start."""
+        self.config, self.surroundings, self.device = config, run, run.device
         self.train, self.dev = pictures.split()
         torch.set_flush_denormal(True)
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self.model = self._model(layers, start)
-        self.optimiser = _optimiser(self.model, config.learning_rate)
         self.progress: Progress = {"step": 0, "seconds": 0.0, "pixels": 0}
-        self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-        if checkpoint.exists():
-            self.progress = load_checkpoint(checkpoint, model=self.model, average=self.average, optimiser=self.optimiser)
-            logger.info("resumed %s at step %d", checkpoint, self.progress["step"])
-        self.bf16 = config.bf16 if config.bf16 is not None else bf16_is_faster()
+        with run.state() as state:
+            self.model = self._model(layers, state).to(self.device)
+            self.optimiser = _optimiser(self.model, config.learning_rate)
+            self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+            if state is not None:
+                self.progress = load_checkpoint(state, model=self.model, average=self.average, optimiser=self.optimiser)
+                if self.progress["step"]:
+                    run.say(f"goes on from the checkpoint of step {self.progress['step']:.0f}")
+        self.bf16 = config.bf16 if config.bf16 is not None else bf16_pays(self.device)
         self.rng = np.random.default_rng([config.seed, int(self.progress["step"])])
 
-    def _model(self, layers: DenseLayers, start: Dense | None) -> Dense:
-        if self.checkpoint.exists():
-            return Dense(DenseSettings.model_validate(read_settings(self.checkpoint)))
-        if start is not None:
-            return start
+    def _model(self, layers: DenseLayers, state: Path | None) -> Dense:
+        if state is not None:
+            return Dense(DenseSettings.model_validate(read_settings(state)))
         _, height, width, channels = self.train.pixels.shape
         sizes = {"height": height, "width": width, "channels": channels, "classes": self.train.classes}
         model = Dense(DenseSettings(**layers.model_dump(), **sizes))
@@ -114,7 +111,7 @@ class DenseTrainer:
         optimiser = torch.optim.Adam(model.context.parameters(), lr=self.config.learning_rate, betas=(0.9, 0.99))
         rng = np.random.default_rng(self.config.seed)
         for step in range(self.config.context_steps):
-            x, quality, _ = self._batch(rng)
+            x, quality, _ = self._drawn(rng)
             delta = model.settings.step(quality)
             with torch.no_grad():
                 y = model.g_a.bypass(x.flatten(1)) / delta[:, None]
@@ -128,22 +125,37 @@ class DenseTrainer:
 
     def run(self, on_end: Callable[[Dense, Progress], None] | None = None) -> None:
         """Trains to the end; ``on_end`` gets the averaged model."""
-        last_save = last_report = start = time.monotonic() - self.progress["seconds"]
+        last_save = last_report = last_told = start = time.monotonic() - self.progress["seconds"]
         loss = math.nan  # stays so when the run had already ended
+        losses: list[float] = []
         while self._share_done() < 1:
             loss = self._step()
+            losses.append(loss)
             now = time.monotonic()
             self.progress["seconds"] = now - start
+            if now - last_told > TELL_SECONDS:
+                last_told = now
+                self._tell(losses)
+                losses.clear()
             if now - last_save > 60 * self.config.checkpoint_minutes:
                 last_save = now
                 self.save()
             if now - last_report > 60 * self.config.report_minutes:
                 last_report = now
                 self.report(loss)
+        self._tell(losses)
         self.save()
         self.report(loss)
         if on_end:
             on_end(self.averaged_model(), self.progress)
+
+    def _tell(self, losses: Sequence[float]) -> None:
+        if not losses:
+            return
+        loss = math.fsum(losses) / len(losses)
+        share = self._share_done()
+        expected = self.progress["seconds"] / share if share else 60 * self.config.minutes
+        self.surroundings.tell({**self.progress, "loss": loss, "of_seconds": expected})
 
     def _share_done(self) -> float:
         if self.config.steps is not None:
@@ -167,6 +179,10 @@ class DenseTrainer:
         return float(loss.detach())
 
     def _batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        x, quality, labels = self._drawn(rng)
+        return x.to(self.device), quality.to(self.device), labels.to(self.device)
+
+    def _drawn(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """(pictures [N, H, W, C] in 0…255, one quality from each of N equal parts of the range, labels [N])."""
         count = self.config.batch
         chosen = rng.integers(0, len(self.train.pixels), count)
@@ -201,9 +217,12 @@ class DenseTrainer:
         return model.eval()
 
     def save(self) -> None:
-        """Writes the checkpoint."""
+        """Keeps a checkpoint."""
+        self.surroundings.keep(self._write)
+
+    def _write(self, path: Path) -> None:
         save_checkpoint(
-            self.checkpoint,
+            path,
             model=self.model,
             average=self.average,
             optimiser=self.optimiser,
@@ -215,7 +234,7 @@ class DenseTrainer:
         """Logs what the averaged model makes of dev pictures, as a codec file: real bytes."""
         found = ", ".join(measure(self.averaged_model(), self.dev, quality) for quality in DEV_QUALITIES)
         seconds, step = self.progress["seconds"], self.progress["step"]
-        logger.info("%.1f min, step %d, training loss %.3f: %s", seconds / 60, step, loss, found)
+        self.surroundings.say(f"{seconds / 60:.1f} min, step {step:.0f}, training loss {loss:.3f}: {found}")
 
 
 def measure(model: Dense, pictures: SmallPictures, quality: float) -> str:

@@ -40,11 +40,11 @@ COMMON: Final = 0.02
 Sums = npt.NDArray[np.float64]
 
 
-def with_draft_filter(data: bytes, pictures: Sequence[Pixels]) -> bytes:
-    """The codec file ``data`` with weights that are fitted to it."""
+def with_draft_filter(data: bytes, pictures: Sequence[Pixels], *, count: int | None = None) -> bytes:
+    """The codec file ``data`` with weights that are fitted to it, by ``count`` crops; None: as many as usual."""
     codec = Codec(data, device="cpu")
     source = crops(pictures, size=SIDE, rng=np.random.default_rng(0))
-    found = [next(source).copy() for _ in range(PICTURES)]
+    found = [next(source).copy() for _ in range(count or PICTURES)]
     originals = [crop for crop in found if not is_neutral(crop)] or found  # those give back another picture than was filtered
     weights = [_least_squares(codec, originals, float(q)) for q in np.linspace(0, 63, NUM_ANCHORS)]
     metadata, arrays = unseal(data)

@@ -39,10 +39,14 @@ PRIOR = 64
 Counts = npt.NDArray[np.int64]
 
 
-def with_fitted_tables(data: bytes, pictures: Sequence[Pixels]) -> bytes:
-    """The codec file ``data`` of a hyperprior with tables fitted to ``pictures``; decodes nothing that the old one coded."""
+def with_fitted_tables(data: bytes, pictures: Sequence[Pixels], *, count: int | None = None) -> bytes:
+    """The codec file ``data`` of a hyperprior with tables fitted to ``count`` of ``pictures`` (None: as many as usual).
+
+    It decodes nothing that the old one coded.
+    """
     metadata, arrays = unseal(data)
-    counted = pictures[:: max(1, len(pictures) // PICTURES)][:PICTURES]
+    count = count or PICTURES
+    counted = pictures[:: max(1, len(pictures) // count)][:count]
     for _ in range(ROUNDS):
         old = Tables.from_arrays(arrays)
         counts = _count(parse_codec(data), old, counted)

@@ -27,10 +27,10 @@ SHARES = np.geomspace(1, 0.05, 24)
 
 
 @torch.no_grad()
-def calibrate_int8(model: Hyperprior, pictures: Sequence[Pixels]) -> None:
-    """Sets the activation scales of ``model``'s synthesis in place."""
+def calibrate_int8(model: Hyperprior, pictures: Sequence[Pixels], *, count: int | None = None) -> None:
+    """Sets the activation scales of ``model``'s synthesis in place, by ``count`` crops; None: as many as usual."""
     source = crops(pictures, size=SIDE, rng=np.random.default_rng(0))
-    x = torch.from_numpy(np.stack([next(source) for _ in range(PICTURES)])).float()
+    x = torch.from_numpy(np.stack([next(source) for _ in range(count or PICTURES)])).float()
     anchors, layers = model.g_s.activation_scales.anchors, _layers(model.g_s)
     for anchor, quality in enumerate(torch.linspace(0, 63, len(anchors))):
         inputs = _inputs(model, [layer for layer, _ in layers], x, quality)

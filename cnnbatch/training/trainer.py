@@ -1,21 +1,22 @@
 """The training loop of the hyperprior: warm-up, constant learning rate, cool-down; resumable at every checkpoint.
 
 loss = Σ over images of λ^-½ · (distortion + bpp), the distortion that of the codec's objective (λ·MSE for PSNR), quality drawn
-per image, symbols as an encoder chooses them, with straight-through gradients. Several processes of one thread with averaged
-gradients use small CPUs better than OpenMP threads.
+per image, symbols as an encoder chooses them, with straight-through gradients. Several processes average their gradients
+(`DistributedDataParallel`); on small CPUs such of one thread each do better than OpenMP threads.
 """
 
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
@@ -25,6 +26,7 @@ from cnnbatch.training.data import Pixels, crops
 from cnnbatch.training.evaluation import rate_distortion
 from cnnbatch.training.klt import block_klt
 from cnnbatch.training.objective import training_distortion
+from cnnbatch.training.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,9 @@ RELATIVE_RATES = {
 the KLT undoes its good start when it moves fast, the last layers of both transforms write in large units, and what is
 counted in scale indexes (a ninth of a nat each) hardly moved at the common rate."""
 
+TELL_SECONDS = 5.0
+"""Between two figures of a run's progress."""
+
 FAN_IN = 128
 """Matrices of the transforms learn at FAN_IN ÷ inputs of the common rate, so that a step changes the outputs of all
 equally (Yang et al., "Tensor Programs V", arXiv 2203.03466, table 3)."""
@@ -72,87 +77,94 @@ class TrainingConfig(BaseModel):
     """Per process."""
     learning_rate: float = 4e-3
     seed: int = 0
-    processes: int = Field(1, ge=1)
     bf16: bool | None = None
-    """None: measured at the start."""
+    """None: on a GPU that has it, and on a CPU if it is measured to be faster."""
+    fitted_to: int | None = Field(None, gt=0)
+    """Pictures that the scales, filters and tables of the codec file are fitted to at the end; None: as many as each needs."""
     checkpoint_minutes: float = 3.0
     report_minutes: float = 6.0
 
 
 class Trainer:
-    """State of one process of a run; process 0 writes checkpoints and reports."""
+    """State of one process of a run; that of rank 0 writes checkpoints and reports."""
 
     def __init__(
         self,
         config: TrainingConfig,
         settings: HyperpriorSettings,
         pictures: tuple[list[Pixels], list[Pixels]],
-        checkpoint: Path,
-        *,
-        rank: int = 0,
-        start: Hyperprior | None = None,
+        run: Run,
     ) -> None:
-        """A checkpoint at ``checkpoint`` wins over ``start``, weights to go on from; without either the KLT is the start."""
-        self.config, self.checkpoint, self.rank = config, checkpoint, rank
+        """Goes on from the state of ``run``, which has settings of its own; where there is none the KLT is the start."""
+        self.config, self.surroundings, self.device = config, run, run.device
         self.train_pictures, dev = pictures
         self.dev_pictures = dev or self.train_pictures
         torch.set_flush_denormal(True)  # zero-initialised layers fill gradients with denormals: five times slower
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # integer layers compute in float32
         dedicate_process()
         torch.manual_seed(config.seed)  # all processes begin with the same weights
-        if checkpoint.exists():
-            settings, start = HyperpriorSettings.model_validate(read_settings(checkpoint)), None
-        self.model = Hyperprior(settings) if start is None else start
-        self.optimiser = _optimiser(self.model, config.learning_rate)
         self.progress: Progress = {"step": 0, "seconds": 0.0, "pixels": 0}
-        self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-        if checkpoint.exists():
-            self.resume(checkpoint)
-        elif start is None:
-            self._initialise()
-        torch.manual_seed(config.seed + rank)
-        self.bf16 = config.bf16 if config.bf16 is not None else bf16_is_faster()
-        self.rng = np.random.default_rng([config.seed, rank, int(self.progress["step"])])
+        with run.state() as state:
+            if state is not None:
+                settings = HyperpriorSettings.model_validate(read_settings(state))
+            self.model = Hyperprior(settings)
+            if state is None:
+                klt = block_klt(self.train_pictures, settings.latent_channels, prefilter=self.model.g_a.prefilter)
+                self.model.initialise_from_klt(*klt)
+            self.model.to(self.device)
+            self.optimiser = _optimiser(self.model, config.learning_rate)
+            self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+            if state is not None:
+                self._resume(state)
+        torch.manual_seed(config.seed + run.rank)
+        self.bf16 = config.bf16 if config.bf16 is not None else bf16_pays(self.device)
+        self.rng = np.random.default_rng([config.seed, run.rank, int(self.progress["step"])])
         self._batches: dict[int, Iterator[Pixels]] = {}
+        self._forward = _averaging(self.model, self.device) if run.world_size > 1 else self.model
 
-    def resume(self, path: Path) -> None:
-        """Continues from ``path``."""
-        self.progress = load_checkpoint(path, model=self.model, average=self.average, optimiser=self.optimiser)
-        logger.info("resumed %s at step %d", path, self.progress["step"])
+    def _resume(self, state: Path) -> None:
+        self.progress |= load_checkpoint(state, model=self.model, average=self.average, optimiser=self.optimiser)
+        if self.progress["step"] and not self.surroundings.rank:
+            self.surroundings.say(f"goes on from the checkpoint of step {self.progress['step']:.0f}")
 
-    def _initialise(self) -> None:
-        klt = block_klt(self.train_pictures, self.model.settings.latent_channels, prefilter=self.model.g_a.prefilter)
-        self.model.initialise_from_klt(*klt)
-        self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-
-    def run(self, on_report: Callable[[Hyperprior, Progress], None] | None = None) -> None:
-        """Trains until ``minutes`` have passed; ``on_report`` gets the averaged model at the end."""
-        last_save = last_report = start = time.monotonic() - self.progress["seconds"]
+    def run(self, on_end: Callable[[Hyperprior, Progress], None] | None = None) -> None:
+        """Trains until ``minutes`` have passed; ``on_end`` gets the averaged model, in the process of rank 0."""
+        begun = time.monotonic() - self.progress["seconds"]
+        last_save = last_report = last_told = self.progress["seconds"]
         loss = math.nan  # stays so when the run had already ended
+        losses: list[float] = []
         while self.progress["seconds"] < 60 * self.config.minutes:
             loss = self._step()
-            now = time.monotonic()
-            self.progress["seconds"] = self._agreed(now - start)
-            if self.rank:
-                continue
-            if now - last_save > 60 * self.config.checkpoint_minutes:
-                last_save = now
+            losses.append(loss)
+            seconds = self.progress["seconds"] = self._agreed(time.monotonic() - begun)
+            if seconds - last_told > TELL_SECONDS or self.progress["step"] == 1:
+                last_told = seconds
+                self._tell(losses)
+                losses.clear()
+            if seconds - last_save > 60 * self.config.checkpoint_minutes:
+                last_save = seconds
                 self.save()
-            if now - last_report > 60 * self.config.report_minutes:
-                last_report = now
+            if seconds - last_report > 60 * self.config.report_minutes:
+                last_report = seconds
                 self.report(loss)
-        if not self.rank:
-            self.save()
-            self.report(loss)
-            if on_report:
-                on_report(self.averaged_model(), self.progress)
+        self._tell(losses)
+        self.save()
+        self.report(loss)
+        if on_end and not self.surroundings.rank:
+            on_end(self.averaged_model(), self.progress)
 
     def _agreed(self, seconds: float) -> float:
         """All processes must see the same clock, or they would stop at different steps."""
-        if self.config.processes == 1:
+        if self.surroundings.world_size == 1:
             return seconds
-        shared = torch.tensor([seconds], dtype=torch.float64)
+        shared = torch.tensor([seconds], dtype=torch.float64, device=self.device)
         dist.broadcast(shared, 0)
         return float(shared)
+
+    def _tell(self, losses: Sequence[float]) -> None:
+        if losses and not self.surroundings.rank:
+            loss = math.fsum(losses) / len(losses)
+            self.surroundings.tell({**self.progress, "loss": loss, "of_seconds": 60 * self.config.minutes})
 
     def _step(self) -> float:
         share = self.progress["seconds"] / (60 * self.config.minutes)
@@ -160,13 +172,13 @@ class Trainer:
         rate = self._learning_rate(cooling)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["factor"]
-        if cooling > 0 and not self.before_cooldown.exists() and not self.rank:
-            self.save(self.before_cooldown)
+        if cooling > 0 and not self.progress.get("cooling"):
+            self.surroundings.keep_beside(self._write)
+            self.progress["cooling"] = 1
         x, quality = self._batch(self.config.cooldown_crop if cooling > 0 else self.config.crop)
         loss = self._loss(x, quality)
         torch.autograd.backward(loss)
-        self._average_gradients()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM)
         if norm.isfinite():  # the same on every process: the gradients are averaged
             self.optimiser.step()
             self._update_average()
@@ -174,13 +186,8 @@ class Trainer:
             logger.warning("step %d: gradient is not finite, skipped", self.progress["step"])
         self.optimiser.zero_grad(set_to_none=False)
         self.progress["step"] += 1
-        self.progress["pixels"] += x.shape[0] * x.shape[1] * x.shape[2] * self.config.processes
+        self.progress["pixels"] += x.shape[0] * x.shape[1] * x.shape[2] * self.surroundings.world_size
         return float(loss.detach())
-
-    @property
-    def before_cooldown(self) -> Path:
-        """Where the state before the cool-down is kept, for a longer run to start from."""
-        return self.checkpoint.with_suffix(".before-cooldown")
 
     def _learning_rate(self, cooling: float) -> float:
         warm = min(1.0, (self.progress["step"] + 1) / WARMUP_STEPS)
@@ -192,44 +199,37 @@ class Trainer:
         x = torch.from_numpy(np.stack([next(source) for _ in range(count)])).float()
         # one quality from each of `count` equal parts of the range, so that every step sees all of it
         quality = (torch.arange(count) + torch.rand(count)) * (63 / count)
-        return x, quality
+        return x.to(self.device), quality.to(self.device)
 
     def _loss(self, x: Tensor, quality: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            x_hat, bits = self.model(x, quality, noise=True)
+            x_hat, bits = self._forward(x, quality, noise=True)
         settings, bpp = self.model.settings, bits / (x.shape[1] * x.shape[2])
         worth = training_distortion(x_hat, x, quality, settings, step=int(self.progress["step"]))
         weighted: Tensor = (worth + bpp) / torch.sqrt(settings.lmbda(quality))
         return weighted.mean()
 
-    def _average_gradients(self) -> None:
-        if self.config.processes == 1:
-            return
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in gradients])
-        dist.all_reduce(flat)
-        flat /= self.config.processes
-        for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
-
     @torch.no_grad()
     def _update_average(self) -> None:
-        if self.rank:
+        if self.surroundings.rank:
             return
         decay = min(AVERAGE_DECAY, (1 + self.progress["step"]) / (10 + self.progress["step"]))
         averages = list(self.average.values())
         torch._foreach_lerp_(averages, [p.detach() for p in self.model.parameters()], 1 - decay)
 
     def averaged_model(self) -> Hyperprior:
-        """A copy of the model with the moving average of its weights."""
+        """A copy of the model with the moving average of its weights, on the CPU."""
         model = Hyperprior(self.model.settings)
         model.load_state_dict(self.average)
         return model.eval()
 
-    def save(self, path: Path | None = None) -> None:
-        """Writes a checkpoint."""
+    def save(self) -> None:
+        """Keeps a checkpoint; every process calls it."""
+        self.surroundings.keep(self._write)
+
+    def _write(self, path: Path) -> None:
         save_checkpoint(
-            path or self.checkpoint,
+            path,
             model=self.model,
             average=self.average,
             optimiser=self.optimiser,
@@ -238,17 +238,21 @@ class Trainer:
         )
 
     def report(self, loss: float) -> None:
-        """Logs the dev figures of the averaged model."""
+        """Says the dev figures of the averaged model; in the process of rank 0."""
+        if self.surroundings.rank:
+            return
         points = rate_distortion(self.averaged_model(), self.dev_pictures)
-        logger.info(
-            "%.1f min, step %d, %.2f GP, training loss %.4f, dev loss %.4f: %s",
-            self.progress["seconds"] / 60,
-            self.progress["step"],
-            self.progress["pixels"] / 1e9,
-            loss,
-            math.exp(sum(math.log(p.loss) for p in points) / len(points)),
-            ", ".join(f"q{p.quality:g} {p.bpp:.3f} bpp {p.psnr_db:.2f} dB {p.ssimulacra2:.1f}" for p in points),
+        dev = math.exp(sum(math.log(p.loss) for p in points) / len(points))
+        figures = ", ".join(f"q{p.quality:g} {p.bpp:.3f} bpp {p.psnr_db:.2f} dB {p.ssimulacra2:.1f}" for p in points)
+        minutes, step, pixels = self.progress["seconds"] / 60, self.progress["step"], self.progress["pixels"] / 1e9
+        self.surroundings.say(
+            f"{minutes:.1f} min, step {step:.0f}, {pixels:.2f} GP, training loss {loss:.4f}, dev loss {dev:.4f}: {figures}"
         )
+
+
+def _averaging(model: Hyperprior, device: torch.device) -> nn.Module:
+    """The same module; its gradients are the means over all processes."""
+    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False)
 
 
 def _optimiser(model: Hyperprior, rate: float) -> torch.optim.AdamW:
@@ -270,6 +274,11 @@ def _relative_rate(name: str, parameter: torch.nn.Parameter) -> float:
             return factor
     matrix = name.endswith(".weight") and parameter.ndim == 2
     return FAN_IN / parameter.shape[1] if matrix and name.startswith(("g_a.", "g_s.")) else 1.0
+
+
+def bf16_pays(device: torch.device) -> bool:
+    """Whether to compute in bfloat16 on ``device`` where float32 is not needed."""
+    return torch.cuda.is_bf16_supported() if device.type == "cuda" else bf16_is_faster()
 
 
 def bf16_is_faster(seconds: float = 1.0) -> bool:

@@ -1,9 +1,14 @@
 """What every test of training needs."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+from cnnbatch.training.run import STATE, LocalRun
+from jobs import engine, train_ray
+from jobs.training import TrainTask, work
 
 
 @pytest.fixture(autouse=True)
@@ -13,3 +18,18 @@ def settings_of_the_process() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     torch.set_flush_denormal(False)
+
+
+def fit_here(task: TrainTask, place: str, workers: engine.Workers, hear: train_ray.Hear) -> None:
+    """The first process of a run in this one, its checkpoint in the folder of the run."""
+    state = Path(place) / STATE
+    with task.start() as start:
+        if start is not None and not state.exists():
+            state.write_bytes(start.read_bytes())
+    work(task, LocalRun(state))
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`jobs.train` in this process."""
+    monkeypatch.setattr(train_ray, "fit", fit_here)

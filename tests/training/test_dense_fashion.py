@@ -13,6 +13,7 @@ from cnnbatch.codec.codec_file import dump_codec
 from cnnbatch.codec.dense.settings import DenseLayers
 from cnnbatch.training.dense import DenseTrainer, DenseTraining
 from cnnbatch.training.dense_data import SmallPictures
+from cnnbatch.training.run import LocalRun
 
 pytestmark = [
     pytest.mark.fashion,
@@ -45,7 +46,7 @@ def test_a_short_run_beats_pca_at_the_same_bytes(tmp_path: Path) -> None:
     train, test = fashion_mnist.images("train")[:20000], fashion_mnist.images("test")[:500]
     pictures = SmallPictures(train[..., None], fashion_mnist.labels("train")[:20000], fashion_mnist.CLASSES)
     config = DenseTraining(steps=160, context_steps=100, threads=1, bf16=False)
-    trainer = DenseTrainer(config, DenseLayers(), pictures, tmp_path / "run.ckpt")
+    trainer = DenseTrainer(config, DenseLayers(), pictures, LocalRun(tmp_path / "run.ckpt"))
     trainer.run()
     codec = Codec(dump_codec(trainer.model, training={}), device="cpu")
     [point] = fashion_mnist.measure_codec(codec, test, [32.0])

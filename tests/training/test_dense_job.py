@@ -1,6 +1,7 @@
 """`jobs.train --architecture dense` from a folder and from an archive, and its codec through the stages."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from jobs.settings import TrainConfig
 from jobs.train import main, train
 from tests.codec.dense_models import COLOUR, GRAY, dense_codec, dense_codec_file, pictures
 from tests.conftest import Bucket
+
+pytestmark = pytest.mark.usefixtures("without_ray")
 
 SMALL = {"latents": 12, "context_width": 16, "hidden": 8, "analysis_channels": (3, 4), "synthesis_channels": (3, 2)}
 SHORT = {"steps": 3, "context_steps": 3, "batch": 8, "threads": 1, "bf16": False}
@@ -38,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 
 def config(source: Path | str, codec_file: Path, **values: object) -> TrainConfig:
     settings = {"architecture": "dense", "dense": SMALL, "dense_training": SHORT, "storage": {}, **values}
-    return TrainConfig(source=str(source), codec_file=codec_file, **settings)
+    return TrainConfig(source=str(source), codec_file=str(codec_file), **settings)
 
 
 def compressed(folder: Path, archive: Path) -> dict[str, tuple[str, str | None]]:
@@ -71,10 +74,10 @@ def test_resume_goes_on_from_the_codec_file_of_the_same_classes(folder: Path, tm
     with pytest.raises(UsageError, match="exists"):
         train(config(folder, path))
     first = path.read_bytes()
-    path.with_suffix(".checkpoint").unlink()
+    shutil.rmtree(path.with_suffix(".run"))
     train(config(folder, path, resume=True))
     assert path.read_bytes() != first
-    path.with_suffix(".checkpoint").unlink()
+    shutil.rmtree(path.with_suffix(".run"))
     labels = tmp_path / "labels.csv"
     labels.write_text("key,label\ndeeper/00.png,a\ndeeper/01.png,b\n")
     with pytest.raises(UsageError, match="knows the classes"):

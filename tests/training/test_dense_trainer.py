@@ -17,6 +17,7 @@ from cnnbatch.errors import UsageError
 from cnnbatch.metrics import psnr_db
 from cnnbatch.training.dense import DenseTrainer, DenseTraining, measure
 from cnnbatch.training.dense_data import UNLABELLED, SmallPictures, gather, pca, read_labels, varied
+from cnnbatch.training.run import LocalRun
 from tests.codec.dense_models import COLOUR, GRAY, pictures
 
 LAYERS = DenseLayers(**GRAY.model_dump(include=set(DenseLayers.model_fields)))
@@ -44,11 +45,11 @@ def loss(trainer: DenseTrainer) -> float:
 
 
 def test_training_lowers_the_loss_and_a_checkpoint_resumes_to_the_same_state(tmp_path: Path) -> None:
-    trainer = DenseTrainer(SHORT, LAYERS, small_pictures(), tmp_path / "run.ckpt")
+    trainer = DenseTrainer(SHORT, LAYERS, small_pictures(), LocalRun(tmp_path / "run.ckpt"))
     before = loss(trainer)
     trainer.run()
     assert loss(trainer) < 0.97 * before
-    resumed = DenseTrainer(SHORT, LAYERS.model_copy(update={"latents": 9}), small_pictures(), tmp_path / "run.ckpt")
+    resumed = DenseTrainer(SHORT, LAYERS.model_copy(update={"latents": 9}), small_pictures(), LocalRun(tmp_path / "run.ckpt"))
     assert resumed.progress == trainer.progress
     assert resumed.model.settings == trainer.model.settings
     for name, parameter in trainer.model.named_parameters():
@@ -63,7 +64,7 @@ def test_the_context_model_alone_saves_bytes_at_the_same_pixels(tmp_path: Path) 
     sizes = []
     for steps in (0, 300):
         config = SHORT.model_copy(update={"context_steps": steps})
-        trainer = DenseTrainer(config, LAYERS, small_pictures(), tmp_path / f"{steps}.ckpt")
+        trainer = DenseTrainer(config, LAYERS, small_pictures(), LocalRun(tmp_path / f"{steps}.ckpt"))
         codec = Codec(dump_codec(trainer.model, training={}), device="cpu")
         bitstreams = codec.compress(list(trainer.dev.pixels[..., 0]), 63)
         sizes.append(sum(len(data) - SMALLEST for data in bitstreams))
@@ -72,7 +73,7 @@ def test_the_context_model_alone_saves_bytes_at_the_same_pixels(tmp_path: Path) 
 
 def test_with_labels_the_head_recognises(tmp_path: Path) -> None:
     config = SHORT.model_copy(update={"label_weight": 5.0})
-    trainer = DenseTrainer(config, LAYERS, small_pictures(classes=True), tmp_path / "run.ckpt")
+    trainer = DenseTrainer(config, LAYERS, small_pictures(classes=True), LocalRun(tmp_path / "run.ckpt"))
     trainer.run()
     found = measure(trainer.averaged_model(), trainer.dev, 44.0)
     assert float(found.split(" dB ")[1].split(" %")[0]) >= 80
@@ -83,7 +84,7 @@ def test_with_labels_the_head_recognises(tmp_path: Path) -> None:
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     weights = []
     for name in "ab":
-        trainer = DenseTrainer(SHORT.model_copy(update={"steps": 3}), LAYERS, small_pictures(), tmp_path / name)
+        trainer = DenseTrainer(SHORT.model_copy(update={"steps": 3}), LAYERS, small_pictures(), LocalRun(tmp_path / name))
         trainer.run()
         weights.append(trainer.model.g_a.hidden.weight.detach())
     assert torch.equal(*weights)

@@ -114,9 +114,9 @@ def test_what_cannot_grow_is_named(name: str, value: object) -> None:
 
 
 @pytest.fixture(autouse=True)
-def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_pictures(monkeypatch: pytest.MonkeyPatch, without_ray: None) -> None:
     """What is fitted at the end of a run is fitted to so many."""
-    for name in ("adaptive_filter", "draft_filter", "int8_calibration", "entropy_tables"):
+    for name in ("adaptive_filter", "int8_calibration", "entropy_tables", "draft_filter"):
         monkeypatch.setattr(f"cnnbatch.training.{name}.PICTURES", 2)
 
 
@@ -142,7 +142,7 @@ def test_a_run_goes_on_without_the_file_that_it_started_from(source: Path, tmp_p
 
 def config(source: Path, codec_file: Path, **values: object) -> TrainConfig:
     training = {"minutes": 1 / 60, "pixels_per_step": 4 * 64**2, "cooldown_crop": 64, "bf16": False, "learning_rate": 1e-9}
-    return TrainConfig.model_validate({"source": str(source), "codec_file": codec_file, "training": training, **values})
+    return TrainConfig.model_validate({"source": str(source), "codec_file": str(codec_file), "training": training, **values})
 
 
 def test_a_run_starts_from_a_smaller_codec_file(source: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.training.checkpoint import averaged_model, load_checkpoint, read_settings
 from cnnbatch.training.evaluation import rate_distortion
+from cnnbatch.training.run import LocalRun
 from cnnbatch.training.trainer import Trainer, TrainingConfig
 from tests.codec.models import TINY, klt, picture
 
@@ -45,11 +46,11 @@ def states(trainer: Trainer) -> list[dict[str, torch.Tensor]]:
 
 def test_five_seconds_lower_the_loss_and_a_checkpoint_resumes_to_the_same_state(tmp_path: Path) -> None:
     checkpoint = tmp_path / "run.ckpt"
-    trainer = Trainer(SHORT, TINY, PICTURES, checkpoint)
+    trainer = Trainer(SHORT, TINY, PICTURES, LocalRun(checkpoint))
     before = loss(trainer.averaged_model())
     trainer.run()
     assert loss(trainer.averaged_model()) < 0.97 * before
-    resumed = Trainer(SHORT, TINY, PICTURES, checkpoint)
+    resumed = Trainer(SHORT, TINY, PICTURES, LocalRun(checkpoint))
     assert resumed.progress == trainer.progress
     for found, expected in zip(states(resumed), states(trainer), strict=True):
         assert found.keys() == expected.keys()
@@ -70,20 +71,21 @@ def test_without_pictures_put_aside_reports_are_about_those_trained_on(tmp_path:
 
 
 def test_a_resumed_run_takes_its_settings_from_the_checkpoint(tmp_path: Path) -> None:
-    trainer = Trainer(SHORT, TINY, PICTURES, tmp_path / "run.ckpt")
+    trainer = Trainer(SHORT, TINY, PICTURES, LocalRun(tmp_path / "run.ckpt"))
     trainer._step()
     trainer.save()
     other = TINY.model_copy(update={"width_8": 24})
-    assert Trainer(SHORT, other, PICTURES, tmp_path / "run.ckpt").model.settings == TINY
+    assert Trainer(SHORT, other, PICTURES, LocalRun(tmp_path / "run.ckpt")).model.settings == TINY
 
 
 SCRIPT = """
 import sys
 from pathlib import Path
+from cnnbatch.training.run import LocalRun
 from cnnbatch.training.trainer import Trainer
 from tests.training.test_training_trainer import PICTURES, SHORT, TINY
 config = SHORT.model_copy(update={"minutes": 5.0, "checkpoint_minutes": 1e-9})
-Trainer(config, TINY, PICTURES, Path(sys.argv[1])).run()
+Trainer(config, TINY, PICTURES, LocalRun(Path(sys.argv[1]))).run()
 """
 
 
@@ -97,7 +99,7 @@ def test_a_killed_run_leaves_a_readable_checkpoint(tmp_path: Path) -> None:
     assert process.returncode == -signal.SIGKILL
     assert read_settings(checkpoint) == TINY.model_dump(mode="json")
     assert averaged_model(checkpoint).settings == TINY
-    assert Trainer(SHORT, TINY, PICTURES, checkpoint).progress["step"] >= 1
+    assert Trainer(SHORT, TINY, PICTURES, LocalRun(checkpoint)).progress["step"] >= 1
 
 
 def wait_for(path: Path) -> None:
@@ -108,7 +110,7 @@ def wait_for(path: Path) -> None:
 
 
 def test_a_step_whose_gradient_is_not_finite_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    trainer = Trainer(SHORT, TINY, PICTURES, tmp_path / "run.ckpt")
+    trainer = Trainer(SHORT, TINY, PICTURES, LocalRun(tmp_path / "run.ckpt"))
     trainer._step()
     before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
     trainer._loss = lambda x, quality, **_: sum(p.sum() for p in trainer.model.parameters()) * math.nan  # type: ignore[assignment]
@@ -121,7 +123,7 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing(tmp_path: Path, cap
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     weights = []
     for name in ("a", "b"):
-        trainer = Trainer(SHORT, TINY, PICTURES, tmp_path / name)
+        trainer = Trainer(SHORT, TINY, PICTURES, LocalRun(tmp_path / name))
         trainer._step()
         trainer._step()
         weights.append(trainer.model.g_a.bypass.weight.detach())
@@ -129,7 +131,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
 
 
 def test_all_processes_begin_with_the_same_weights_and_see_other_pictures(tmp_path: Path) -> None:
-    first, second = (Trainer(SHORT, TINY, PICTURES, tmp_path / "run.ckpt", rank=rank) for rank in (0, 1))
+    first, second = (Trainer(SHORT, TINY, PICTURES, LocalRun(tmp_path / "run.ckpt", rank=rank)) for rank in (0, 1))
     pairs = zip(first.model.named_parameters(), second.model.parameters(), strict=True)
     assert [name for (name, one), other in pairs if not torch.equal(one, other)] == []
     assert not torch.equal(first._batch(64)[0], second._batch(64)[0])
@@ -138,13 +140,13 @@ def test_all_processes_begin_with_the_same_weights_and_see_other_pictures(tmp_pa
 def test_a_checkpoint_of_a_smaller_model_keeps_what_is_new(tmp_path: Path) -> None:
     """A parameter the checkpoint lacks keeps its initial value."""
     path, name = tmp_path / "run.ckpt", "g_s.blocks_8.0.expand.weight"
-    trainer = Trainer(SHORT, TINY, PICTURES, path)
+    trainer = Trainer(SHORT, TINY, PICTURES, LocalRun(path))
     trainer._step()
     trainer.save()
     with safe_open(path, framework="pt") as file:
         metadata, kept = file.metadata(), {key: file.get_tensor(key) for key in file.keys() if not key.endswith(name)}  # noqa: SIM118
     save_file(kept, path, metadata=metadata)
-    other = Trainer(SHORT.model_copy(update={"seed": 1}), TINY, PICTURES, tmp_path / "new.ckpt")
+    other = Trainer(SHORT.model_copy(update={"seed": 1}), TINY, PICTURES, LocalRun(tmp_path / "new.ckpt"))
     new = other.model.get_parameter(name).detach().clone()
     load_checkpoint(path, model=other.model, average=other.average, optimiser=other.optimiser)
     assert torch.equal(other.model.get_parameter(name), new)

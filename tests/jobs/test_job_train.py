@@ -1,0 +1,67 @@
+"""`jobs.train` as its users run it: on a Ray of its own, with a worker killed on the way."""
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from cnnbatch.codec import Codec
+from jobs import train
+from jobs.command import run_command
+from tests.codec.models import TINY, picture
+
+SETTINGS = (
+    *(f"model.{name}={json.dumps(value)}" for name, value in TINY.model_dump(mode="json").items()),
+    "training.pixels_per_step=16384",
+    "training.cooldown_crop=64",
+    "training.bf16=false",
+    "training.checkpoint_minutes=0.005",
+    "training.report_minutes=60",
+    "training.fitted_to=2",
+)
+
+
+def kill_a_worker(run: Path) -> None:
+    """Kills a process of the run as soon as a second checkpoint is there."""
+    end = time.monotonic() + 250
+    while time.monotonic() < end:
+        if len(list(run.glob("checkpoint_*/state.safetensors"))) >= 2:
+            found = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline()[:1])]
+            if found:
+                os.kill(found[-1].pid, signal.SIGKILL)
+                return
+        time.sleep(0.1)
+
+
+def test_two_workers_train_one_dies_and_the_run_goes_on(
+    tmp_path: Path, local_ray: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "pictures"
+    source.mkdir()
+    for n in range(6):
+        Image.fromarray(picture(128, 192, seed=n)).save(source / f"{n}.png")
+    target, run = tmp_path / "mine.safetensors", tmp_path / "mine.run"
+    killer = threading.Thread(target=kill_a_worker, args=(run,), daemon=True)
+    killer.start()
+    capfd.readouterr()
+    words = [str(source), str(target), "--minutes", "0.3", "--processes", "2", "--json", *SETTINGS]
+    code = run_command(train.main, words)
+    stdout, stderr = capfd.readouterr()
+    assert code == 0, stderr
+    report = json.loads(stdout)
+    assert Codec.load(target, device="cpu").file.settings == TINY
+    assert 1 <= len(list(run.glob("checkpoint_*/state.safetensors"))) <= 3
+    assert report["training"]["step"] >= 2
+    assert report["curve"]
+    assert (run / "before-cooldown.safetensors").exists()
+    assert any("going on from the last checkpoint" in line for line in report["lines"]), report["lines"]
+    assert any(line.startswith("goes on from the checkpoint of step") for line in report["lines"]), report["lines"]
+    assert "steps/s" in stderr
+    assert run_command(train.main, words) == 2  # the file is there
+    assert "exists: --resume goes on" in capfd.readouterr().err
