@@ -96,7 +96,7 @@ class TrainJob:
         finally:
             self._progress.finish()
             if self.report.finished_at is not None and self.found.training:
-                self.task.place.put(f"{self.report.run_id}.json", self.report.to_json().encode())
+                self.report.leave(self.task.place)
 
     def _hear(self, kind: str, told: Any) -> None:
         """Takes what the first process of the run tells."""

@@ -195,19 +195,20 @@ def _fault(error: Exception, *, alone: bool) -> CnnbatchError | None:
 
     Where one of several processes dies, the others fail in turn with errors of their own.
     """
-    failures = [_base(failure) for failure in getattr(error, "worker_failures", {}).values()]
-    expected = [failure for failure in failures if isinstance(failure, CnnbatchError)]
+    failures = list(getattr(error, "worker_failures", {}).values())
+    raised = [_base(failure) for failure in failures if _base(failure) is not failure]
+    expected = [failure for failure in raised if isinstance(failure, CnnbatchError)]
     if expected:
         return expected[0]
     if isinstance(error, ray.train.ControllerError):
         raise CnnbatchError(f"the training run cannot begin: {_sentence(error)}") from error
-    if alone and failures and not any(isinstance(failure, ray.exceptions.RayError) for failure in failures):
+    if alone and raised:
         raise error
     return None
 
 
 def _base(failure: Exception) -> BaseException:
-    """What a process raised itself."""
+    """What a process raised itself; the same where it died."""
     found: BaseException = getattr(failure, "_base_exc", failure)
     return found
 

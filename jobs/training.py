@@ -25,9 +25,9 @@ from cnnbatch.storage import StorageConfig, Store
 from cnnbatch.storage.interface import Source
 from cnnbatch.training.adaptive_filter import fit_adaptive_filter
 from cnnbatch.training.checkpoint import Progress
-from cnnbatch.training.data import load_pictures, split_pictures
+from cnnbatch.training.data import MAX_PIXELS, load_pictures, split_pictures
 from cnnbatch.training.dense import DenseTrainer
-from cnnbatch.training.dense_data import MAX_PIXELS, decoded_files, gather
+from cnnbatch.training.dense_data import decoded_files, gather
 from cnnbatch.training.draft_filter import with_draft_filter
 from cnnbatch.training.entropy_tables import with_fitted_tables
 from cnnbatch.training.int8_calibration import calibrate_int8
@@ -35,8 +35,9 @@ from cnnbatch.training.run import Run
 from cnnbatch.training.trainer import Trainer
 from jobs.settings import TrainConfig
 
-ARCHIVE_ROWS: Final = 1024
-"""Rows of an archive decoded in one call."""
+SMALL_ROWS: Final = 1024
+PHOTOGRAPHS: Final = 16
+"""Rows of an archive decoded in one call, by what it holds."""
 
 START: Final = "start.safetensors"
 """In the folder of a run: the state that it begins with, where that is not the KLT of its pictures."""
@@ -91,7 +92,7 @@ def _train_hyperprior(task: TrainTask, run: Run) -> None:
     config = task.config
     is_archive = task.source.head(FORMAT_PATH) is not None
     pictures = (
-        split_pictures(_archived_pictures(task), where=task.source.url)
+        split_pictures(_archived_pictures(task, PHOTOGRAPHS), where=task.source.url)
         if is_archive
         else load_pictures(task.source, _inputs(task))
     )
@@ -113,7 +114,7 @@ def _train_hyperprior(task: TrainTask, run: Run) -> None:
 def _train_dense(task: TrainTask, run: Run) -> None:
     config, labels = task.config, task.labels
     is_archive = task.source.head(FORMAT_PATH) is not None
-    found = _archived_pictures(task) if is_archive else decoded_files(_inputs(task))
+    found = _archived_pictures(task, SMALL_ROWS) if is_archive else decoded_files(_inputs(task))
     pictures = gather(found, labels, where=config.source)
     logger.info("%d pictures of %s, %d classes", len(pictures.pixels), list(pictures.pixels.shape[1:]), len(pictures.classes))
     trainer = DenseTrainer(config.dense_training, config.dense, pictures, run)
@@ -129,10 +130,10 @@ def _inputs(task: TrainTask) -> Source:
     return open_source(task.source, task.config.source_settings)
 
 
-def _archived_pictures(task: TrainTask) -> Iterator[tuple[str, Pixels]]:
+def _archived_pictures(task: TrainTask, at_once: int) -> Iterator[tuple[str, Pixels]]:
     """Key and pixels of every picture of an archive."""
-    rows, codecs = open_archive(task.config.source, task.storage).rows(), CodecShelf(task.source)
-    while batch := list(islice(rows, ARCHIVE_ROWS)):
+    rows, codecs = open_archive(task.source.url, task.storage).rows(), CodecShelf(task.source)
+    while batch := list(islice(rows, at_once)):
         yield from _archived([row for row in batch if isinstance(row, ArchiveRow)], codecs)
 
 

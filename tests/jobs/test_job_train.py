@@ -56,7 +56,7 @@ def test_two_workers_train_one_dies_and_the_run_goes_on(
     assert code == 0, stderr
     report = json.loads(stdout)
     assert Codec.load(target, device="cpu").file.settings == TINY
-    assert 1 <= len(list(run.glob("checkpoint_*/state.safetensors"))) <= 3
+    assert 1 <= len(list(run.glob("checkpoint_*/state.safetensors"))) <= 4  # three, and what the dead worker had begun
     assert report["training"]["step"] >= 2
     assert report["curve"]
     assert (run / "before-cooldown.safetensors").exists()
