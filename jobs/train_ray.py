@@ -20,6 +20,7 @@ import torch
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from cnnbatch.errors import CnnbatchError, StorageError
+from cnnbatch.storage import Store
 from cnnbatch.storage.arrow import arrow_filesystem
 from cnnbatch.training.run import STATE, Write
 from jobs import engine
@@ -128,6 +129,7 @@ def fit(task: TrainTask, place: str, workers: engine.Workers, hear: Hear) -> Non
         attempt = _Attempt(_trainer(task, place, num_workers, pool, board))
         kept = attempt.wait(board, hear)
         if attempt.error is None:
+            _forget(task.place)
             return
         failures = 1 if kept else failures + 1
         fault = _fault(attempt.error, alone=num_workers == 1)
@@ -136,6 +138,15 @@ def fit(task: TrainTask, place: str, workers: engine.Workers, hear: Hear) -> Non
         if failures >= DEATHS:
             raise fault or CnnbatchError(f"the training processes failed {DEATHS} times: {_sentence(attempt.error)}")
         hear(SAID, f"{fault or _sentence(attempt.error)}; going on from the last checkpoint")
+
+
+def _forget(place: Store) -> None:
+    """Deletes all checkpoints but the newest: each attempt keeps its own, and a process that died may have begun one."""
+    keys = [info.key for info in place.list("checkpoint_")]
+    newest = sorted({key.split("/")[0] for key in keys})[-CHECKPOINTS:]
+    for key in keys:
+        if key.split("/")[0] not in newest:
+            place.delete(key)
 
 
 class _Attempt:

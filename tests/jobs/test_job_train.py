@@ -7,7 +7,6 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from PIL import Image
 
@@ -27,14 +26,21 @@ SETTINGS = (
 )
 
 
+def read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:  # the process has ended
+        return b""
+
+
 def kill_a_worker(run: Path) -> None:
     """Kills a process of the run as soon as a second checkpoint is there."""
     end = time.monotonic() + 250
     while time.monotonic() < end:
         if len(list(run.glob("checkpoint_*/state.safetensors"))) >= 2:
-            found = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline()[:1])]
+            found = [p.parent for p in Path("/proc").glob("[0-9]*/cmdline") if b"RayTrainWorker" in read(p)]
             if found:
-                os.kill(found[-1].pid, signal.SIGKILL)
+                os.kill(int(found[-1].name), signal.SIGKILL)
                 return
         time.sleep(0.1)
 
@@ -56,7 +62,7 @@ def test_two_workers_train_one_dies_and_the_run_goes_on(
     assert code == 0, stderr
     report = json.loads(stdout)
     assert Codec.load(target, device="cpu").file.settings == TINY
-    assert 1 <= len(list(run.glob("checkpoint_*/state.safetensors"))) <= 4  # three, and what the dead worker had begun
+    assert 1 <= len(list(run.glob("checkpoint_*/state.safetensors"))) <= 3
     assert report["training"]["step"] >= 2
     assert report["curve"]
     assert (run / "before-cooldown.safetensors").exists()
