@@ -39,7 +39,7 @@ from jobs.settings import TrainConfig, read_codec, resolve
 from jobs.training import START, TrainTask
 
 CURVE_POINTS: Final = 1000
-"""Of the loss curve in the run report at most: beyond that every second one goes."""
+"""Points of the loss curve in the run report at most: beyond that every second one goes."""
 
 logger = logging.getLogger(__name__)
 

@@ -112,7 +112,7 @@ class RayRun:
 
 
 def _process(given: dict[str, Any]) -> None:
-    """What Ray Train runs in each process."""
+    """The function that Ray Train runs in each process."""
     begin_log(logging.WARNING)
     context = ray.train.get_context()
     work(given["task"], RayRun(given["task"], given["board"], context.get_world_rank(), context.get_world_size(), get_device()))
@@ -142,7 +142,7 @@ def fit(task: TrainTask, place: str, workers: engine.Workers, hear: Hear) -> Non
 
 def _forget(place: Store) -> None:
     """Deletes all checkpoints but the newest: each attempt keeps its own, and a process that died may have begun one."""
-    keys = [info.key for info in place.list("checkpoint_")]
+    keys = [info.key for info in place.list() if info.key.startswith("checkpoint_")]
     newest = sorted({key.split("/")[0] for key in keys})[-CHECKPOINTS:]
     for key in keys:
         if key.split("/")[0] not in newest:
@@ -219,7 +219,7 @@ def _fault(error: Exception, *, alone: bool) -> CnnbatchError | None:
 
 
 def _base(failure: Exception) -> BaseException:
-    """What a process raised itself; the same where it died."""
+    """The error that a process raised itself; the same where it died."""
     found: BaseException = getattr(failure, "_base_exc", failure)
     return found
 
