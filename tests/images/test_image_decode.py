@@ -140,12 +140,17 @@ def test_cmyk_and_lab_are_refused() -> None:
     assert reason(save(Image.new("LAB", (9, 9)), "TIFF")) == "lab"
 
 
-@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF", "AVIF", "MPO"])
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
 def test_more_than_one_picture_is_refused(format: str) -> None:
     frames = [Image.fromarray(np.roll(RGB, shift, axis=0)) for shift in (0, 3, 6)]
     data = save(frames[0], format, save_all=True, append_images=frames[1:])
     assert probe(data).num_frames > 1
     assert reason(data) == "multi-frame"
+
+
+def test_a_sequence_of_avif_is_refused_by_its_name() -> None:
+    frames = [Image.fromarray(np.roll(RGB, shift, axis=0)) for shift in (0, 3, 6)]
+    assert reason(save(frames[0], "AVIF", save_all=True, append_images=frames[1:])) == "avif-sequence"
 
 
 def test_a_film_behind_a_jpeg_is_not_lost() -> None:
