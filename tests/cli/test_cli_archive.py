@@ -219,7 +219,8 @@ def test_get_replaces_nothing_unless_forced(run: Run, archive: str, tmp_path: Pa
         assert (result.code, result.err.count("\n")) == (2, 1), options
     assert Path("corrupt.png").read_text() == "mine"
     assert not (tmp_path / "target").exists()
-    inside = run("get", archive, "corrupt.png", "-o", f"{archive}/_cnnbatch/format.json", "--force")
+    within = f"{archive}/_cnnbatch/format.json"
+    inside = run("get", archive, "corrupt.png", "-o", within, "--format", "original", "--force")
     assert (inside.code, "lies in the archive" in inside.err) == (2, True)
     assert run("get", archive, "corrupt.png", "--force").code == 0
     assert Path("corrupt.png").read_bytes() == CORRUPT

@@ -83,9 +83,13 @@ def test_lossless_gives_a_jpeg_back_byte_for_byte_from_fewer_bytes(run: Run) -> 
     row = json.loads(run("encode", "a.jpg", "a.cnb", "--lossless", "--json").out)
     assert row["payload_coding"] == "jpegxl-transcode"
     assert row["num_bytes"] < len(data)
-    result = run("decode", "a.cnb", "b.png")
+    assert run("decode", "a.cnb", "b.jpg").code == 0
+    assert Path("b.jpg").read_bytes() == data
+    result = run("decode", "a.cnb", "c.jpg", "--format", "png")
     assert "comes back so" in result.err
-    assert Path("b.png").read_bytes() == data
+    assert Path("c.jpg").read_bytes() == data
+    assert run("decode", "a.cnb", "d.png").code == 0
+    assert Path("d.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_info_tells_what_is_in_the_file(run: Run, photo: bytes, codec: Codec) -> None:

@@ -30,7 +30,8 @@ def rows_of(source: ArchiveDatasource, parallelism: int) -> list[dict[str, Any]]
 
 
 def check_picture(archive: Path, row: dict[str, Any]) -> None:
-    assert np.array_equal(row["image"], cnnbatch.open(str(archive))[row["key"]].image())
+    alone = cnnbatch.open(str(archive))[row["key"]].image()
+    assert np.abs(row["image"].astype(int) - alone).max() <= 1  # products of a batch may round otherwise
     assert row["fields"]["json"] == b'{"n": %d}' % int(row["key"][-10:-4])
 
 

@@ -66,7 +66,7 @@ def assert_a_finished_run_may_be_resumed(trainer: Trainer) -> None:
 
 
 def test_without_pictures_put_aside_reports_are_about_those_trained_on(tmp_path: Path) -> None:
-    trainer = Trainer(SHORT, TINY, (PICTURES[0][:1], []), tmp_path / "run.ckpt")
+    trainer = Trainer(SHORT, TINY, (PICTURES[0][:1], []), LocalRun(tmp_path / "run.ckpt"))
     assert trainer.dev_pictures == trainer.train_pictures
 
 
