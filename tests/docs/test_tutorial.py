@@ -37,6 +37,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, sub
     return folder, found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_command_works(ended: tuple[Path, dict[str, subprocess.CompletedProcess[str]]]) -> None:
     folder, found = ended
