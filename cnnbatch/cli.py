@@ -51,7 +51,6 @@ GET_EXAMPLES: Final = (
     "cnnbatch get archive/ 2024/a.jpg -o - --scale 1/8 > preview.jpg",
 )
 DOCTOR_EXAMPLES: Final = ("cnnbatch doctor archive/", "cnnbatch doctor archive/ --mend --source photos/")
-ERASE_EXAMPLES: Final = ("cnnbatch erase archive/ 2024/a.jpg --verify",)
 RESTORE_EXAMPLES: Final = ("cnnbatch restore-rows archive/ '2024/*' --dry-run",)
 
 SHELLS: Final = ("bash", "zsh", "tcsh")
