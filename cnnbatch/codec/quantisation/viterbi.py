@@ -58,11 +58,11 @@ def search(latents, scan, coded, machine, prices, quantised):  # type: ignore[no
     states = 2 * len(machine[0])
     kept = np.empty((WINDOW + LOOKAHEAD, states // 2), np.uint8), np.empty((WINDOW + LOOKAHEAD, 4), np.int16)
     costs = np.full((2, states), _NEVER, np.float32)
-    state, begin, listed = 0, 0, 0
+    state, begin, listed = np.int64(0), np.int64(0), np.int64(0)  # literals would make versions of their own of what they go to
     for end in fronts:
-        count = 0
+        count = np.int64(0)
         for run in range(begin, end):
-            base, i, j = _position(runs[run], columns, channels)
+            base, i, j = _position(runs[run, 0], columns, channels)
             first_of_position = runs[run, 0] == base
             if first_of_position:
                 predict(restored, i, j, turned, expected[:known])
@@ -81,23 +81,23 @@ def search(latents, scan, coded, machine, prices, quantised):  # type: ignore[no
             for channel in range(known if first_of_position else 0):
                 restored[i, j, channel], expected[channel] = expected[channel], 0
         state = _find_path(state, count, (*steps, flat_indexes), machine, by_magnitude, (kept, costs), results)
-        _add(runs[begin:end], channels, results, by_magnitude.shape[1], restored)
+        _add(runs, begin, end, channels, results, by_magnitude.shape[1], restored)
         begin = end
 
 
 @numba.njit(nogil=True, cache=True)
-def _position(run, columns, channels):  # type: ignore[no-untyped-def]
-    """Where a run lies: the number of the first symbol there, row, column."""
-    number = run[0] // channels
+def _position(first, columns, channels):  # type: ignore[no-untyped-def]
+    """Where a run lies whose first symbol is ``first``: the number of the first symbol there, row, column."""
+    number = first // channels
     return number * channels, number // columns, number % columns
 
 
 @numba.njit(nogil=True, cache=True)
-def _add(runs, channels, results, num_scales, restored):  # type: ignore[no-untyped-def]
+def _add(runs, begin, end, channels, results, num_scales, restored):  # type: ignore[no-untyped-def]
     """To what was expected of the predicted channels, what their symbols stand for."""
-    for run in runs:
-        base, i, j = _position(run, restored.shape[1], channels)
-        if run[0] == base:
+    for run in range(begin, end):
+        base, i, j = _position(runs[run, 0], restored.shape[1], channels)
+        if runs[run, 0] == base:
             for channel in range(restored.shape[2]):
                 restored[i, j, channel] += meant(results[0][base + channel], results[1][base + channel], num_scales)
 
@@ -121,7 +121,7 @@ def _find_path(state, count, steps, machine, prices, trellis, results):  # type:
 
     ``steps``: (places, targets, weights, scale indexes of all places); ``trellis``: ((ways, choices), costs), to work in.
     """
-    begin, costs = 0, trellis[1]
+    begin, costs = np.int64(0), trellis[1]
     while begin < count:
         costs[0] = _NEVER
         costs[0, state] = 0
