@@ -35,10 +35,11 @@ from cnnbatch.codec.codec import Pixels
 from cnnbatch.codec.hyperprior.coder import HyperpriorCoder
 from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.stages import compress
-from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
+from cnnbatch.stages.compress import ShardCompressor
 from cnnbatch.stages.quality import Coded, QualityPolicy
 from cnnbatch.stages.quality import code as code_and_compare
 from cnnbatch.stages.records import CompressTask
+from cnnbatch.stages.settings import CompressionSettings
 from cnnbatch.storage import open_store
 
 TARGET = 0.10

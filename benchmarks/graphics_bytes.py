@@ -28,8 +28,9 @@ from benchmarks.hardware import hardware
 from cnnbatch.codec import Codec
 from cnnbatch.evaluation.codecs import ImageCodec, Pixels, as_rgb, library_codec
 from cnnbatch.ssimulacra2 import ssimulacra2
-from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
+from cnnbatch.stages.compress import ShardCompressor
 from cnnbatch.stages.quality import SSIMULACRA2_TOLERANCE
+from cnnbatch.stages.settings import CompressionSettings
 from cnnbatch.storage import ObjectInfo, open_store
 
 AVIF: Final = ("avif", "avif420")

@@ -27,9 +27,10 @@ from cnnbatch.classification import CodecHeads, Features, read_features
 from cnnbatch.codec import Codec
 from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.stages.codecs import CodecShelf
-from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
-from cnnbatch.stages.reconstruct import reconstruct_each
+from cnnbatch.stages.compress import ShardCompressor
 from cnnbatch.stages.records import CompressTask
+from cnnbatch.stages.restoring import reconstruct_each
+from cnnbatch.stages.settings import CompressionSettings
 from cnnbatch.storage import Store, open_store
 
 ROUNDS = 3

@@ -191,7 +191,8 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], None]]] = {
 
 def _encode(path: Path, options: argparse.Namespace) -> ArchiveRow:
     from cnnbatch.codec import SHIPPED, Codec, shipped_codec
-    from cnnbatch.stages.compress import OPTIONS, CompressionSettings, ShardCompressor
+    from cnnbatch.stages.compress import ShardCompressor
+    from cnnbatch.stages.settings import OPTIONS, CompressionSettings
 
     wanted = {name: getattr(options, name) for name in OPTIONS if getattr(options, name) is not None}
     try:

@@ -154,13 +154,13 @@ class Picture:
             BitstreamError, CodecFileError: as `image`.
         """
         from cnnbatch.codec.geometry import divisor
-        from cnnbatch.stages.reconstruct import restore_file
+        from cnnbatch.stages.restoring import restore_file
 
         pixels = self._reconstruct(decoder, scale) if self.row.outcome == "cnn" else None
         return restore_file(self.row, pixels, format=format, by=divisor(scale))
 
     def _reconstruct(self, decoder: "Decoder", scale: float) -> "Pixels":
-        from cnnbatch.stages.reconstruct import reconstruct_each
+        from cnnbatch.stages.restoring import reconstruct_each
 
         [pixels] = reconstruct_each(self.codecs[self.row.codec_id or ""], [self.row], decoder=decoder, scale=scale)
         if isinstance(pixels, BitstreamError):

@@ -66,7 +66,8 @@ class ArchiveWriter:
     ) -> None:
         """See `create`."""
         from cnnbatch.codec import Codec, read_codec_file
-        from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
+        from cnnbatch.stages.compress import ShardCompressor
+        from cnnbatch.stages.settings import CompressionSettings
 
         self.url = os.fspath(url)
         try:

@@ -25,7 +25,7 @@ from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
 from cnnbatch.job_options import job_parser
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.commit import Committer
-from cnnbatch.stages.compress import OPTIONS, CompressionSettings, ShardCompressor
+from cnnbatch.stages.compress import ShardCompressor
 from cnnbatch.stages.difference import ArchivedRows, Difference, Recoding, compare, compare_some, removals
 from cnnbatch.stages.estimate import Estimate, estimate
 from cnnbatch.stages.guarded import GuardedCompressor
@@ -33,6 +33,7 @@ from cnnbatch.stages.listing import Scan, without_erased
 from cnnbatch.stages.mirror import still_there, why_kept
 from cnnbatch.stages.plan import Plan, plan_shards, shard_limits
 from cnnbatch.stages.records import CompressResult, CompressTask, Failure, Tally, describe_kept
+from cnnbatch.stages.settings import OPTIONS, CompressionSettings
 from cnnbatch.stages.spill import Scratch
 from cnnbatch.storage import Source, StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import parse_url

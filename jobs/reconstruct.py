@@ -18,8 +18,9 @@ from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.guarded import GuardedReconstructor
 from cnnbatch.stages.layouts import plan_layout
 from cnnbatch.stages.marks import clear_marks, remaining
-from cnnbatch.stages.reconstruct import ReconstructionSettings, ShardReconstructor
+from cnnbatch.stages.reconstruct import ShardReconstructor
 from cnnbatch.stages.records import ShardResult, ShardTask, Tally
+from cnnbatch.stages.settings import ReconstructionSettings
 from cnnbatch.storage import StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import may_overlap, parse_url
 from jobs import engine

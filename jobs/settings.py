@@ -21,11 +21,9 @@ from cnnbatch.evaluation.recommendation import Goal
 from cnnbatch.evaluation.scales import USUAL, measures_of
 from cnnbatch.evaluation.selection import WORDS
 from cnnbatch.evaluation.summary import Measure
-from cnnbatch.stages.compress import CompressionSettings
 from cnnbatch.stages.mirror import DELETE_LIMIT
 from cnnbatch.stages.quality import SSIMULACRA2_TOLERANCE
-from cnnbatch.stages.reconstruct import ReconstructionSettings
-from cnnbatch.stages.verify import VerifySettings
+from cnnbatch.stages.settings import CompressionSettings, ReconstructionSettings, VerifySettings
 from cnnbatch.storage import StorageConfig
 from cnnbatch.training.dense import DenseTraining
 from cnnbatch.training.trainer import TrainingConfig

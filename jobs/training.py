@@ -20,7 +20,7 @@ from cnnbatch.containers import open_source
 from cnnbatch.errors import ImageError, UsageError
 from cnnbatch.images import decode
 from cnnbatch.stages.codecs import CodecShelf
-from cnnbatch.stages.reconstruct import reconstruct_each, restore_file
+from cnnbatch.stages.restoring import reconstruct_each, restore_file
 from cnnbatch.storage import StorageConfig, Store
 from cnnbatch.storage.interface import Source
 from cnnbatch.training.adaptive_filter import fit_adaptive_filter

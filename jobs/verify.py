@@ -24,7 +24,8 @@ from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.guarded import GuardedVerifier
 from cnnbatch.stages.listing import Listing, list_source
 from cnnbatch.stages.records import Finding, Tally, VerifyResult, VerifyTask
-from cnnbatch.stages.verify import ShardVerifier, VerifySettings
+from cnnbatch.stages.settings import VerifySettings
+from cnnbatch.stages.verify import ShardVerifier
 from cnnbatch.storage import Source, StorageConfig, Store, open_store
 from jobs import engine
 from jobs.command import check_report_file, run_as_module, run_job

@@ -11,6 +11,7 @@ from cnnbatch.archive.layout import read_codec
 from cnnbatch.codec import Codec
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.compress import ShardCompressor
+from cnnbatch.stages.inputs import InputReader
 from cnnbatch.stages.reconstruct import ShardReconstructor
 from cnnbatch.stages.verify import ShardVerifier
 from jobs import compress, reconstruct, verify
@@ -19,10 +20,10 @@ POISON, TAR, BOMB = b"kills", b"hangs", b"grows"
 BLOCK = 64 << 20
 
 
-class Fragile(ShardCompressor):
+class FragileReader(InputReader):
     """Dies, hangs or grows where an input begins so, as a decoder with a bug in C does."""
 
-    def _decode(self, info: Any, data: bytes) -> Any:
+    def decode(self, info: Any, data: bytes) -> Any:
         if data.startswith(POISON):
             os._exit(139)
         if data.startswith(TAR):
@@ -32,7 +33,14 @@ class Fragile(ShardCompressor):
             while True:
                 blocks.append(b"\1" * BLOCK)
                 time.sleep(0.02)
-        return super()._decode(info, data)
+        return super().decode(info, data)
+
+
+class Fragile(ShardCompressor):
+    """Has a `FragileReader`."""
+
+    def _reader(self) -> InputReader:
+        return FragileReader(self.source, self.codec, self.settings, self.watch)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,44 +13,34 @@ fails; the loser looks at the new version and leaves out what the winner already
 """
 
 import logging
-import os
 import random
 import re
-import stat
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Self
 
-from botocore.exceptions import BotoCoreError
-from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.exceptions import DeltaError
 
 from cnnbatch.archive import layout
-from cnnbatch.archive.commits import LOG, MAX_COMMIT_BYTES, read_commit
+from cnnbatch.archive.commits import read_commit
 from cnnbatch.archive.conditions import require_conditions
 from cnnbatch.archive.elsewhere import snapshot_elsewhere
+from cnnbatch.archive.log_table import LogTable
 from cnnbatch.archive.merge import Change, KeyCache, resolve
-from cnnbatch.archive.schema import SCHEMA
 from cnnbatch.archive.shards import ShardInfo
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, Inventory, Snapshot, delta_faults, read_inventory, take_snapshot
-from cnnbatch.archive.transaction import FENCE
-from cnnbatch.archive.transaction import write_commit as _write_commit
+from cnnbatch.archive.transaction import FENCE, write_commit
 from cnnbatch.archive.trust import Look, check_live
-from cnnbatch.errors import ArchiveError, StorageError, UsageError
+from cnnbatch.errors import ArchiveError
 from cnnbatch.processes import require_rust, rust_works
 from cnnbatch.storage import StorageConfig, open_store
-from cnnbatch.storage.durable import has_hard_links, sync_folder
 from cnnbatch.storage.trouble import storage_error
 
 COMMIT_SECONDS = 120.0  # how long one commit goes on trying against other writers
 MAX_BACKOFF_SECONDS = 2.0
-# A checkpoint every ten commits, as Spark does: a cold open on S3 then reads at most ten small files. A checkpoint of an
-# archive of 10⁸ images has several megabytes, so old ones go after a week: nothing here reads an older version.
-TABLE_CONFIGURATION = {"delta.checkpointInterval": "10", "delta.logRetentionDuration": "interval 7 days"}
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 logger = logging.getLogger(__name__)
@@ -79,10 +69,10 @@ class ArchiveLog:
     def __init__(self, url: str, config: StorageConfig | None = None) -> None:
         """Name the archive; nothing is read or checked yet (`open` and `create_or_open` do)."""
         self.store = open_store(url, config)
-        self._config = _delta_config(self.store.url, config)
+        self.table = LogTable(self.store.url, config)
         self._keys = KeyCache(self.store)
         self._warned_of: str | None = None
-        self._conditions_kept = self._config is None
+        self._conditions_kept = self.table.config is None
 
     @classmethod
     def create_or_open(cls, url: str, config: StorageConfig | None = None, *, codec_files: Iterable[bytes] = ()) -> Self:
@@ -99,7 +89,7 @@ class ArchiveLog:
         layout.check_place(log.store)
         log._require_conditions()
         layout.write_layout(log.store, codec_files)
-        log._create_table()
+        log.table.create()
         log.snapshot()
         return log
 
@@ -122,7 +112,7 @@ class ArchiveLog:
             ArchiveError: there is none, or it is damaged.
             StorageError: the store refused.
         """
-        return self.load().snapshot if rust_works() else snapshot_elsewhere(self.store.url, self._config)
+        return self.load().snapshot if rust_works() else snapshot_elsewhere(self.store.url, self.table.config)
 
     def load(self) -> Look:
         """The newest version, with its table; raises what `snapshot` does."""
@@ -139,7 +129,7 @@ class ArchiveLog:
             StorageError: the store refused.
         """
         for _ in range(2):  # a bit that flipped on the way comes right the second time
-            table = self.load_table()
+            table = self.table.open()
             snapshot = take_snapshot(table)
             trust = check_live(self.store, snapshot, self.snapshot_at)
             if trust.fault is None:
@@ -157,10 +147,9 @@ class ArchiveLog:
         if version < 0:
             return Snapshot(-1, ())
         try:
-            with delta_faults(f"version {version} of the log of {self.store.url}"):
-                return take_snapshot(DeltaTable(self.store.url, version=version, storage_options=self._options))
+            return take_snapshot(self.table.open(version))
         except ArchiveError:
-            self.load_table()  # it is this version that cannot be read, not the log
+            self.table.open()  # it is this version that cannot be read, not the log
             return None
 
     def last_commit(self, *, besides: tuple[str, ...] = ()) -> datetime | None:
@@ -168,7 +157,7 @@ class ArchiveLog:
 
         ``None`` where there is none, or it does not say when.
         """
-        newest = self.load_table().version()
+        newest = self.table.open().version()
         for version in range(newest, max(-1, newest - 100), -1):
             commit = read_commit(self.store, version)
             if commit is None:
@@ -184,7 +173,7 @@ class ArchiveLog:
     def last_sequence(self, run_id: str) -> int | None:
         """Return the highest sequence number that this run has committed, or ``None``."""
         with delta_faults(f"the log of {self.store.url}"):
-            return self.load_table().transaction_version(run_id)
+            return self.table.open().transaction_version(run_id)
 
     def commit(
         self,
@@ -244,7 +233,7 @@ class ArchiveLog:
             look = self.load()
             snapshot = look.snapshot
             if self._is_in(look, run_id, sequence):  # also when the answer to our own write was lost
-                self._sync(snapshot.version)
+                self.table.sync(snapshot.version)
                 return _result(snapshot.version, change)
             if time.monotonic() > deadline:
                 raise storage_error(failure, f"commit within {COMMIT_SECONDS:g} s to", self.store.url) from failure
@@ -252,64 +241,26 @@ class ArchiveLog:
             if not (change.adds or change.removes or needed):
                 return _result(snapshot.version, change)
             try:
-                _write_commit(look, change, run_id, sequence)
+                write_commit(look, change, run_id, sequence)
             except (DeltaError, OSError) as error:  # a conflict, or no answer: the log tells which
                 failure = error
-                _require_hard_links(self.store.url)
+                self.table.require_hard_links()
                 time.sleep(backoff * random.uniform(0.5, 1.5))
                 backoff = min(2 * backoff, MAX_BACKOFF_SECONDS)
             else:
-                self._sync(snapshot.version + 1)
+                self.table.sync(snapshot.version + 1)
                 return _result(snapshot.version + 1, change)
 
-    @property
-    def _options(self) -> dict[str, str] | None:
-        """Options of a table that is opened now: keys may hold for an hour, and a run for days."""
-        try:
-            return None if self._config is None else self._config.for_deltalake()
-        except BotoCoreError as error:
-            raise storage_error(error, "open the log of", self.store.url) from error
-
-    def load_table(self) -> DeltaTable:
-        """Open the Delta table at its newest version.
-
-        Raises:
-            ArchiveError: there is none, or its log is damaged.
-            StorageError: the store refused.
-        """
-        if self.store.url.startswith("/"):
-            _require_files(Path(self.store.url))
-        require_rust(f"open the log of {self.store.url}")
-        with delta_faults(f"the log of {self.store.url}"):
-            try:
-                return DeltaTable(self.store.url, storage_options=self._options)
-            except TableNotFoundError:
-                raise ArchiveError(f"{self.store.url} has no log: its creation was not finished, run it again") from None
-
     def _require_conditions(self) -> None:
-        if not self._conditions_kept and self._config is not None:
-            require_conditions(self.store, self._config.endpoint)
+        config = self.table.config
+        if config is not None and not self._conditions_kept:
+            require_conditions(self.store, config.endpoint)
             self._conditions_kept = True
 
     def _is_in(self, look: Look, run_id: str, sequence: int) -> bool:
         with delta_faults(f"the log of {self.store.url}"):
             last = look.table.transaction_version(run_id)
         return last is not None and last >= sequence
-
-    def _create_table(self) -> None:
-        try:
-            DeltaTable.create(
-                self.store.url,
-                SCHEMA,
-                mode="ignore",
-                name="cnnbatch archive",
-                configuration=TABLE_CONFIGURATION,
-                storage_options=self._options,
-            )
-        except (DeltaError, OSError):  # another creator was faster, or no answer
-            _require_hard_links(self.store.url)
-            self.load_table()
-        self._sync(0)
 
     def _check_written(self, adds: Sequence[ShardInfo]) -> None:
         with ThreadPoolExecutor(DEFAULT_THREADS) as pool:
@@ -321,48 +272,6 @@ class ArchiveLog:
         for codec_id in {codec_id for shard in adds if not shard.replaces for codec_id in shard.summary.codecs}:
             if self.store.head(layout.codec_path(codec_id)) is None:
                 raise ArchiveError(f"{layout.codec_path(codec_id)} is missing from {self.store.url}: new rows need it")
-
-    def _sync(self, version: int) -> None:
-        """Local only: the Delta writer links files into place without an fsync."""
-        if not self.store.url.startswith("/"):
-            return
-        folder = Path(self.store.url, "_delta_log")
-        for path in (*folder.glob(f"{version:020d}.*"), folder / "_last_checkpoint"):
-            if path.exists():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-        sync_folder(folder)
-        sync_folder(folder.parent)
-
-
-def _delta_config(url: str, config: StorageConfig | None) -> StorageConfig | None:
-    """How the Delta table at a URL is reached; None: it is a local folder."""
-    if url.startswith("/"):
-        return None
-    if url.split("://")[0] not in {"s3", "gs", "az"}:
-        raise UsageError(f"an archive is a local folder or an object store (s3, gs, az), not {url}")
-    return config or StorageConfig.from_environment()
-
-
-def _require_files(root: Path) -> None:
-    """Before Delta opens what is in the log of a local folder, which others may have made: no pipe, which would wait for a
-    writer, no link out of it, and nothing larger than a log can be."""
-    folder = root / LOG
-    for path in folder.iterdir() if folder.is_dir() else ():
-        try:
-            status = path.stat() if path.exists() else path.lstat()
-        except FileNotFoundError:  # another writer's temporary file
-            continue
-        is_file = stat.S_ISREG(status.st_mode) and status.st_size <= MAX_COMMIT_BYTES
-        leads_out = path.is_symlink() and not path.resolve().is_relative_to(root.resolve())
-        if leads_out or not (is_file or stat.S_ISDIR(status.st_mode)):
-            raise ArchiveError(f"{path} is no file of a log: a link that leads out, no file at all, or {status.st_size} bytes")
-
-
-def _require_hard_links(url: str) -> None:
-    """Says why Delta's writer could not commit on a local disk, where that is the reason."""
-    if url.startswith("/") and not has_hard_links(Path(url)):
-        raise StorageError(f"{url} is on a file system without hard links, which the log of an archive needs")
 
 
 def _result(version: int, change: Change | None) -> CommitResult:

@@ -118,6 +118,11 @@ class ArchiveRow:
     payload_sha256: bytes
     payload: bytes
 
+    @property
+    def coded_pixels(self) -> int:
+        """Pixels of the bitstream; none of a stored row."""
+        return (self.width or 0) * (self.height or 0) if self.outcome == "cnn" else 0
+
 
 COLUMNS = tuple(field.name for field in fields(ArchiveRow))
 SMALL_COLUMNS = COLUMNS[:-1]

@@ -20,7 +20,7 @@ from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard
 from cnnbatch.codec.codec import Decoder
 from cnnbatch.errors import DamagedRow
 from cnnbatch.stages.codecs import CodecShelf
-from cnnbatch.stages.reconstruct import reconstruct_each, restore_file
+from cnnbatch.stages.restoring import reconstruct_each, restore_file
 from cnnbatch.storage import StorageConfig
 
 MAX_PIXELS: Final = 1 << 28

@@ -22,7 +22,7 @@ from cnnbatch.images.alpha import decode_alpha
 from cnnbatch.images.model import bad_image
 from cnnbatch.serve.orientation import orientation_of
 from cnnbatch.stages.isolation import Child
-from cnnbatch.stages.reconstruct import restore_file
+from cnnbatch.stages.restoring import restore_file
 
 PROCESSES: Final = 2
 SECONDS: Final = 30.0

@@ -11,10 +11,12 @@ from typing import Protocol
 from cnnbatch.archive.schema import ArchiveRow
 from cnnbatch.codec import Codec
 from cnnbatch.errors import Unreadable
-from cnnbatch.stages.compress import CompressionSettings, ShardCompressor, read_input
+from cnnbatch.stages.compress import ShardCompressor
 from cnnbatch.stages.difference import Difference
+from cnnbatch.stages.inputs import fetch_one
 from cnnbatch.stages.listing import object_infos
 from cnnbatch.stages.records import Failure, Sizes, Tally, describe_kept, kept_as_list
+from cnnbatch.stages.settings import CompressionSettings
 from cnnbatch.storage import ObjectInfo, Source, Store
 
 SAMPLE_IMAGES = 8
@@ -93,7 +95,7 @@ def estimate(source: Source, archive: Store, difference: Difference, codec: Code
     for listed, found in _sample(difference, formats):
         started = time.monotonic()
         try:
-            info, data = read_input(source, listed)
+            info, data = fetch_one(source, listed)
         except Unreadable:
             continue
         row = compressor.row(info, data)

@@ -1,34 +1,25 @@
 """Gives one shard back: read and check rows → decode → encode in the wanted format → write below the destination."""
 
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import partial
 from itertools import chain
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from cnnbatch.archive.reader import Archive
 from cnnbatch.archive.schema import ArchiveRow
 from cnnbatch.archive.shard_reading import read_shard
-from cnnbatch.choices import FORMATS, LAYOUTS
-from cnnbatch.codec import Codec
-from cnnbatch.codec.codec import Decoder, Pixels
-from cnnbatch.codec.container.bitstream import MAX_PIXELS
-from cnnbatch.codec.geometry import reduced, reduced_size
+from cnnbatch.codec.codec import Pixels
 from cnnbatch.errors import ArchiveError, BitstreamError, DamagedRow, ImageError
-from cnnbatch.images import FORMATS as IMAGE_FORMATS
-from cnnbatch.images import DecodedImage, decode, encode
-from cnnbatch.images.alpha import decode_alpha, encode_alpha
-from cnnbatch.images.lossless import restore
+from cnnbatch.stages.batches import in_batches
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.isolation import KILLS_WORKER, Keyed, unwatched
 from cnnbatch.stages.names import names_taken
 from cnnbatch.stages.records import Failure, ShardResult, ShardTask, Tally
+from cnnbatch.stages.restoring import reconstruct_each, restore_file
+from cnnbatch.stages.settings import ReconstructionSettings
 from cnnbatch.stages.shard_files import ShardFiles, Written
 from cnnbatch.stages.whole_files import KINDS, KeysOf, WholeFile, is_of
 from cnnbatch.storage import Store
@@ -41,22 +32,6 @@ Files = ShardFiles | WholeFile
 
 _Image = tuple[ArchiveRow, Pixels | None]
 """A row and its pixels; None: it was stored."""
-
-
-class ReconstructionSettings(BaseModel):
-    """How images are written."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: str = Field("original", pattern=f"^({'|'.join(FORMATS)})$")
-    decoder: Decoder = "full"
-    """``draft``: in a third of the time, without the network."""
-    force: bool = False
-    """Replace what is there already."""
-    batch_pixels: int = Field(8 << 20, gt=0)
-    write_threads: int = Field(8, gt=0)
-    layout: str = Field("original", pattern=f"^({'|'.join(LAYOUTS)})$")
-    """In which files: those that they came in, one each with side files beside it, or one for each shard."""
 
 
 class ShardReconstructor:
@@ -97,7 +72,8 @@ class ShardReconstructor:
     def _outputs(
         self, task: ShardTask, files: Files, pool: ThreadPoolExecutor, failures: list[Failure]
     ) -> Iterator[tuple[ArchiveRow, Written | Failure]]:
-        for batch in self._batches(self._rows(task, failures)):
+        rows = self._rows(task, failures)
+        for batch in in_batches(rows, pixels=lambda row: row.coded_pixels, max_pixels=self.settings.batch_pixels):
             decoded = self._decode(batch, failures)
             outcomes = chain.from_iterable(pool.map(partial(self._write, files), _small_together(decoded)))
             yield from zip([row for row, _ in decoded], outcomes, strict=True)
@@ -131,7 +107,7 @@ class ShardReconstructor:
             sizes[files.name(row)] = outcome.num_bytes
             written_bytes += 0 if outcome.was_there else outcome.num_bytes
             payload_bytes += len(row.payload)
-            pixels += _pixels(row)
+            pixels += row.coded_pixels
         closed = files.close(sizes, failed=bool(failures))
         failures += closed.failures
         if closed.was_there:
@@ -160,18 +136,6 @@ class ShardReconstructor:
                         yield row
             except ArchiveError as error:  # no row of it can be read: the other shards can
                 failures.append(Failure.of(path, "read", error))
-
-    def _batches(self, rows: Iterable[ArchiveRow]) -> Iterator[list[ArchiveRow]]:
-        batch: list[ArchiveRow] = []
-        pixels = 0
-        for row in rows:
-            if batch and pixels + _pixels(row) > self.settings.batch_pixels:
-                yield batch
-                batch, pixels = [], 0
-            batch.append(row)
-            pixels += _pixels(row)
-        if batch:
-            yield batch
 
     def _decode(self, batch: Sequence[ArchiveRow], failures: list[Failure]) -> list[tuple[ArchiveRow, Pixels | None]]:
         """Rows with their pixels (None: stored); rows that cannot be decoded become failures."""
@@ -215,93 +179,6 @@ def _small_together(images: Iterable[_Image]) -> Iterator[list[_Image]]:
             part, size = [], 0
     if part:
         yield part
-
-
-def _pixels(row: ArchiveRow) -> int:
-    return (row.width or 0) * (row.height or 0) if row.outcome == "cnn" else 0
-
-
-def reconstruct_each(
-    codec: Codec, rows: Sequence[ArchiveRow], *, decoder: Decoder = "full", scale: float = 1
-) -> list[Pixels | BitstreamError]:
-    """Decodes rows in one batch, as `Codec.reconstruct`; if one is damaged, each alone, so that only the damaged ones fail.
-
-    Batches are made from the sizes in the rows, so a bitstream of another size is a fault, and nothing is allocated for it.
-    """
-    faults = [_fault_of(codec, row) for row in rows]
-    decode = partial(codec.reconstruct, decoder=decoder, scale=scale)
-    images = iter(_decode_each(decode, [row for row, fault in zip(rows, faults, strict=True) if fault is None]))
-    return [next(images) if fault is None else fault for fault in faults]
-
-
-def _fault_of(codec: Codec, row: ArchiveRow) -> BitstreamError | None:
-    """The fault of a payload's header."""
-    try:
-        height, width = codec.shape(row.payload)
-    except BitstreamError as error:
-        return error
-    if (width, height) == (row.width, row.height):
-        return None
-    return BitstreamError(f"{width} × {height} pixels, the row says {row.width} × {row.height}")
-
-
-def _decode_each(
-    decode: Callable[[Sequence[bytes]], list[Pixels]], rows: Sequence[ArchiveRow]
-) -> list[Pixels | BitstreamError]:
-    try:
-        return list(decode([row.payload for row in rows]))
-    except BitstreamError as error:
-        if len(rows) == 1:
-            return [error]
-        return [image for row in rows for image in _decode_each(decode, [row])]
-
-
-def restore_file(row: ArchiveRow, pixels: Pixels | None, *, format: str, by: int = 1) -> bytes:
-    """The file that a row gives back; stored rows byte for byte whatever the format.
-
-    Where the sides are divided ``by`` a number, ``pixels`` are already; a stored picture is decoded and made smaller.
-    Raises ImageError where a stored payload or the metadata is damaged.
-    """
-    if row.outcome == "store" and by > 1:
-        return encode(_reduced(decode(restore_file(row, None, format=format), max_pixels=MAX_PIXELS), by), format=format)
-    if row.outcome == "store":
-        data = restore(row.payload, row.payload_coding, num_bytes=row.source_size)
-        if row.payload_coding != "verbatim" and hashlib.sha256(data).digest() != row.source_sha256:
-            raise ImageError("checksum", f"{row.key!r}: what was restored is not the original")
-        return data
-    size = row.height or 0, row.width or 0
-    if pixels is None or reduced_size(*size, by) != pixels.shape[:2]:
-        raise ImageError("size", f"{row.key!r}: {row.width} × {row.height} in the row, other pixels in the bitstream")
-    if format == "original" and row.source_format not in IMAGE_FORMATS:
-        raise ImageError("format", f"{row.key!r}: no image format {row.source_format!r}")
-    image = DecodedImage(
-        pixels=pixels,
-        format=row.source_format,
-        mode=row.mode or "",
-        alpha=row.alpha,
-        exif=row.exif,
-        icc=row.icc,
-        xmp=row.xmp,
-        segments=row.segments,
-    )
-    if by > 1:
-        return encode(_with_means(image, size, by), format=format)
-    return encode(image, format=format, max_bytes=row.source_size)
-
-
-def _reduced(image: DecodedImage, by: int) -> DecodedImage:
-    """A decoded picture with its sides divided ``by`` a number."""
-    return _with_means(replace(image, pixels=reduced(image.pixels, by)), image.pixels.shape[:2], by)
-
-
-def _with_means(image: DecodedImage, size: tuple[int, ...], by: int) -> DecodedImage:
-    """The alpha of a picture of ``size`` made smaller, and samples of eight bits: means lie between levels of fewer."""
-    kind, *words = image.mode.split() or [""]
-    kept = [word for word in words if not word.startswith("bits=")]
-    small = replace(image, mode=" ".join(["L" if kind == "1" else kind, *kept]))
-    if image.alpha is None:
-        return small
-    return replace(small, alpha=encode_alpha(reduced(decode_alpha(image.alpha, (size[0], size[1])), by)))
 
 
 def plan_tasks(archive: Archive, pattern: str, *, format: str = "original") -> list[ShardTask]:

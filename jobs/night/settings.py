@@ -8,8 +8,8 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from cnnbatch.errors import UsageError
-from cnnbatch.stages.compress import CompressionSettings
 from cnnbatch.stages.mirror import DELETE_LIMIT
+from cnnbatch.stages.settings import CompressionSettings
 from cnnbatch.storage import overlaps
 from cnnbatch.storage.urls import parse_url
 from jobs.engine import Workers

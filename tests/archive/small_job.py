@@ -15,6 +15,7 @@ from deltalake import DeltaTable
 
 from cnnbatch.archive import ArchiveLog, write_shard
 from cnnbatch.archive import log as log_module
+from cnnbatch.archive.log_table import LogTable
 from cnnbatch.storage import StorageConfig, Store, open_store
 from tests.archive.rows import CODEC_FILE, LINEAGE, coded
 
@@ -53,7 +54,7 @@ def exit_at(step: int, url: str) -> None:
         return call
 
     kind: type[Store] = type(open_store(url))
-    for owner, name in ((kind, "put"), (kind, "put_if_absent"), (log_module, "_write_commit"), (ArchiveLog, "_sync")):
+    for owner, name in ((kind, "put"), (kind, "put_if_absent"), (log_module, "write_commit"), (LogTable, "sync")):
         setattr(owner, name, watched(getattr(owner, name)))
     DeltaTable.create = watched(DeltaTable.create)  # type: ignore[method-assign]
 

@@ -106,7 +106,7 @@ def test_a_missing_or_short_shard_is_not_committed(log: ArchiveLog) -> None:
 
 
 def test_an_error_after_the_commit_went_in_is_not_an_error(log: ArchiveLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = log_module._write_commit
+    write = log_module.write_commit
     attempts: list[int] = []
 
     def loses_the_answer(*arguments: object) -> None:
@@ -114,7 +114,7 @@ def test_an_error_after_the_commit_went_in_is_not_an_error(log: ArchiveLog, monk
         write(*arguments)  # type: ignore[arg-type]
         raise OSError("connection reset")
 
-    monkeypatch.setattr(log_module, "_write_commit", loses_the_answer)
+    monkeypatch.setattr(log_module, "write_commit", loses_the_answer)
     shard = shard_of(log, "a")
     result = log.commit("run", 0, [shard])
     assert (result.version, result.added, result.repeated, len(attempts)) == (1, (shard.path,), False, 1)
@@ -125,7 +125,7 @@ def test_a_store_that_never_takes_the_commit_is_reported_in_time(log: ArchiveLog
     def refuses(*_: object) -> None:
         raise OSError("read-only")
 
-    monkeypatch.setattr(log_module, "_write_commit", refuses)
+    monkeypatch.setattr(log_module, "write_commit", refuses)
     monkeypatch.setattr(log_module, "COMMIT_SECONDS", 0.3)
     with pytest.raises(StorageError, match=r"cannot commit within 0\.3 s to .*read-only"):
         log.commit("run", 0, [shard_of(log, "a")])
@@ -137,7 +137,7 @@ def test_the_log_is_readable_and_idempotent_across_checkpoints(log: ArchiveLog) 
     assert Path(log.store.url, "_delta_log", "_last_checkpoint").exists()
     assert [shard.min_key for shard in log.snapshot().shards] == [f"{number:02}" for number in range(23)]
     assert log.commit("run", 5, []).repeated
-    assert log.load_table().transaction_version("cnnbatch.fence") == 23
+    assert log.table.open().transaction_version("cnnbatch.fence") == 23
 
 
 def test_a_log_of_a_newer_delta_protocol_is_refused(log: ArchiveLog) -> None:

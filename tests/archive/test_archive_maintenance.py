@@ -14,6 +14,7 @@ import pytest
 from cnnbatch.archive import ArchiveLog, maintenance, open_archive, read_footer, rewrite_without, write_shard
 from cnnbatch.archive import log as log_module
 from cnnbatch.archive.doctor import examine
+from cnnbatch.archive.log_table import LogTable
 from cnnbatch.archive.maintenance import compact, erase
 from cnnbatch.archive.orphans import find_orphans, holders, sweep
 from cnnbatch.cli import main
@@ -156,7 +157,7 @@ def dying_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
         return call
 
-    for owner, name in ((LocalStore, "put"), (log_module, "_write_commit"), (ArchiveLog, "_sync"), (LocalStore, "delete")):
+    for owner, name in ((LocalStore, "put"), (log_module, "write_commit"), (LogTable, "sync"), (LocalStore, "delete")):
         monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
 
 

@@ -14,7 +14,8 @@ from cnnbatch.archive import ArchiveLog, ArchiveRow, write_shard
 from cnnbatch.cli import main
 from cnnbatch.codec import Codec
 from cnnbatch.codec.codec import Pixels
-from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
+from cnnbatch.stages.compress import ShardCompressor
+from cnnbatch.stages.settings import CompressionSettings
 from cnnbatch.storage import ObjectInfo, StorageConfig, open_store
 
 CORRUPT = b"\x89PNG\r\n\x1a\n" + bytes(range(200))

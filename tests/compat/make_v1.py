@@ -95,7 +95,7 @@ def _make_archive(work: Path, archive: Path) -> None:
         _succeed(run_command(compress.main, [str(source), str(archive), "--codec", str(codec), "shards.images=5", *flags]))
     _succeed(cli.main(["erase", str(archive), ERASED, "--grace", "0", "--force"]))
     _succeed(cli.main(["doctor", str(archive), "--sweep", "--grace", "0", "--force"]))
-    ArchiveLog.open(str(archive)).load_table().create_checkpoint()
+    ArchiveLog.open(str(archive)).table.open().create_checkpoint()
     shutil.rmtree(archive / "_cnnbatch" / "runs")  # they name this machine
 
 

@@ -17,7 +17,8 @@ from cnnbatch.archive import ArchiveLog, ArchiveRow, open_archive
 from cnnbatch.codec.entropy_coding import rans
 from cnnbatch.reading import Picture
 from cnnbatch.stages.codecs import CodecShelf
-from cnnbatch.stages.verify import ShardVerifier, VerifySettings
+from cnnbatch.stages.settings import VerifySettings
+from cnnbatch.stages.verify import ShardVerifier
 from cnnbatch.stages.verify_plan import check_codecs, check_log, duplicate_keys, plan_tasks
 
 FORBIDDEN_EVENTS = {"socket.connect", "socket.bind", "socket.getaddrinfo"}

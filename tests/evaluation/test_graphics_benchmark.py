@@ -11,7 +11,8 @@ from benchmarks.graphics_bytes import Weighed, bytes_at, table, weigh
 from cnnbatch.codec import Codec
 from cnnbatch.evaluation.codecs import library_codec
 from cnnbatch.ssimulacra2 import ssimulacra2
-from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
+from cnnbatch.stages.compress import ShardCompressor
+from cnnbatch.stages.settings import CompressionSettings
 from cnnbatch.storage import open_store
 from tests.stages.pictures import as_file, waves
 

@@ -83,7 +83,7 @@ def fuzzed_archive() -> Path:
     log.commit("run-1", 2, [shard_of(log, "d", "e")])
     rest = replace(shard_of(log, "a", "c", text="new "), replaces=(first.path,))
     log.commit("run-2", 1, [rest])
-    log.load_table().create_checkpoint()
+    log.table.open().create_checkpoint()
     log.commit("run-2", 2, [shard_of(log, "x")])
     digest = hashlib.sha256(b"z").hexdigest()
     log.store.put(FILES[ERASED_PART], json.dumps({"version": 1, "key_sha256": [digest]}).encode())

@@ -31,7 +31,7 @@ REPAIRED = 0.4
 """Share of inputs whose checksums are made right."""
 
 INSTRUMENTED = ["cnnbatch.archive", "cnnbatch.codec.container", "cnnbatch.codec.codec_file", "cnnbatch.images",
-                "cnnbatch.reading", "cnnbatch.stages.reconstruct", "PIL"]  # fmt: skip
+                "cnnbatch.reading", "cnnbatch.stages.restoring", "PIL"]  # fmt: skip
 BEFORE = ("torch", "pyarrow.parquet", "deltalake", "imagecodecs", "botocore.session", "skimage", "hypothesis",
           "cnnbatch.codec.entropy_coding.rans")  # fmt: skip
 """Imported without instrumentation: slow to instrument, or compiled by numba."""

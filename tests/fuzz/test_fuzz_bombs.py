@@ -17,7 +17,8 @@ from cnnbatch.errors import Undecodable
 from cnnbatch.images import decode, png
 from cnnbatch.images.lossless import restore
 from cnnbatch.images.model import MAX_METADATA_BYTES
-from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
+from cnnbatch.stages.compress import ShardCompressor
+from cnnbatch.stages.settings import CompressionSettings
 from cnnbatch.storage import ObjectInfo, open_store
 from tests.codec.models import tiny_codec
 from tests.stages.pictures import as_file, waves

@@ -13,7 +13,8 @@ from cnnbatch.codec import Codec
 from cnnbatch.errors import Undecodable
 from cnnbatch.images import decode
 from cnnbatch.images.foreign import Foreign, recognise
-from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
+from cnnbatch.stages.compress import ShardCompressor
+from cnnbatch.stages.settings import CompressionSettings
 from cnnbatch.storage import ObjectInfo, open_store
 from tests.stages.pictures import as_file, waves
 

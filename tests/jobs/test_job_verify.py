@@ -15,8 +15,10 @@ from cnnbatch.archive.maintenance import erase
 from cnnbatch.archive.shard_reading import read_shard
 from cnnbatch.choices import LEVELS
 from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.findings import MAX_RESULT_BYTES, ShardFindings
 from cnnbatch.stages.records import VerifyTask
-from cnnbatch.stages.verify import MAX_RESULT_BYTES, ShardVerifier, VerifySettings, _Found
+from cnnbatch.stages.settings import VerifySettings
+from cnnbatch.stages.verify import ShardVerifier
 from cnnbatch.stages.verify_plan import check_codecs
 from tests.archive.flipping import Flipping
 from tests.conftest import Bucket
@@ -200,7 +202,7 @@ def test_an_empty_archive_is_sound(jobs: Jobs, tmp_path: Path) -> None:
 
 
 def test_a_shard_full_of_findings_sends_a_small_result() -> None:
-    found = _Found("data/x.parquet")
+    found = ShardFindings("data/x.parquet")
     for number in range(2000):
         found.add("checksums", "damaged-row", "m" * 1000, f"{number:04}" * 100)
     findings = found.capped()

@@ -16,9 +16,9 @@ from cnnbatch.errors import CnnbatchError, CodecFileError, StorageError
 from cnnbatch.stages import guarded as guarded_workers
 from cnnbatch.stages import isolation
 from cnnbatch.stages.attempts import Attempts
-from cnnbatch.stages.compress import CompressionSettings
 from cnnbatch.stages.guarded import GuardedCompressor
 from cnnbatch.stages.records import CompressTask
+from cnnbatch.stages.settings import CompressionSettings
 from cnnbatch.storage import open_store
 from jobs import compress
 from jobs.settings import CompressConfig

@@ -9,9 +9,9 @@ from cnnbatch.archive import ArchiveLog, open_archive
 from cnnbatch.errors import CnnbatchError, StorageError, VerifyFailed
 from cnnbatch.stages.guarded import MAX_ATTEMPTS, GuardedReconstructor, GuardedVerifier
 from cnnbatch.stages.names import MARKS
-from cnnbatch.stages.reconstruct import ReconstructionSettings, plan_tasks
+from cnnbatch.stages.reconstruct import plan_tasks
 from cnnbatch.stages.records import ShardTask, VerifyTask
-from cnnbatch.stages.verify import VerifySettings
+from cnnbatch.stages.settings import ReconstructionSettings, VerifySettings
 from cnnbatch.storage import open_store
 from cnnbatch.storage.local import LocalStore
 from jobs import compress, reconstruct, verify

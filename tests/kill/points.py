@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 
 from deltalake import DeltaTable
 
-from cnnbatch.archive import ArchiveLog
 from cnnbatch.archive import log as log_module
+from cnnbatch.archive.log_table import LogTable
 from cnnbatch.storage import local
 from cnnbatch.storage.objects import ObjectStore
 
@@ -84,13 +84,13 @@ def watch(kill_at: int | None, disk_path: Path | None = None) -> Points:
     points = Points(kill_at, disk)
     for name in OBJECT_CALLS:
         points.around(ObjectStore, name)
-    points.around(log_module, "_write_commit")
+    points.around(log_module, "write_commit")
     points.around(DeltaTable, "create")
     points.around(os, "fsync", lambda descriptor: disk.synced(descriptor) if disk else None)
     points.around(os, "link")
     points.around(Path, "replace")
     points.around(Path, "unlink")
-    points.around(ArchiveLog, "_sync", lambda log, version: disk.reported(version) if disk else None)
+    points.around(LogTable, "sync", lambda table, version: disk.reported(version) if disk else None)
     local._writes = lambda data: lambda file: _in_halves(points, file, data)
     return points
 

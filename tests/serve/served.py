@@ -21,7 +21,8 @@ from cnnbatch.serve.app import Options, build_app
 from cnnbatch.serve.connections import PatientProtocol
 from cnnbatch.serve.guard import LOOPBACK, Access
 from cnnbatch.serve.library import Library, Served
-from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
+from cnnbatch.stages.compress import ShardCompressor
+from cnnbatch.stages.settings import CompressionSettings
 from cnnbatch.storage import ObjectInfo, open_store
 
 GRID = 10

@@ -23,10 +23,11 @@ from cnnbatch.images import DecodedImage, decode, probe, restore_jpeg
 from cnnbatch.images.lossless import restore
 from cnnbatch.metrics import psnr_db
 from cnnbatch.ssimulacra2 import ssimulacra2
-from cnnbatch.stages import compress
-from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
+from cnnbatch.stages import inputs
+from cnnbatch.stages.compress import ShardCompressor
 from cnnbatch.stages.isolation import Keyed
 from cnnbatch.stages.records import CompressResult, CompressTask
+from cnnbatch.stages.settings import CompressionSettings
 from cnnbatch.storage import open_store
 from tests.stages.pictures import (
     EXIF_ROTATED,
@@ -129,7 +130,7 @@ def test_nothing_is_read_of_a_file_but_under_the_watch(tmp_path: Path, codec: Co
         return reads
 
     for name in ("probe", "decode", "keep"):
-        monkeypatch.setattr(compress, name, under_the_watch(name, getattr(compress, name)))
+        monkeypatch.setattr(inputs, name, under_the_watch(name, getattr(inputs, name)))
     noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
     files = {
         "good.jpg": as_file(waves(96, 128), "jpeg"),
@@ -313,8 +314,8 @@ def test_rows_are_in_key_order_and_batches_do_not_mix_them_up(tmp_path: Path, co
 def test_files_of_few_bytes_are_decoded_together_until_they_have_many_pixels(
     tmp_path: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch, pixels: int
 ) -> None:
-    monkeypatch.setattr(compress, "TINY_PIXELS", pixels)
-    monkeypatch.setattr(compress, "TINY_TOGETHER", 7)
+    monkeypatch.setattr(inputs, "TINY_PIXELS", pixels)
+    monkeypatch.setattr(inputs, "TINY_TOGETHER", 7)
     files = {f"{i:02}.png": as_file(waves(16, 16 + i, seed=i)) if i % 5 else b"no picture" for i in range(20)}
     files["large.png"] = as_file(waves(200, 200))
     rows = Bench(tmp_path, codec, files, batch_pixels=1500, decode_threads=2).rows()
@@ -341,8 +342,8 @@ def test_pictures_decoded_at_once_stay_within_their_pixels_and_a_larger_one_is_a
             decoding[0] -= header.width * header.height
         return decode(data, max_pixels=max_pixels)
 
-    monkeypatch.setattr(compress, "decode", slow_decode)
-    monkeypatch.setattr(compress, "TINY_BYTES", 0)
+    monkeypatch.setattr(inputs, "decode", slow_decode)
+    monkeypatch.setattr(inputs, "TINY_BYTES", 0)
     assert sorted(bench.rows()) == sorted(files)
     assert peak[0] == most
 

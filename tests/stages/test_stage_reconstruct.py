@@ -13,11 +13,12 @@ from cnnbatch.archive import Archive, ArchiveLog, ArchiveRow, open_archive, read
 from cnnbatch.choices import FORMATS
 from cnnbatch.codec import Codec
 from cnnbatch.stages.codecs import CodecShelf
-from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
+from cnnbatch.stages.compress import ShardCompressor
 from cnnbatch.stages.marks import clear_marks, remaining
 from cnnbatch.stages.names import ESCAPE, MARKS
-from cnnbatch.stages.reconstruct import ReconstructionSettings, ShardReconstructor, plan_tasks
+from cnnbatch.stages.reconstruct import ShardReconstructor, plan_tasks
 from cnnbatch.stages.records import Failure, ShardTask
+from cnnbatch.stages.settings import CompressionSettings, ReconstructionSettings
 from cnnbatch.storage import ObjectInfo, open_store
 from tests.archive.rows import stored
 from tests.stages.pictures import EXIF_ROTATED, as_file, cmyk_jpeg, pixels_of, waves, with_alpha

@@ -12,8 +12,9 @@ from cnnbatch import open as open_archive
 from cnnbatch.archive import ArchiveLog
 from cnnbatch.codec import Codec
 from cnnbatch.errors import UsageError
-from cnnbatch.stages.compress import CompressionSettings, ShardCompressor
+from cnnbatch.stages.compress import ShardCompressor
 from cnnbatch.stages.records import CompressTask
+from cnnbatch.stages.settings import CompressionSettings
 from cnnbatch.storage import open_store
 from jobs.settings import TrainConfig
 from jobs.train import main, train
