@@ -105,7 +105,9 @@ def test_a_shard_without_memory_in_its_worker_is_coded_one_by_one(
         raise MemoryError
 
     compressor = guarded(tmp_path, seconds=100)
-    monkeypatch.setattr(compressor.worker, "_decode", no_memory)
+    reader = compressor.worker._reader()
+    monkeypatch.setattr(reader, "decode", no_memory)
+    monkeypatch.setattr(compressor.worker, "_reader", lambda: reader)
     assert compressor(task_of(compressor)).tally.images == {"cnn": 3}
 
 
