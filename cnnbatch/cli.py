@@ -3,7 +3,7 @@
 A job is handed on to its module in ``jobs``, which starts or joins a Ray; every other subcommand is one process, no cluster.
 
 Results go to stdout (``--json`` makes them JSON), errors to stderr in one sentence; the exit code is the error's
-(``cnnbatch.errors``). What a subcommand does is in `cnnbatch.commands` and `cnnbatch.upkeep`, imported when one is run.
+(``cnnbatch.errors``). What a subcommand does is in `cnnbatch.commands`, imported when one is run.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from cnnbatch import job_options, signals
 from cnnbatch.choices import FORMATS
+from cnnbatch.commands import command
 from cnnbatch.errors import CnnbatchError, UsageError
 from cnnbatch.text import visible, write_anything
 from cnnbatch.version import VERSION
@@ -108,9 +109,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.command == "serve":
         _serve(options)
         return
-    from cnnbatch import commands, upkeep
-
-    {**commands.COMMANDS, **upkeep.COMMANDS}[options.command](options)
+    command(options.command)(options)
 
 
 def _completion(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from PIL import Image, ImageFile
 
 from cnnbatch.archive.single import MAGIC, parse_cnb
 from cnnbatch.errors import CnnbatchError
-from cnnbatch.reading import CodecFiles, Picture
+from cnnbatch.picture import CodecFiles, Picture
 
 FORMAT = "CNB"
 _MODES = {2: "L", 3: "RGB"}

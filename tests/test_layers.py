@@ -14,18 +14,27 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("cnnbatch/**/*.py"), *ROOT.glob("jobs/**/*.py")])
 EVERYWHERE = {"cnnbatch.version"}
 # Each layer may import itself, those in its set, and `EVERYWHERE`.
-FLOOR = {"cnnbatch.errors", "cnnbatch.processes", "cnnbatch.text"}
+FLOOR = {"cnnbatch.errors", "cnnbatch.lazy", "cnnbatch.processes", "cnnbatch.text"}
 EYE = {"cnnbatch.butteraugli", "cnnbatch.ssimulacra2"}
 BASE = {"cnnbatch.storage", "cnnbatch.metrics", *EYE, *FLOOR}
 MIDDLE = {"cnnbatch.codec", "cnnbatch.containers", "cnnbatch.archive", "cnnbatch.images", "cnnbatch.training", *BASE}
 READING = {"cnnbatch.stages", "cnnbatch.choices", *MIDDLE}
-LIBRARY = {"cnnbatch", "cnnbatch.writing", "cnnbatch.compiled_code", "cnnbatch.reading", "cnnbatch.signals", *READING}
+LIBRARY = {
+    "cnnbatch",
+    "cnnbatch.writing",
+    "cnnbatch.picture",
+    "cnnbatch.compiled_code",
+    "cnnbatch.reading",
+    "cnnbatch.signals",
+    *READING,
+}
 BELOW = {
     "cnnbatch.errors": set(),
     "cnnbatch.version": set(),
     "cnnbatch.signals": set(),
     "cnnbatch.compiled_code": set(),
     "cnnbatch.text": set(),
+    "cnnbatch.lazy": set(),
     "cnnbatch.choices": set(),
     "cnnbatch.job_options": {"cnnbatch.choices"},
     "cnnbatch.processes": {"cnnbatch.errors"},
@@ -43,16 +52,16 @@ BELOW = {
     "cnnbatch.stages": {"cnnbatch.choices", *MIDDLE} - {"cnnbatch.training"},
     "cnnbatch.classification": {"cnnbatch.stages", "cnnbatch.codec", "cnnbatch.archive", *BASE},
     "cnnbatch.evaluation": MIDDLE - {"cnnbatch.training", "cnnbatch.archive"},  # beside stages
-    "cnnbatch.reading": READING,
+    "cnnbatch.picture": READING,
+    "cnnbatch.reading": {"cnnbatch.picture", *READING},
     "cnnbatch.writing": READING,
-    "cnnbatch.data": {"cnnbatch.reading", *READING},
-    "cnnbatch.pillow": {"cnnbatch.reading", *READING},
+    "cnnbatch.data": {"cnnbatch.reading", "cnnbatch.picture", *READING},
+    "cnnbatch.pillow": {"cnnbatch.picture", *READING},
     "cnnbatch": LIBRARY,  # what ``import cnnbatch`` offers
     "cnnbatch.commands": LIBRARY,
-    "cnnbatch.upkeep": {"cnnbatch.commands", *LIBRARY},
     "cnnbatch.serve": LIBRARY,
     "cnnbatch.__main__": {"cnnbatch.cli"},
-    "cnnbatch.cli": {"cnnbatch.job_options", "cnnbatch.commands", "cnnbatch.serve", "cnnbatch.upkeep", *LIBRARY},
+    "cnnbatch.cli": {"cnnbatch.job_options", "cnnbatch.commands", "cnnbatch.serve", *LIBRARY},
     "cnnbatch.warm": {"cnnbatch.cli", *FLOOR},
     "jobs": {"cnnbatch.job_options", "cnnbatch.classification", "cnnbatch.evaluation", *LIBRARY},
 }

@@ -3,14 +3,19 @@
 Writing: `ArchiveLog`, `write_shard`, `rewrite_without`, `Lease`. Reading: `open_archive`, `read_shard`.
 """
 
-from cnnbatch.archive.carrying import rewrite_without
-from cnnbatch.archive.lease import Lease
-from cnnbatch.archive.log import ArchiveLog, CommitResult
-from cnnbatch.archive.reader import Archive, ArchiveInfo, open_archive
-from cnnbatch.archive.schema import SCHEMA, ArchiveRow, check_row
-from cnnbatch.archive.shard_reading import read_footer, read_shard, read_summary
-from cnnbatch.archive.shards import ShardInfo, ShardSummary, write_shard
-from cnnbatch.archive.snapshot import Inventory, LiveShard, Snapshot, read_inventory
+from typing import TYPE_CHECKING
+
+from cnnbatch.lazy import lazily
+
+if TYPE_CHECKING:
+    from cnnbatch.archive.carrying import rewrite_without
+    from cnnbatch.archive.lease import Lease
+    from cnnbatch.archive.log import ArchiveLog, CommitResult
+    from cnnbatch.archive.reader import Archive, ArchiveInfo, open_archive
+    from cnnbatch.archive.schema import SCHEMA, ArchiveRow, check_row
+    from cnnbatch.archive.shard_reading import read_footer, read_shard, read_summary
+    from cnnbatch.archive.shards import ShardInfo, ShardSummary, write_shard
+    from cnnbatch.archive.snapshot import Inventory, LiveShard, Snapshot, read_inventory
 
 __all__ = [
     "SCHEMA",
@@ -34,3 +39,17 @@ __all__ = [
     "rewrite_without",
     "write_shard",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "carrying": "rewrite_without",
+        "lease": "Lease",
+        "log": "ArchiveLog CommitResult",
+        "reader": "Archive ArchiveInfo open_archive",
+        "schema": "SCHEMA ArchiveRow check_row",
+        "shard_reading": "read_footer read_shard read_summary",
+        "shards": "ShardInfo ShardSummary write_shard",
+        "snapshot": "Inventory LiveShard Snapshot read_inventory",
+    },
+)

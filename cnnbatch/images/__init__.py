@@ -8,10 +8,26 @@ All functions take and give ``bytes``, keep no state and may be called from many
 whatever is wrong with it raises `Undecodable` with a reason word, and sizes are checked before memory is taken.
 """
 
-from cnnbatch.images.decoding import decode
-from cnnbatch.images.encoding import encode
-from cnnbatch.images.headers import probe
-from cnnbatch.images.model import FORMATS, DecodedImage, ImageHeader
-from cnnbatch.images.transcode import restore_jpeg, transcode_jpeg
+from typing import TYPE_CHECKING
+
+from cnnbatch.lazy import lazily
+
+if TYPE_CHECKING:
+    from cnnbatch.images.decoding import decode
+    from cnnbatch.images.encoding import encode
+    from cnnbatch.images.headers import probe
+    from cnnbatch.images.model import FORMATS, DecodedImage, ImageHeader
+    from cnnbatch.images.transcode import restore_jpeg, transcode_jpeg
 
 __all__ = ["FORMATS", "DecodedImage", "ImageHeader", "decode", "encode", "probe", "restore_jpeg", "transcode_jpeg"]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "decoding": "decode",
+        "encoding": "encode",
+        "headers": "probe",
+        "model": "FORMATS DecodedImage ImageHeader",
+        "transcode": "restore_jpeg transcode_jpeg",
+    },
+)

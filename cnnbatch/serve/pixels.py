@@ -18,7 +18,7 @@ from PIL import Image
 from cnnbatch.archive import ArchiveRow
 from cnnbatch.codec.geometry import Pixels, Region, reduced
 from cnnbatch.errors import BitstreamError, ImageError
-from cnnbatch.reading import Picture
+from cnnbatch.picture import Picture
 from cnnbatch.serve.caching import ByteCache
 from cnnbatch.serve.foreign import ForeignDecoder, Probed
 from cnnbatch.serve.iiif import Plan

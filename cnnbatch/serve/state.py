@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 from starlette.requests import Request
 
 from cnnbatch.errors import CnnbatchError, StorageError, Unreadable
-from cnnbatch.reading import Picture
+from cnnbatch.picture import Picture
 from cnnbatch.serve.caching import ByteCache
 from cnnbatch.serve.foreign import ForeignDecoder
 from cnnbatch.serve.http import NotFound

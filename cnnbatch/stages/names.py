@@ -11,12 +11,14 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from cnnbatch.archive.reader import Archive
-from cnnbatch.archive.schema import ArchiveRow
 from cnnbatch.errors import ArchiveError
 from cnnbatch.storage.keys import is_temporary
+
+if TYPE_CHECKING:
+    from cnnbatch.archive.reader import Archive
+    from cnnbatch.archive.schema import ArchiveRow
 
 MARKS: Final = ".cnnbatch-reconstruct"
 """Folder below the destination for what a job notes there until it has ended."""
@@ -28,7 +30,7 @@ _MARK: Final = re.compile(rf"{re.escape(MARKS)}(/({MARK_NAME}|{ATTEMPTS})(/.*)?)
 ESCAPE: Final = ".cnnbatch-key-"
 
 
-def output_key(row: ArchiveRow, format: str, *, taken: Collection[str] = ()) -> str:
+def output_key(row: "ArchiveRow", format: str, *, taken: Collection[str] = ()) -> str:
     """The name of a row's file; ``taken`` are names of stored images, as `names_taken` gives them."""
     name = row.key
     if format != "original" and row.outcome != "store":
@@ -46,7 +48,7 @@ def escaped(name: str) -> str:
     return "/".join(f"{ESCAPE}{part}" if is_ours else part for part, is_ours in zip(parts, reserved, strict=True))
 
 
-def names_taken(archive: Archive, format: str) -> Mapping[str, tuple[str, ...]]:
+def names_taken(archive: "Archive", format: str) -> Mapping[str, tuple[str, ...]]:
     """By the path of each shard that has such: names of stored images (``a.png``) that its coded ones (``a``) cannot have."""
     if format == "original":
         return {}

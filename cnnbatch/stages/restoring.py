@@ -14,7 +14,6 @@ from cnnbatch.errors import BitstreamError, ImageError
 from cnnbatch.images import FORMATS as IMAGE_FORMATS
 from cnnbatch.images import DecodedImage, decode, encode
 from cnnbatch.images.alpha import decode_alpha, encode_alpha
-from cnnbatch.images.lossless import restore
 
 
 def reconstruct_each(
@@ -61,6 +60,8 @@ def restore_file(row: ArchiveRow, pixels: Pixels | None, *, format: str, by: int
     if row.outcome == "store" and by > 1:
         return encode(_reduced(decode(restore_file(row, None, format=format), max_pixels=MAX_PIXELS), by), format=format)
     if row.outcome == "store":
+        from cnnbatch.images.lossless import restore
+
         data = restore(row.payload, row.payload_coding, num_bytes=row.source_size)
         if row.payload_coding != "verbatim" and hashlib.sha256(data).digest() != row.source_sha256:
             raise ImageError("checksum", f"{row.key!r}: what was restored is not the original")

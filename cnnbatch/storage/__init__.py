@@ -7,12 +7,17 @@
         ...                                     # body is bytes, or the Unreadable that says why not
 """
 
-from cnnbatch.storage.config import StorageConfig
-from cnnbatch.storage.documents import parse_json
-from cnnbatch.storage.interface import ObjectInfo, Source, Store
-from cnnbatch.storage.keys import is_safe_key, safe_join
-from cnnbatch.storage.opening import open_object, open_store, read_object
-from cnnbatch.storage.urls import overlaps
+from typing import TYPE_CHECKING
+
+from cnnbatch.lazy import lazily
+
+if TYPE_CHECKING:
+    from cnnbatch.storage.config import StorageConfig
+    from cnnbatch.storage.documents import parse_json
+    from cnnbatch.storage.interface import ObjectInfo, Source, Store
+    from cnnbatch.storage.keys import is_safe_key, safe_join
+    from cnnbatch.storage.opening import open_object, open_store, read_object
+    from cnnbatch.storage.urls import overlaps
 
 __all__ = [
     "ObjectInfo",
@@ -27,3 +32,15 @@ __all__ = [
     "read_object",
     "safe_join",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "config": "StorageConfig",
+        "documents": "parse_json",
+        "interface": "ObjectInfo Source Store",
+        "keys": "is_safe_key safe_join",
+        "opening": "open_object open_store read_object",
+        "urls": "overlaps",
+    },
+)

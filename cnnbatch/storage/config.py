@@ -1,4 +1,7 @@
-"""One storage configuration, with the same meaning for every client inside."""
+"""One storage configuration, with the same meaning for every client inside.
+
+botocore takes half a second to import, so that waits until a bucket is asked for.
+"""
 
 import os
 from dataclasses import asdict
@@ -6,13 +9,9 @@ from datetime import timedelta
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from botocore import UNSIGNED
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from cnnbatch.errors import UsageError
-from cnnbatch.storage import credentials
 
 MAX_CONNECTIONS = 128  # botocore's default of 10 is what caps s3fs at 10 requests in flight (measured)
 MAX_BACKOFF_S = 5.0
@@ -94,6 +93,8 @@ class StorageConfig(BaseModel):
             config["skip_signature"] = True
         if not self.uses_chain:
             return {"config": config, **self.for_obstore_client()}
+        from cnnbatch.storage import credentials
+
         credentials.current_keys()  # here, where a fault can be told; inside obstore it is one of the request
         return {"config": config, "credential_provider": credentials.for_obstore, **self.for_obstore_client()}
 
@@ -121,6 +122,8 @@ class StorageConfig(BaseModel):
         """
         keys = self._secrets()
         if self.uses_chain:
+            from cnnbatch.storage import credentials
+
             keys = {name: value for name, value in asdict(credentials.current_keys()).items() if value}
         options = {f"AWS_{name.upper()}": value for name, value in keys.items()}
         options |= {
@@ -157,6 +160,9 @@ class StorageConfig(BaseModel):
 
     def for_botocore(self) -> dict[str, Any]:
         """Keyword arguments of ``botocore.session.Session().create_client("s3", …)``."""
+        from botocore import UNSIGNED
+        from botocore.config import Config
+
         limits = self._botocore_limits()
         signing = {"signature_version": UNSIGNED} if self.anonymous else {}
         secrets = self._secrets()
@@ -221,6 +227,10 @@ def _variables() -> dict[str, Any]:
 
 def _profile(*, with_keys: bool) -> dict[str, Any]:
     """Region, endpoint and (when wanted) static keys of the profile in the shared AWS files."""
+    from botocore.exceptions import BotoCoreError
+
+    from cnnbatch.storage import credentials
+
     try:
         session = credentials.session()
         profile = session.get_scoped_config()

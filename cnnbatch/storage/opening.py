@@ -1,11 +1,9 @@
-"""From a URL to its store."""
+"""From a URL to its store, whose client is imported only then."""
 
 from cnnbatch.errors import UsageError
 from cnnbatch.storage.config import StorageConfig
-from cnnbatch.storage.generic import FsspecStore
 from cnnbatch.storage.interface import Store
 from cnnbatch.storage.local import LocalStore
-from cnnbatch.storage.objects import ObjectStore
 from cnnbatch.storage.urls import OBJECT_STORES, parse_url, plain_url
 
 
@@ -21,7 +19,11 @@ def open_store(url: str, config: StorageConfig | None = None) -> Store:
     if location.scheme == "file":
         return LocalStore(location.url)
     if location.scheme in OBJECT_STORES:
+        from cnnbatch.storage.objects import ObjectStore
+
         return ObjectStore(location.url, config or StorageConfig.from_environment())
+    from cnnbatch.storage.generic import FsspecStore
+
     return FsspecStore(url)
 
 

@@ -10,7 +10,7 @@ import pytest
 from deltalake import DeltaTable
 
 from cnnbatch.archive import ArchiveLog, write_shard
-from cnnbatch.commands import describe_access
+from cnnbatch.commands.archives import describe_access
 from cnnbatch.reading import open as open_archive
 from tests.archive.rows import CODEC_FILE, LINEAGE, coded, stored
 

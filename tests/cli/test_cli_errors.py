@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import cnnbatch
-from cnnbatch import commands, upkeep
+from cnnbatch.archive import ArchiveRow
+from cnnbatch.archive.single import dump_cnb
+from cnnbatch.commands import COMMANDS, archives
 from cnnbatch.job_options import MODULES
 from tests.cli.conftest import Run
 
@@ -103,18 +105,18 @@ def test_a_bug_is_not_hidden(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(options: argparse.Namespace) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setitem(commands.COMMANDS, "info", broken)  # type: ignore[arg-type]
+    monkeypatch.setattr(archives, "info", broken)
     with pytest.raises(ZeroDivisionError):
         run("info", "x")
 
 
 def test_every_subcommand_is_in_the_help_with_its_options(run: Run) -> None:
     overview = run("--help").out
-    names = [*MODULES, *commands.COMMANDS, *upkeep.COMMANDS, "serve", "completion"]
+    names = [*MODULES, *COMMANDS, "serve", "completion"]
     assert {"doctor", "erase", "compact", "restore-rows"} < set(names)
     listed = [line.split()[0] for line in overview.splitlines() if line.startswith("    ") and line[4] != " "]
     assert listed == names
-    for name in [*commands.COMMANDS, *upkeep.COMMANDS]:
+    for name in COMMANDS:
         result = run(name, "--help")
         assert (result.code, result.err) == (0, "")
         assert "--json" in result.out
@@ -136,10 +138,16 @@ def test_the_version_is_printed(run: Run) -> None:
         (["get", "ARCHIVE", "a/photo.png", "--draft"], {"ray", "torch"}),
         (["get", "ARCHIVE", "a/deep/gray.png", "--scale", "1/8"], {"ray", "torch"}),
         (["encode", "a.png", "x.cnb"], {"ray"}),
+        (["decode", "CNB", "back.png", "--draft"], {"ray", "torch", "deltalake", "obstore", "botocore", "fsspec"}),
     ],
 )
-def test_only_what_is_needed_is_imported(archive: str, words: list[str], absent: set[str]) -> None:
-    argv = [archive if word == "ARCHIVE" else word for word in words]
+def test_only_what_is_needed_is_imported(
+    archive: str, rows: list[ArchiveRow], tmp_path: Path, words: list[str], absent: set[str]
+) -> None:
+    cnb = tmp_path / "photo.cnb"
+    cnb.write_bytes(dump_cnb(next(row for row in rows if row.key == "a/photo.png")))
+    places = {"ARCHIVE": archive, "CNB": str(cnb)}
+    argv = [places.get(word, word) for word in words]
     code = f"""
 import sys
 from cnnbatch.cli import main

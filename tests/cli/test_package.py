@@ -16,7 +16,7 @@ from cnnbatch import errors, metrics
 from cnnbatch.archive import ArchiveRow
 from cnnbatch.codec import Codec
 from cnnbatch.errors import CodecFileError, DamagedRow, Undecodable
-from cnnbatch.reading import CodecFiles, Picture
+from cnnbatch.picture import CodecFiles, Picture
 from tests.archive.rows import stored
 from tests.cli.conftest import CORRUPT, photograph, pictures, write_archive
 

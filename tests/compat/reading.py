@@ -15,7 +15,7 @@ import numpy as np
 import cnnbatch
 from cnnbatch.archive import ArchiveLog, ArchiveRow, open_archive
 from cnnbatch.codec.entropy_coding import rans
-from cnnbatch.reading import Picture
+from cnnbatch.picture import Picture
 from cnnbatch.stages.codecs import CodecShelf
 from cnnbatch.stages.settings import VerifySettings
 from cnnbatch.stages.verify import ShardVerifier

@@ -30,7 +30,7 @@ from cnnbatch.images import transcode_jpeg
 from cnnbatch.images.alpha import encode_alpha
 from cnnbatch.images.lossless import keep
 from cnnbatch.images.segments import AFTER, BEFORE, Segment, pack
-from cnnbatch.reading import CodecFiles, Picture
+from cnnbatch.picture import CodecFiles, Picture
 from cnnbatch.storage import Store, open_store
 from tests.archive.rows import coded, sha256, shard_of, stored
 from tests.fuzz.codecs import MAX_CODED_PIXELS, tiny_codec

@@ -14,7 +14,7 @@ from cnnbatch.codec import Codec
 from cnnbatch.errors import ArchiveError, CnnbatchError
 from cnnbatch.images import decode
 from cnnbatch.metrics import psnr_db
-from cnnbatch.reading import Picture
+from cnnbatch.picture import Picture
 from tests.kill.child import CODEC
 from tests.kill.world import World
 

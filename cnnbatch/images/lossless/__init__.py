@@ -5,6 +5,18 @@ can_be_below(num_bytes, data, format)                        # whether it is wor
 data = restore(kept.payload, kept.coding, num_bytes=…)
 """
 
-from cnnbatch.images.lossless.keeping import CODINGS, Kept, can_be_below, keep, restore
+from typing import TYPE_CHECKING
+
+from cnnbatch.lazy import lazily
+
+if TYPE_CHECKING:
+    from cnnbatch.images.lossless.keeping import CODINGS, Kept, can_be_below, keep, restore
 
 __all__ = ["CODINGS", "Kept", "can_be_below", "keep", "restore"]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "keeping": "CODINGS Kept can_be_below keep restore",
+    },
+)

@@ -5,10 +5,10 @@ None of it imports torch.
 
 import argparse
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from cnnbatch.archive import ArchiveLog, Lease
 from cnnbatch.archive.doctor import Diagnosis, examine
@@ -16,7 +16,7 @@ from cnnbatch.archive.maintenance import compact as compact_archive
 from cnnbatch.archive.maintenance import erase as erase_images
 from cnnbatch.archive.orphans import OF_SHARDS, Swept, check_grace, holders, sweep
 from cnnbatch.archive.restore import removed_rows, restore
-from cnnbatch.commands import show
+from cnnbatch.commands.output import show
 from cnnbatch.containers import open_source
 from cnnbatch.errors import ArchiveError, UsageError, VerifyFailed
 from cnnbatch.storage import Source, open_store
@@ -115,14 +115,6 @@ def restore_rows(options: argparse.Namespace) -> None:
     if result.damaged:
         key, fault = next(iter(result.damaged.items()))
         raise VerifyFailed(f"{len(result.damaged)} rows cannot be read, first {key}: {fault}")
-
-
-COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], None]]] = {
-    "doctor": doctor,
-    "erase": erase,
-    "compact": compact,
-    "restore-rows": restore_rows,
-}
 
 
 def _grace(options: argparse.Namespace) -> timedelta:
