@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("cnnbatch/**/*.py"), *ROOT.glob("jobs/**/*.py")])
 EVERYWHERE = {"cnnbatch.version"}
 # Each layer may import itself, those in its set, and `EVERYWHERE`.
-FLOOR = {"cnnbatch.errors", "cnnbatch.lazy", "cnnbatch.processes", "cnnbatch.text"}
+FLOOR = {"cnnbatch.errors", "cnnbatch.lazy", "cnnbatch.leb128", "cnnbatch.processes", "cnnbatch.text"}
 EYE = {"cnnbatch.butteraugli", "cnnbatch.ssimulacra2"}
 BASE = {"cnnbatch.storage", "cnnbatch.metrics", *EYE, *FLOOR}
 MIDDLE = {"cnnbatch.codec", "cnnbatch.containers", "cnnbatch.archive", "cnnbatch.images", "cnnbatch.training", *BASE}
@@ -35,6 +35,7 @@ BELOW = {
     "cnnbatch.compiled_code": set(),
     "cnnbatch.text": set(),
     "cnnbatch.lazy": set(),
+    "cnnbatch.leb128": set(),
     "cnnbatch.choices": set(),
     "cnnbatch.job_options": {"cnnbatch.choices"},
     "cnnbatch.processes": {"cnnbatch.errors"},

@@ -15,6 +15,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from cnnbatch.leb128 import read_leb128
+
 DATA_PAGE: Final = 0
 DATA_PAGE_V2: Final = 3
 PLAIN: Final = 0
@@ -24,7 +26,6 @@ BOUNDED_ENCODINGS: Final = frozenset({0, 6})
 """PLAIN and DELTA_LENGTH_BYTE_ARRAY: all bytes of all values are in the page. Of the others one may stand for many values."""
 
 _MAX_DEPTH: Final = 8
-_MAX_VARINT_BYTES: Final = 10
 _LONG_LIST: Final = 15
 
 
@@ -187,7 +188,7 @@ def _read_value(data: memoryview, position: int, kind: int, depth: int) -> tuple
         case 7:
             return struct.unpack("<d", _take(data, position, 8))[0], position + 8
         case 8:
-            length, position = _varint(data, position)
+            length, position = read_leb128(data, position)
             return bytes(_take(data, position, length)), position + length
         case 9 | 10:
             return _read_list(data, position, depth + 1)
@@ -200,7 +201,7 @@ def _read_list(data: memoryview, position: int, depth: int) -> tuple[list[Any], 
     head, position = _byte(data, position)
     count, kind = head >> 4, head & 0x0F
     if count == _LONG_LIST:
-        count, position = _varint(data, position)
+        count, position = read_leb128(data, position)
     values = []
     for _ in range(count):
         value, position = _byte(data, position) if kind in (1, 2) else _read_value(data, position, kind, depth)
@@ -220,16 +221,6 @@ def _byte(data: memoryview, position: int) -> tuple[int, int]:
     return data[position], position + 1
 
 
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 7 * _MAX_VARINT_BYTES, 7):
-        byte, position = _byte(data, position)
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise ValueError("a number does not end")
-
-
 def _zigzag(data: memoryview, position: int) -> tuple[int, int]:
-    value, position = _varint(data, position)
+    value, position = read_leb128(data, position)
     return (value >> 1) ^ -(value & 1), position

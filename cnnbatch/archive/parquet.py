@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 
 from cnnbatch.archive.damage import again_if_damaged, damage_as_archive_error
 from cnnbatch.archive.pages import BOUNDED_ENCODINGS, bytes_of_rows, find_page, find_value, page_span, plain_value, read_pages
-from cnnbatch.archive.ranged_file import RangedFile
 from cnnbatch.archive.schema import MAX_BYTES, SCHEMA, conform
 from cnnbatch.errors import ArchiveError
 from cnnbatch.storage import Store
+from cnnbatch.storage.ranged_file import RangedFile
 
 MAX_GROUP_ROWS = 1 << 20  # a file that claims more in one row group is refused before anything is allocated
 MAX_GROUP_BYTES = 1 << 33  # uncompressed; our largest is one image of 2 GiB with its alpha

@@ -20,6 +20,7 @@ from cnnbatch.containers.index import Index, Rows
 from cnnbatch.containers.part import Part, without_last_nulls
 from cnnbatch.containers.tar import DIGITS
 from cnnbatch.storage import ObjectInfo, Store
+from cnnbatch.storage.ranged_file import RangedFile
 
 BATCH_BYTES: Final = 16 << 20
 MAX_BATCH_ROWS: Final = 1024
@@ -41,7 +42,7 @@ class TableFile:
 
     def __init__(self, store: Store, key: str, size: int) -> None:
         """Raises what Arrow says of a file that is none."""
-        file = io.BufferedReader(Ranges(store, key, size), 1 << 16)
+        file = io.BufferedReader(RangedFile(store, key, size), 1 << 16)
         self._parquet = pq.ParquetFile(pa.PythonFile(file, mode="r"), pre_buffer=False, buffer_size=READ_BYTES)
         self.schema: pa.Schema = self._parquet.schema_arrow
         self.groups: list[int] = [
@@ -56,34 +57,6 @@ class TableFile:
         yield from self._parquet.iter_batches(
             min(MAX_BATCH_ROWS, max(1, rows)), row_groups=[group], columns=names, use_threads=False
         )
-
-
-class Ranges(io.RawIOBase):
-    """An object as a seekable file; each read is a request."""
-
-    def __init__(self, store: Store, key: str, size: int) -> None:
-        self._store, self._key, self._size, self._position = store, key, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, origin + offset)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        length = min(len(buffer), max(0, self._size - self._position))
-        if length:
-            buffer[:length] = self._store.read_range(self._key, self._position, length)
-            self._position += length
-        return length
 
 
 def image_columns(table: TableFile, wanted: Sequence[str]) -> list[str]:

@@ -6,33 +6,19 @@ from typing import Any, Final
 import pyarrow as pa
 
 from cnnbatch.storage import Store
+from cnnbatch.storage.ranged_file import SeekableReader
 
 CHUNK_BYTES: Final = 8 << 20
 MAX_READ_BYTES: Final = 64 << 20
 """Bytes of one read: more is claimed by damaged headers only."""
 
 
-class Window(io.RawIOBase):
+class Window(SeekableReader):
     """A file of which some bytes before and behind the position are in memory."""
 
     def __init__(self) -> None:
-        self._position = self._start = 0
-        self._data = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if whence == io.SEEK_END:
-            raise io.UnsupportedOperation("the end is not known")
-        self._position = max(0, offset + (self._position if whence == io.SEEK_CUR else 0))
-        return self._position
+        super().__init__()
+        self._start, self._data = 0, b""
 
     def read(self, size: int | None = -1) -> bytes:
         """Up to ``size`` bytes, fewer only at the end. Raises OSError for more than anybody should ask for at once."""
@@ -55,6 +41,9 @@ class Window(io.RawIOBase):
         """Up to ``size`` bytes from ``start``."""
         self.seek(start)
         return self.read(size)
+
+    def _end(self) -> int:
+        raise io.UnsupportedOperation("the end is not known")
 
     def _load(self, position: int) -> None:
         """Makes ``_data`` begin at or before ``position`` and end behind it, unless the file ends there."""

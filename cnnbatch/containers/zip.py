@@ -12,9 +12,9 @@ from cnnbatch.archive.fields import Field
 from cnnbatch.containers.index import Index, Rows
 from cnnbatch.containers.part import Part, without_last_nulls
 from cnnbatch.containers.samples import SampleInputs
-from cnnbatch.containers.table import Ranges
 from cnnbatch.containers.tar import Member
 from cnnbatch.storage import ObjectInfo, Store
+from cnnbatch.storage.ranged_file import RangedFile
 
 METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _LOCAL_BYTES: Final = 30
@@ -27,7 +27,7 @@ class ZipScan:
 
     def __init__(self, store: Store, info: ObjectInfo) -> None:
         """Raises zipfile.BadZipFile, OSError, ValueError and the like for what is none."""
-        file = io.BufferedReader(Ranges(store, info.key, info.size or 0), 1 << 16)
+        file = io.BufferedReader(RangedFile(store, info.key, info.size or 0), 1 << 16)
         with zipfile.ZipFile(file) as found:
             self.entries = found.infolist()
             self._end = found.start_dir

@@ -5,12 +5,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from cnnbatch.errors import Undecodable
+from cnnbatch.leb128 import read_leb128
 
 SEQUENCE_HEADER, FRAME_HEADER, FRAME, REPEATED_HEADER = 1, 3, 6, 7
 SELECT: Final = 2
 SWITCH_FRAME, KEY_FRAME = 3, 0
 HEADER_BYTES: Final = 512
 """Bytes of a unit that are looked at: a sequence header has up to 32 operating points of at most 90 bits."""
+
+LENGTH_BYTES: Final = 8
+"""Bytes of a unit's length, at most (4.10.5)."""
 
 
 def largest_frame(data: bytes) -> tuple[int, int]:
@@ -32,15 +36,9 @@ def _units(data: bytes) -> Iterator[tuple[int, bytes]]:
     while position < len(data):
         head = data[position]
         position += 2 if head & 4 else 1
-        length, shift = len(data) - position, 0
+        length = len(data) - position
         if head & 2:
-            length = 0
-            while True:
-                length |= (data[position] & 0x7F) << shift
-                shift += 7
-                position += 1
-                if not data[position - 1] & 0x80:
-                    break
+            length, position = read_leb128(data, position, max_bytes=LENGTH_BYTES)
         yield head >> 3 & 15, data[position : position + min(length, HEADER_BYTES)]
         position += length
 

@@ -150,23 +150,44 @@ class WholeFile(ABC):
         """The file that holds all of them."""
 
 
-class OriginalTar(WholeFile):
-    """The tar that the rows came from: its members in their order, with their headers."""
+class SpooledFile(WholeFile):
+    """A file that is written at the end, in an order of its own: until then its parts lie in a spool."""
 
     def _open(self) -> None:
         self._spool: BinaryIO = self._path("spool").open("w+b")
-        self._records: list[tuple[int, int, int]] = []
         self._container = ""
+
+    def _keep(self, data: bytes) -> int:
+        """Puts ``data`` behind what is in the spool; returns where."""
+        offset = self._spool.tell()
+        self._spool.write(data)
+        return offset
+
+    def _finished(self) -> Path:
+        path = self._path("file")
+        with self._spool:
+            self._write_all(path)
+        return path
+
+    @abstractmethod
+    def _write_all(self, path: Path) -> None:
+        """Writes the file, out of the spool."""
+
+
+class OriginalTar(SpooledFile):
+    """The tar that the rows came from: its members in their order, with their headers."""
+
+    def _open(self) -> None:
+        super()._open()
+        self._records: list[tuple[int, int, int]] = []
 
     def _add(self, row: ArchiveRow, data: bytes) -> None:
         for record in records_of(row, data):
-            self._records.append((record.number, self._spool.tell(), len(record.data)))
-            self._spool.write(record.data)
+            self._records.append((record.number, self._keep(record.data), len(record.data)))
         self._container = row.container or ""
 
-    def _finished(self) -> Path:
-        path = self._path("tar")
-        with self._spool, _compressed(path, json.loads(self._container)["compression"]) as file:
+    def _write_all(self, path: Path) -> None:
+        with _compressed(path, json.loads(self._container)["compression"]) as file:
             for _, offset, size in sorted(self._records):
                 self._spool.seek(offset)
                 while size:
@@ -174,70 +195,58 @@ class OriginalTar(WholeFile):
                     file.write(data)
                     size -= len(data)
             file.write(tail(self._container, sum(size for _, _, size in self._records)))
-        return path
 
 
-class OriginalTable(WholeFile):
+class OriginalTable(SpooledFile):
     """The table that the rows came from, with its columns."""
 
     def _open(self) -> None:
-        self._spool: BinaryIO = self._path("spool").open("w+b")
+        super()._open()
         self._cells: list[Cell] = []
-        self._container = ""
 
     def _add(self, row: ArchiveRow, data: bytes) -> None:
+        fields = row.fields or b""
         number, column, path, state = place_in_table(row)
-        self._cells.append(Cell(number, column, path, state, self._spool.tell(), len(data), len(row.fields or b"")))
-        self._spool.write(data + (row.fields or b""))
+        self._cells.append(Cell(number, column, path, state, self._keep(data + fields), len(data), len(fields)))
         self._container = row.container or ""
 
-    def _finished(self) -> Path:
-        path = self._path("table")
-        with self._spool:
-            write_table(path, self._container, sorted(self._cells), self._spool)
-        return path
+    def _write_all(self, path: Path) -> None:
+        write_table(path, self._container, sorted(self._cells), self._spool)
 
 
-class ShardTable(WholeFile):
+class ShardTable(SpooledFile):
     """A table of pictures as Hugging Face has it, with the columns key, image, label, and one for each name of a field."""
 
     def _open(self) -> None:
-        self._spool: BinaryIO = self._path("spool").open("w+b")
+        super()._open()
         self._rows: list[tuple[str, str | None, int, int, int]] = []
         self._kinds: dict[str, set[type]] = {}
 
     def _add(self, row: ArchiveRow, data: bytes) -> None:
+        fields = row.fields or b""
         for field in parse_fields(row.fields):
             self._kinds.setdefault(field.name, set()).add(type(field.plain()))
-        self._rows.append((row.key, row.label, self._spool.tell(), len(data), len(row.fields or b"")))
-        self._spool.write(data + (row.fields or b""))
+        self._rows.append((row.key, row.label, self._keep(data + fields), len(data), len(fields)))
 
-    def _finished(self) -> Path:
-        path = self._path("table")
-        with self._spool:
-            write_pictures(path, sorted(self._rows), self._kinds, self._spool)
-        return path
+    def _write_all(self, path: Path) -> None:
+        write_pictures(path, sorted(self._rows), self._kinds, self._spool)
 
 
-class OriginalZip(WholeFile):
+class OriginalZip(SpooledFile):
     """The zip file that the rows came from, with its files in their order."""
 
     def _open(self) -> None:
-        self._spool: BinaryIO = self._path("spool").open("w+b")
+        super()._open()
         self._members: list[ZipMember] = []
-        self._container = ""
 
     def _add(self, row: ArchiveRow, data: bytes) -> None:
         for member, value in zip_members_of(row, data, self._spool.tell()):
             self._members.append(member)
-            self._spool.write(value)
+            self._keep(value)
         self._container = row.container or ""
 
-    def _finished(self) -> Path:
-        path = self._path("zip")
-        with self._spool:
-            write_zip(path, self._container, self._members, self._spool)
-        return path
+    def _write_all(self, path: Path) -> None:
+        write_zip(path, self._container, self._members, self._spool)
 
 
 class SampleTar(WholeFile):

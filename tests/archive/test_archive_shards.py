@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from cnnbatch.archive import ArchiveRow, read_footer, read_shard, read_summary, rewrite_without, write_shard
 from cnnbatch.archive.parquet import read_columns
-from cnnbatch.archive.ranged_file import RangedFile
 from cnnbatch.archive.schema import SMALL_COLUMNS
 from cnnbatch.archive.shards import ROW_GROUP_ROWS, TINY_ROW_BYTES, ShardInfo
 from cnnbatch.errors import ArchiveError, DamagedRow, StorageError
 from cnnbatch.storage import Store, open_store
+from cnnbatch.storage.ranged_file import RangedFile
 from tests.archive.flipping import Flipping
 from tests.archive.rows import CODEC_ID, LINEAGE, archive_rows, coded, keys_of, sha256, stored
 

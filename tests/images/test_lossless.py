@@ -16,9 +16,10 @@ from PIL import Image
 from cnnbatch.errors import ImageError
 from cnnbatch.images.lossless import deflate, keep, lzw, packing, restore
 from cnnbatch.images.lossless.finding import find
-from cnnbatch.images.lossless.numbers import Reader, number
+from cnnbatch.images.lossless.numbers import Reader
 from cnnbatch.images.lossless.packing import AS_IS, DEFLATE, LZW, Jpeg, Picture
 from cnnbatch.images.lossless.samples import Layout, to_blocks, to_pixels
+from cnnbatch.leb128 import leb128
 
 RNG = np.random.default_rng(11)
 Y, X = np.mgrid[:72, :100]
@@ -194,13 +195,13 @@ def test_a_damaged_payload_raises_an_image_error_at_most(name: str, where: float
 
 def test_claims_of_a_payload_allocate_nothing() -> None:
     with pytest.raises(ImageError):
-        restore(number(1 << 39), "parts", num_bytes=1 << 39)
+        restore(leb128(1 << 39), "parts", num_bytes=1 << 39)
     huge = Layout(1 << 20, 1 << 20, 3, 16, 0, 1 << 20, 1 << 20)
     with pytest.raises(ImageError, match="layout"):
-        restore(number(100) + number(1) + number(1) + huge.dump() + bytes(50), "parts", num_bytes=100)
+        restore(leb128(100) + leb128(1) + leb128(1) + huge.dump() + bytes(50), "parts", num_bytes=100)
     many = Layout(1 << 20, 1 << 10, 1, 8, 0, 1, 1, is_tiled=1)
     with pytest.raises(ImageError, match="layout"):
-        restore(number(100) + number(1) + number(1) + many.dump() + bytes(50), "parts", num_bytes=100)
+        restore(leb128(100) + leb128(1) + leb128(1) + many.dump() + bytes(50), "parts", num_bytes=100)
 
 
 RAW = (RNG.normal(0, 3, 60_000).astype(np.int8).tobytes() + b"abcdabcdabcd" * 500)[:63_000]

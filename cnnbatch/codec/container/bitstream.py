@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from cnnbatch.errors import BitstreamError
+from cnnbatch.leb128 import leb128, read_leb128
 
 VERSION = 1
 
@@ -39,6 +40,7 @@ MAX_FILTER_BYTES = 1 << 10
 """Size of a picture's own filter, at most."""
 
 _CRC_BYTES = 4
+_NUMBER_BYTES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class Bitstream(NamedTuple):
 def pack(header: Header, tiles: Sequence[bytes]) -> bytes:
     """Header, table of lengths and CRCs, tiles."""
     fixed = _fixed_header(header)
-    table = b"".join(_varint(len(u)) for u in tiles) + b"".join(_crc(fixed, u).to_bytes(_CRC_BYTES, "little") for u in tiles)
+    table = b"".join(leb128(len(u)) for u in tiles) + b"".join(_crc(fixed, u).to_bytes(_CRC_BYTES, "little") for u in tiles)
     return fixed + table + b"".join(tiles)
 
 
@@ -98,13 +100,13 @@ def unpack(data: bytes | memoryview) -> Bitstream:
         raise BitstreamError(f"bitstream version {version}, expected {VERSION}")
     if flags & ~(_GRAY | _FILTER | _NEUTRAL) or (flags & _GRAY and flags & _NEUTRAL) or quality_steps > MAX_QUALITY_STEPS:
         raise BitstreamError(f"bitstream header: flags {flags}, quality {quality_steps} quarter steps")
-    width, position = _read_varint(view, _FIXED.size)
-    height, position = _read_varint(view, position)
+    width, position = _read_number(view, _FIXED.size)
+    height, position = _read_number(view, position)
     if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and width * height <= MAX_PIXELS):
         raise BitstreamError(f"bitstream header: {width} × {height} pixels is outside the limits")
     own_filter = b""
     if flags & _FILTER:
-        length, position = _read_varint(view, position)
+        length, position = _read_number(view, position)
         own_filter = bytes(view[position : position + length])
         if not 0 < length == len(own_filter) <= MAX_FILTER_BYTES:
             raise BitstreamError(f"bitstream header: a filter of {length} bytes")
@@ -121,7 +123,7 @@ def _read_tiles(header: Header, view: memoryview, position: int) -> Bitstream:
         raise BitstreamError(f"bitstream of {len(view)} bytes cannot hold {count} tiles")
     lengths = []
     for _ in range(count):
-        length, position = _read_varint(view, position)
+        length, position = _read_number(view, position)
         lengths.append(length)
     first = position + _CRC_BYTES * count
     if first + sum(lengths) != len(view):
@@ -137,8 +139,8 @@ def _read_tiles(header: Header, view: memoryview, position: int) -> Bitstream:
 def _fixed_header(header: Header) -> bytes:
     flags = header.gray * _GRAY | bool(header.own_filter) * _FILTER | header.neutral * _NEUTRAL
     fixed = _FIXED.pack(VERSION, flags, header.quality_steps, header.codec_prefix)
-    fixed += _varint(header.width) + _varint(header.height)
-    return fixed + _varint(len(header.own_filter)) + header.own_filter if header.own_filter else fixed
+    fixed += leb128(header.width) + leb128(header.height)
+    return fixed + leb128(len(header.own_filter)) + header.own_filter if header.own_filter else fixed
 
 
 def _crc(header_bytes: bytes, tile: bytes | memoryview) -> int:
@@ -146,24 +148,8 @@ def _crc(header_bytes: bytes, tile: bytes | memoryview) -> int:
     return zlib.crc32(tile, zlib.crc32(header_bytes))
 
 
-def _varint(value: int) -> bytes:
-    """Unsigned LEB128."""
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _read_varint(view: memoryview, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 35, 7):
-        if position >= len(view):
-            raise BitstreamError("bitstream ends inside its header")
-        byte = view[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise BitstreamError("bitstream header: a number is longer than 5 bytes")
+def _read_number(view: memoryview, position: int) -> tuple[int, int]:
+    try:
+        return read_leb128(view, position, max_bytes=_NUMBER_BYTES)
+    except ValueError as error:
+        raise BitstreamError(f"bitstream header: {error}") from error

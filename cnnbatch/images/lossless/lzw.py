@@ -10,7 +10,8 @@ import imagecodecs
 import numba
 import numpy as np
 
-from cnnbatch.images.lossless.numbers import Reader, number
+from cnnbatch.images.lossless.numbers import Reader
+from cnnbatch.leb128 import leb128
 
 CLEAR, END, FIRST, LAST = 256, 257, 258, 4095
 MAX_TABLES: Final = 1 << 20
@@ -33,8 +34,8 @@ def analyse(stream: bytes, raw: bytes) -> bytes | None:
     if found < 0:
         return None
     tail = stream[(bit + 7) // 8 :]
-    head = number(found) + b"".join(number(int(count)) for count in counts[:found])
-    return head + bytes([end]) + number(len(tail)) + tail
+    head = leb128(found) + b"".join(leb128(int(count)) for count in counts[:found])
+    return head + bytes([end]) + leb128(len(tail)) + tail
 
 
 def rebuild(raw: bytes, recipe: bytes, *, max_bytes: int) -> bytes:

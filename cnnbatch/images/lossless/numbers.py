@@ -1,19 +1,11 @@
-"""Numbers in bytes: LEB128, as in a bitstream."""
+"""Numbers and bytes as the parts of a payload hold them."""
 
 from typing import Final
 
+from cnnbatch.leb128 import read_leb128
+
 MAX_NUMBER: Final = 1 << 40
 """No size in a payload is larger."""
-
-
-def number(value: int) -> bytes:
-    """Seven bits a byte, the lowest first; the last byte has the high bit clear."""
-    out = bytearray()
-    while value >= 128:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 class Reader:
@@ -30,16 +22,8 @@ class Reader:
         return bytes(self._data[self.position - count : self.position])
 
     def number(self, most: int = MAX_NUMBER) -> int:
-        """The next number; one over ``most`` is refused."""
-        value = shift = 0
-        while True:
-            [byte] = self.take(1)
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                break
-            if shift > 63:
-                raise ValueError("a number without an end")
+        """The next number, in LEB128; one over ``most`` is refused."""
+        value, self.position = read_leb128(self._data, self.position)
         if value > most:
             raise ValueError(f"{value}, the limit is {most}")
         return value

@@ -13,9 +13,10 @@ import imagecodecs
 
 from cnnbatch.errors import ImageError
 from cnnbatch.images.lossless import deflate, jxl, lzw
-from cnnbatch.images.lossless.numbers import Reader, number
+from cnnbatch.images.lossless.numbers import Reader
 from cnnbatch.images.lossless.samples import Layout, to_blocks, to_pixels
 from cnnbatch.images.transcode import restore_jpeg, transcode_jpeg
+from cnnbatch.leb128 import leb128
 
 JPEG, SAMPLES = 0, 1
 AS_IS, DEFLATE, LZW = 0, 1, 2
@@ -90,8 +91,8 @@ def pack(data: bytes, parts: Iterable[Part]) -> bytes | None:
         return None
     rest = _without(data, [extent for extents, _ in packed for extent in extents])
     coded = compress(rest)
-    head = number(len(data)) + number(len(packed)) + b"".join(body for _, body in packed)
-    return head + number(len(rest)) + number(len(coded)) + coded
+    head = leb128(len(data)) + leb128(len(packed)) + b"".join(body for _, body in packed)
+    return head + leb128(len(rest)) + leb128(len(coded)) + coded
 
 
 def unpack(payload: bytes, num_bytes: int) -> bytes:
@@ -141,7 +142,7 @@ def _without(data: bytes, extents: Sequence[Extent]) -> bytes:
 
 
 def _dump_extents(extents: Sequence[Extent]) -> bytes:
-    return number(len(extents)) + b"".join(number(start) + number(end - start) for start, end in extents)
+    return leb128(len(extents)) + b"".join(leb128(start) + leb128(end - start) for start, end in extents)
 
 
 def _parse_extents(reader: Reader) -> list[Extent]:
@@ -157,7 +158,7 @@ def _pack_jpeg(data: bytes, part: Jpeg) -> tuple[list[Extent], bytes] | None:
     coded = transcode_jpeg(data[start:end])
     if coded is None:
         return None
-    return [part.extent], number(JPEG) + _dump_extents([part.extent]) + number(len(coded)) + coded
+    return [part.extent], leb128(JPEG) + _dump_extents([part.extent]) + leb128(len(coded)) + coded
 
 
 def _unpack_jpeg(reader: Reader, num_bytes: int) -> list[tuple[Extent, bytes]]:
@@ -182,11 +183,11 @@ def _pack_picture(data: bytes, part: Picture) -> tuple[list[Extent], bytes] | No
     if to_blocks(pixels, kinds, part.layout) != blocks:  # something in the padding of rows
         return None
     codestreams = jxl.encode(pixels)
-    side = compress(b"".join(number(len(one)) + one for one in (kinds, *recipes)))
+    side = compress(b"".join(leb128(len(one)) + one for one in (kinds, *recipes)))
     extents = [extent for extents in part.blocks for extent in extents]
-    body = number(SAMPLES) + part.layout.dump() + number(part.packing) + b"".join(map(_dump_extents, part.blocks))
-    body += number(len(codestreams)) + b"".join(number(len(one)) + one for one in codestreams)
-    return extents, body + number(sum(len(number(len(one))) + len(one) for one in (kinds, *recipes))) + number(len(side)) + side
+    body = leb128(SAMPLES) + part.layout.dump() + leb128(part.packing) + b"".join(map(_dump_extents, part.blocks))
+    body += leb128(len(codestreams)) + b"".join(leb128(len(one)) + one for one in codestreams)
+    return extents, body + leb128(sum(len(leb128(len(one))) + len(one) for one in (kinds, *recipes))) + leb128(len(side)) + side
 
 
 def _open_stream(stream: bytes, packing: int, size: int) -> tuple[bytes, bytes] | None:

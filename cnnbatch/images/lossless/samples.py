@@ -12,8 +12,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnbatch.images.lossless.numbers import Reader, number
+from cnnbatch.images.lossless.numbers import Reader
 from cnnbatch.images.png import predicted, unfilter
+from cnnbatch.leb128 import leb128
 
 PLAIN, FILTERED, DIFFERENCES = 0, 1, 2
 MAX_SIDE: Final = 1 << 20
@@ -42,7 +43,7 @@ class Layout:
 
     def dump(self) -> bytes:
         """As bytes."""
-        return b"".join(map(number, astuple(self)))
+        return b"".join(map(leb128, astuple(self)))
 
     @classmethod
     def parse(cls, reader: Reader, *, max_bytes: int) -> "Layout":

@@ -17,7 +17,8 @@ from cnnbatch.images.lossless.deflate import matches
 from cnnbatch.images.lossless.deflate.differences import DifferenceDecoder, DifferenceEncoder
 from cnnbatch.images.lossless.deflate.reading import DYNAMIC, STORED, TOKENS_AT_ONCE, StreamReader, Tokens
 from cnnbatch.images.lossless.deflate.writing import StreamWriter
-from cnnbatch.images.lossless.numbers import Reader, number
+from cnnbatch.images.lossless.numbers import Reader
+from cnnbatch.leb128 import leb128
 
 TRIAL_TOKENS: Final = 20_000
 """Tokens of a stream by which the settings are chosen that predict it best."""
@@ -55,8 +56,8 @@ def analyse(stream: bytes, raw: bytes) -> bytes | None:
     checksum = zlib.adler32(raw).to_bytes(ADLER_BYTES, "big")
     has_checksum = rest.startswith(checksum)
     tail = rest[ADLER_BYTES:] if has_checksum else rest
-    head = stream[:2] + bytes([has_checksum]) + b"".join(number(int(value)) for value in settings)
-    return head + b"".join(number(len(part)) + part for part in (tail, blocks, differences))
+    head = stream[:2] + bytes([has_checksum]) + b"".join(leb128(int(value)) for value in settings)
+    return head + b"".join(leb128(len(part)) + part for part in (tail, blocks, differences))
 
 
 def rebuild(raw: bytes, recipe: bytes, *, max_bytes: int) -> bytes:
@@ -133,7 +134,7 @@ def _read_blocks(reader: StreamReader, blocks: bytearray, max_tokens: int) -> It
         is_last, kind = bool(head & 1), head >> 1
         if kind == STORED:
             yield (count := reader.read_stored())
-            blocks += bytes([head]) + number(count)
+            blocks += bytes([head]) + leb128(count)
         else:
             num_bits, bits = reader.read_codes(kind)
             count = 0
@@ -141,8 +142,8 @@ def _read_blocks(reader: StreamReader, blocks: bytearray, max_tokens: int) -> It
                 yield lengths, distances
                 count += len(lengths)
             max_tokens -= count
-            codes = number(num_bits) + bits.to_bytes((num_bits + 7) >> 3, "little") if kind == DYNAMIC else b""
-            blocks += bytes([head]) + number(count) + codes
+            codes = leb128(num_bits) + bits.to_bytes((num_bits + 7) >> 3, "little") if kind == DYNAMIC else b""
+            blocks += bytes([head]) + leb128(count) + codes
         if len(blocks) > len(reader.data) + 64:
             raise ValueError("blocks of hardly anything: what they say takes more than the stream")
 

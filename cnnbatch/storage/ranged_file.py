@@ -1,22 +1,59 @@
 """Objects of a store as seekable files, read by ranges."""
 
 import io
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cnnbatch.storage import Store
+from cnnbatch.storage.interface import Store
 
 MAX_HOLE_BYTES = 8192
 """Bytes between two wanted ranges up to which one request for both is cheaper than two."""
 
 
-class RangedFile(io.RawIOBase):
+class SeekableReader(io.RawIOBase):
+    """A file that is read from any position; a subclass says how."""
+
+    def __init__(self) -> None:
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = 0
+        if whence != io.SEEK_SET:
+            origin = self._position if whence == io.SEEK_CUR else self._end()
+        self._position = max(0, origin + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    @abstractmethod
+    def read(self, size: int | None = -1) -> Any:
+        """Up to ``size`` bytes from the position, which moves behind them; fewer only at the end."""
+
+    @abstractmethod
+    def _end(self) -> int:
+        """How many bytes there are."""
+
+
+class RangedFile(SeekableReader):
     """One object as a seekable file; each read is one range request, unless `fetch` has brought those bytes."""
 
     def __init__(self, store: Store, path: str, num_bytes: int) -> None:
+        super().__init__()
         self._store, self._path, self.num_bytes = store, path, num_bytes
-        self._position = 0
         self._fetched: list[tuple[int, memoryview]] = []
         self._asked: list[tuple[int, int]] | None = None
 
@@ -35,20 +72,6 @@ class RangedFile(io.RawIOBase):
         for start, end in _joined(sorted(ranges)):
             self._fetched.append((start, memoryview(self._store.read_range(self._path, start, end - start))))
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.num_bytes}[whence]
-        self._position = max(0, origin + offset)
-        return self._position
-
     def read(self, size: int | None = -1) -> Any:
         """Bytes, or a view of what was fetched: Arrow holds all chunks of a row group at once."""
         left = max(0, self.num_bytes - self._position)
@@ -59,6 +82,9 @@ class RangedFile(io.RawIOBase):
         data = self.view(self._position, self._position + size) if size else b""
         self._position += len(data)
         return data
+
+    def _end(self) -> int:
+        return self.num_bytes
 
     def view(self, start: int, end: int) -> memoryview:
         """The bytes from ``start`` to ``end``."""
