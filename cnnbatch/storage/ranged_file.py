@@ -39,6 +39,9 @@ class SeekableReader(io.RawIOBase):
         buffer[: len(data)] = data
         return len(data)
 
+    def readall(self) -> bytes:
+        return bytes(self.read())
+
     @abstractmethod
     def read(self, size: int | None = -1) -> Any:
         """Up to ``size`` bytes from the position, which moves behind them; fewer only at the end."""

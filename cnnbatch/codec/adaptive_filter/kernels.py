@@ -22,6 +22,7 @@ from typing import Final
 import numba
 import numpy as np
 import numpy.typing as npt
+from numba.extending import overload
 
 from cnnbatch.codec.entropy_coding.exp_golomb import unpacked
 
@@ -68,7 +69,7 @@ def filter_planes(planes, weights, limits, pixels):  # type: ignore[no-untyped-d
                 mixed = own[first] * (r[j] - g[j]) + own[first + 1] * (b[j] - g[j]) + own[first + 2] * np.float32(CONSTANT)
                 crossed = own[first - 3] * around[0, j] + own[first - 2] * around[1, j] + own[first - 1] * around[2, j]
                 totals[j] = here[j] + mixed + crossed
-            _add_pairs(planes[c], i, own, limits, totals)
+            add_pairs(planes[c], i, own, limits, totals)
             for j in range(width):
                 pixels[i - REACH, j, c] = np.uint8(min(max(totals[j] + np.float32(0.5), low), high))
 
@@ -80,8 +81,11 @@ def clipped(p, q, limit):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "nnan", "nsz"})
-def _add_pairs(plane, i, weights, limits, totals):  # type: ignore[no-untyped-def]
-    """To the totals of row ``i``, what the clipped differences of its pairs of neighbours give."""
+def add_pairs(plane, i, weights, limits, totals):  # type: ignore[no-untyped-def]
+    """To the totals of row ``i``, what the clipped differences of its pairs of neighbours give.
+
+    ``weights`` [2 · pairs] for the whole row, or [2 · pairs, W] for each of its columns.
+    """
     width, half = len(totals), len(PAIRS)
     here, near, far = plane[i, REACH : REACH + width], limits[0], limits[1]
     for pair in range(half):
@@ -91,7 +95,20 @@ def _add_pairs(plane, i, weights, limits, totals):  # type: ignore[no-untyped-de
         strong, weak = weights[pair], weights[half + pair]
         for j in range(width):
             p, q = before[j] - here[j], behind[j] - here[j]
-            totals[j] += strong * clipped(p, q, near) + weak * clipped(p, q, far)
+            beside = _weight(strong, j) * clipped(p, q, near) + _weight(weak, j) * clipped(p, q, far)  # type: ignore[no-untyped-call]
+            totals[j] += beside
+
+
+def _weight(weights, column):  # type: ignore[no-untyped-def]
+    """The weight of a column: its own, or that of the whole row; `_compiled_weight` is what runs."""
+    return weights if np.isscalar(weights) else weights[column]
+
+
+@overload(_weight)
+def _compiled_weight(weights, column):  # type: ignore[no-untyped-def]
+    if isinstance(weights, numba.types.Array):
+        return lambda weights, column: weights[column]
+    return lambda weights, column: weights
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "nnan", "nsz"})

@@ -17,7 +17,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from cnnbatch.codec.adaptive_filter.kernels import AROUND, COLOURS, LIMITS, PAIRS, REACH, clipped, sum_around
+from cnnbatch.codec.adaptive_filter.kernels import AROUND, COLOURS, LIMITS, REACH, add_pairs, sum_around
 from cnnbatch.codec.geometry import Array, Pixels
 from cnnbatch.codec.transforms.quality_laws import NUM_ANCHORS, curve_at
 
@@ -143,7 +143,7 @@ def _filter(planes, kinds, weights, limits, pixels):  # type: ignore[no-untyped-
                 of_red, of_green, of_blue = own[AROUND - 3], own[AROUND - 2], own[AROUND - 1]
                 for j in range(width):
                     totals[j] = here[j] + of_red[j] * red[j] + of_green[j] * green[j] + of_blue[j] * blue[j]
-                _add_pairs(planes[c], REACH + top + i, own, limits, totals)
+                add_pairs(planes[c], REACH + top + i, own, limits, totals)
                 for j in range(width):
                     pixels[top + i, j, c] = np.uint8(min(max(totals[j] + half, low), high))
 
@@ -156,17 +156,3 @@ def _expand(weights, kinds, own):  # type: ignore[no-untyped-def]
         for feature in range(len(of_class)):
             for j in range(column * SQUARE, (column + 1) * SQUARE):
                 own[feature, j] = of_class[feature]
-
-
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "nnan", "nsz"})
-def _add_pairs(plane, i, own, limits, totals):  # type: ignore[no-untyped-def]
-    width, half = len(totals), len(PAIRS)
-    here, near, far = plane[i, REACH : REACH + width], limits[0], limits[1]
-    for pair in range(half):
-        down, right = PAIRS[pair]
-        before = plane[i - down, REACH - right : REACH - right + width]
-        behind = plane[i + down, REACH + right : REACH + right + width]
-        strong, weak = own[pair], own[half + pair]
-        for j in range(width):
-            p, q = before[j] - here[j], behind[j] - here[j]
-            totals[j] += strong[j] * clipped(p, q, near) + weak[j] * clipped(p, q, far)
