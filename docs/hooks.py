@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterator
 
-from cnnbatch.cli import _parser
+from cnnbatch.command_options import command_parser
 
 PLACE = "<!-- commands -->"
 WIDTH = 96
@@ -11,7 +11,7 @@ WIDTH = 96
 
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Puts the help of every command in the place that the page of commands has for it."""
-    return markdown.replace(PLACE, "\n".join(_commands(_parser(), "cnnbatch"))) if PLACE in markdown else markdown
+    return markdown.replace(PLACE, "\n".join(_commands(command_parser(), "cnnbatch"))) if PLACE in markdown else markdown
 
 
 def _commands(parser: argparse.ArgumentParser, name: str) -> Iterator[str]:

@@ -38,6 +38,7 @@ BELOW = {
     "cnnbatch.leb128": set(),
     "cnnbatch.choices": set(),
     "cnnbatch.job_options": {"cnnbatch.choices"},
+    "cnnbatch.command_options": {"cnnbatch.choices", "cnnbatch.job_options"},
     "cnnbatch.processes": {"cnnbatch.errors"},
     "cnnbatch.storage": FLOOR,
     "cnnbatch.metrics": FLOOR,
@@ -62,7 +63,7 @@ BELOW = {
     "cnnbatch.commands": LIBRARY,
     "cnnbatch.serve": LIBRARY,
     "cnnbatch.__main__": {"cnnbatch.cli"},
-    "cnnbatch.cli": {"cnnbatch.job_options", "cnnbatch.commands", "cnnbatch.serve", *LIBRARY},
+    "cnnbatch.cli": {"cnnbatch.command_options", "cnnbatch.job_options", "cnnbatch.commands", "cnnbatch.serve", *LIBRARY},
     "cnnbatch.warm": {"cnnbatch.cli", *FLOOR},
     "jobs": {"cnnbatch.job_options", "cnnbatch.classification", "cnnbatch.evaluation", *LIBRARY},
 }

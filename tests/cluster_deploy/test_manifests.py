@@ -231,11 +231,11 @@ def test_the_cronjobs_image_is_pinned_and_has_a_shell_and_it_may_do_what_it_does
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_the_server_is_started_with_options_that_it_has_and_a_token() -> None:
-    from cnnbatch import cli
+    from cnnbatch.command_options import command_parser
 
     [deployment] = [one for one in documents("serve.yaml") if one["kind"] == "Deployment"]
     [container] = deployment["spec"]["template"]["spec"]["containers"]
-    options = cli._parser().parse_args(["serve", *container["args"]])
+    options = command_parser().parse_args(["serve", *container["args"]])
     assert options.port == container["ports"][0]["containerPort"]
     assert [one["name"] for one in container["env"]] == [TOKEN_VARIABLE]
     assert 'ENTRYPOINT ["cnnbatch", "serve"]' in (ROOT / "Dockerfile").read_text()

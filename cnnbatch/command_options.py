@@ -1,0 +1,288 @@
+"""Options of every command: those of the jobs come from `cnnbatch.job_options`, the others stand here.
+
+Only what a parser needs is imported, as each new shell that completes words runs this.
+"""
+
+import argparse
+from typing import TYPE_CHECKING, Final
+
+from cnnbatch import job_options
+from cnnbatch.choices import FORMATS
+from cnnbatch.version import VERSION
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+SCALES: Final = ("1", "1/2", "1/4", "1/8", "1/16")
+
+_DESCRIPTION: Final = """\
+Compress folders and buckets of images, look into the archive, take pictures out of it, and keep it in order.
+ARCHIVE is a folder or a URL (s3://bucket/prefix); endpoint and credentials come from the environment (AWS_...)."""
+
+_EXAMPLES: Final = """\
+examples:
+  cnnbatch compress photos/ archive/             a folder into an archive, on a Ray of this machine or RAY_ADDRESS
+  cnnbatch ls -l archive/ '2024/*'               what is in it
+  cnnbatch get archive/ 2024/a.jpg -o a.jpg      one picture
+  cnnbatch reconstruct archive/ back/            every picture
+  eval "$(cnnbatch completion bash)"             completes commands and options in this shell
+
+`cnnbatch COMMAND --help` has the options and examples of each."""
+
+INFO_EXAMPLES: Final = ("cnnbatch info s3://bucket/archive", "cnnbatch info archive/ --sql | duckdb")
+LS_EXAMPLES: Final = (
+    "cnnbatch ls archive/ '2024/*'",
+    """cnnbatch ls -l archive/ --where "width > 4000 and outcome = 'store'\"""",
+)
+GET_EXAMPLES: Final = (
+    "cnnbatch get archive/ 2024/a.jpg -o a.png",
+    "cnnbatch get archive/ '2024/*.jpg' -o back/",
+    "cnnbatch get archive/ 2024/a.jpg -o - --scale 1/8 > preview.jpg",
+)
+DOCTOR_EXAMPLES: Final = ("cnnbatch doctor archive/", "cnnbatch doctor archive/ --mend --source photos/")
+RESTORE_EXAMPLES: Final = ("cnnbatch restore-rows archive/ '2024/*' --dry-run",)
+
+SHELLS: Final = ("bash", "zsh", "tcsh")
+
+
+def command_parser() -> argparse.ArgumentParser:
+    """The parser of a whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="cnnbatch",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"cnnbatch {VERSION}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_jobs(subparsers)
+    for add in (
+        _add_info,
+        _add_ls,
+        _add_get,
+        _add_encode,
+        _add_decode,
+        _add_doctor,
+        _add_erase,
+        _add_compact,
+        _add_restore,
+        _add_serve,
+        _add_completion,
+    ):
+        add(subparsers)
+    return parser
+
+
+def _add_jobs(subparsers: "Subparsers") -> None:
+    """Lists the jobs in the help, and for completion; their words are read by parsers of their own."""
+    classify: Subparsers | None = None
+    for name, job in job_options.JOBS.items():
+        first, _, second = name.partition(" ")
+        if not second:
+            job.fill(subparsers.add_parser(name, help=f"{job.help[0].lower()}{job.help[1:]}"))
+            continue
+        if classify is None:
+            parser = subparsers.add_parser(first, help="recognise what is on an archive's pictures without decoding them")
+            classify = parser.add_subparsers(dest="what", required=True)
+        job.fill(classify.add_parser(second))
+
+
+def _add(subparsers: "Subparsers", name: str, help: str, *examples: str) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        name,
+        help=help,
+        description=f"{help[0].upper()}{help[1:]}.",
+        epilog="\n  ".join(("examples:", *examples)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser._positionals.title = "required"
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+    return parser
+
+
+def _add_info(subparsers: "Subparsers") -> None:
+    parser = _add(subparsers, "info", "show the figures of an archive or of a .cnb file", *INFO_EXAMPLES)
+    parser.add_argument("what", metavar="ARCHIVE|FILE.cnb")
+    parser.add_argument(
+        "--sql", action="store_true", help="print how other tools read this archive: SQL, and Python in comments"
+    )
+
+
+def _add_ls(subparsers: "Subparsers") -> None:
+    parser = _add(subparsers, "ls", "list the images of an archive by key", *LS_EXAMPLES)
+    parser.add_argument("archive", metavar="ARCHIVE")
+    which = parser.add_argument_group("which images")
+    which.add_argument("glob", metavar="GLOB", nargs="?", default="*", help="only keys that match; * crosses / (default: all)")
+    which.add_argument(
+        "--where", metavar="CONDITION", help="only those of which it holds, such as \"label = 'cat' and width > 640\""
+    )
+    parser.add_argument("-l", "--long", action="store_true", help="with format, size, bytes of the original, and quality")
+
+
+def _add_get(subparsers: "Subparsers") -> None:
+    parser = _add(subparsers, "get", "write images of an archive to files", *GET_EXAMPLES)
+    parser.add_argument("archive", metavar="ARCHIVE")
+    parser.add_argument("keys", metavar="KEY|GLOB", nargs="+", help="a key, or several, or globs in which * crosses /")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE|FOLDER/|-",
+        help="where to; - is stdout (default: the key's last part in this folder; of several, their keys below this folder)",
+    )
+    _add_format(parser)
+    _add_quick(parser)
+    _add_force(parser)
+
+
+def _add_serve(subparsers: "Subparsers") -> None:
+    help = "show archives in a browser: gallery, IIIF and dashboard, read-only"
+    parser = subparsers.add_parser("serve", help=help, description=f"{help[0].upper()}{help[1:]}.", allow_abbrev=False)
+    parser.add_argument("archives", metavar="ARCHIVE", nargs="+")
+    parser.add_argument("--port", type=int, default=8765, help="0 takes a free one (default: 8765)")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="with another one than this machine's own, a token is asked for (default: 127.0.0.1)",
+    )
+    parser.add_argument(
+        "--source",
+        metavar="SOURCE",
+        action="append",
+        default=[],
+        help="of each archive, in their order: shows originals beside it",
+    )
+    parser.add_argument(
+        "--cors",
+        metavar="ORIGIN",
+        action="append",
+        default=[],
+        help="pages there may read IIIF answers, * for all (repeatable)",
+    )
+    parser.add_argument("--public-url", metavar="URL", help="under which a proxy shows it (default: as it is asked)")
+    for name, default, help in (
+        ("workers", None, "pictures decoded at once (default: processors)"),
+        ("queue", 256, "requests that may wait for that, further ones are told to come again"),
+        ("cache-mib", 512, "memory for pictures that were decoded"),
+        ("decode-mib", 2048, "memory for pictures while they are decoded"),
+        ("max-megapixels", 400, "larger pictures are not shown, only given"),
+    ):
+        shown = help if default is None else f"{help} (default: {default})"
+        parser.add_argument(f"--{name}", type=_positive, default=default, metavar="N", help=shown)
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+def _add_encode(subparsers: "Subparsers") -> None:
+    parser = _add(
+        subparsers, "encode", "compress one image to a .cnb file", "cnnbatch encode a.jpg a.cnb --target-ssimulacra2 80"
+    )
+    parser.add_argument("image", metavar="IMAGE")
+    parser.add_argument("cnb", metavar="FILE.cnb")
+    goal = parser.add_mutually_exclusive_group()
+    goal.add_argument("--quality", type=float, metavar="Q", help="0 to 63, in quarters (default: 40)")
+    goal.add_argument("--target-psnr", type=float, metavar="DB", help="search the quality that gives this PSNR")
+    goal.add_argument("--target-bpp", type=float, metavar="BPP", help="search the quality that gives these bits per pixel")
+    goal.add_argument("--target-ssimulacra2", type=float, metavar="S", help="search the quality that gives this SSIMULACRA2")
+    goal.add_argument("--lossless", action="store_true", help="keep the file so that it comes back byte for byte")
+    parser.add_argument("--min-psnr", type=float, metavar="DB", help="raise the quality until this is met, else keep the file")
+    parser.add_argument("--min-ssimulacra2", type=float, metavar="S", help="the same for SSIMULACRA2")
+    parser.add_argument("--measure", choices=["ssimulacra2"], help="record it beside the PSNR")
+    parser.add_argument(
+        "--effort", type=int, metavar="N", help="search for a better bitstream: 1 takes some thirty times as long (default: 0)"
+    )
+    parser.add_argument(
+        "--codec", metavar="FILE", help="codec file, or the name of one that comes with cnnbatch (default: eye)"
+    )
+    _add_force(parser)
+
+
+def _add_decode(subparsers: "Subparsers") -> None:
+    parser = _add(subparsers, "decode", "give the image of a .cnb file back", "cnnbatch decode a.cnb a.png")
+    parser.add_argument("cnb", metavar="FILE.cnb")
+    parser.add_argument("output", metavar="IMAGE", help="where to; - is stdout")
+    parser.add_argument("--codec", metavar="FILE", help="codec file, if not one that comes with cnnbatch")
+    _add_format(parser)
+    _add_quick(parser)
+    _add_force(parser)
+
+
+def _add_doctor(subparsers: "Subparsers") -> None:
+    parser = _add(subparsers, "doctor", "look for damage in an archive and for files that nothing needs", *DOCTOR_EXAMPLES)
+    parser.add_argument("archive", metavar="ARCHIVE")
+    parser.add_argument(
+        "--mend", action="store_true", help="put a torn last commit or a bad checkpoint into quarantine, and right what can be"
+    )
+    originals = parser.add_mutually_exclusive_group()
+    originals.add_argument(
+        "--source",
+        metavar="SOURCE",
+        help="read all shards, too, and say which originals of lost rows are there; with --mend, what cannot be read leaves "
+        "the log, and the next run archives those again",
+    )
+    originals.add_argument("--no-source", action="store_true", help="the same where there are no originals any more")
+    parser.add_argument("--sweep", action="store_true", help="delete files that no live image is in, after their grace")
+    _add_grace(parser)
+
+
+def _add_erase(subparsers: "Subparsers") -> None:
+    parser = _add(
+        subparsers, "erase", "remove images for good: they are never ingested again", "cnnbatch erase archive/ a.jpg --verify"
+    )
+    parser.add_argument("archive", metavar="ARCHIVE")
+    parser.add_argument("keys", metavar="KEY", nargs="+")
+    parser.add_argument("--verify", action="store_true", help="look for the keys in every file, replaced ones too; exit code 5")
+    _add_grace(parser)
+
+
+def _add_compact(subparsers: "Subparsers") -> None:
+    parser = _add(subparsers, "compact", "merge small shards into fewer ones, sorted by key", "cnnbatch compact archive/")
+    parser.add_argument("archive", metavar="ARCHIVE")
+
+
+def _add_restore(subparsers: "Subparsers") -> None:
+    parser = _add(
+        subparsers,
+        "restore-rows",
+        "bring back images that --mirror-deletes removed, while their files are there",
+        *RESTORE_EXAMPLES,
+    )
+    parser.add_argument("archive", metavar="ARCHIVE")
+    which = parser.add_argument_group("which images")
+    which.add_argument("glob", metavar="GLOB", nargs="?", default="*", help="only keys that match; * crosses / (default: all)")
+    parser.add_argument("--dry-run", action="store_true", help="list their keys, change nothing")
+
+
+def _add_completion(subparsers: "Subparsers") -> None:
+    parser = subparsers.add_parser("completion", help="print what makes a shell complete commands and options")
+    parser.add_argument("shell", choices=SHELLS)
+
+
+def _add_grace(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--grace", type=float, default=24.0, metavar="HOURS", help="how long a file stays that is not live (default: 24)"
+    )
+    parser.add_argument("--force", action="store_true", help="allow a grace under an hour: no run may be writing")
+
+
+def _add_format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        help="of the file that is written; a stored original always comes back as it was "
+        "(default: as the ending of the given file says, else original)",
+    )
+
+
+def _add_quick(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--draft", action="store_true", help="decode without the network, in a third of the time")
+    parser.add_argument("--scale", choices=SCALES, default="1", help="a smaller picture, the quicker the smaller (default: 1)")
+
+
+def _add_force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="replace the file if there is one")
