@@ -10,3 +10,8 @@ LAYOUTS: Final = ("original", "folder", "webdataset", "parquet")
 
 LEVELS: Final = ("log", "checksums", "decode", "source")
 """Levels of verification; each includes those before it."""
+
+CONVERTED: Final = frozenset(("heic", "jp2", "j2k", "jxl"))
+"""Formats that are decoded only where conversion is asked for; their pictures come back as `CONVERTED_TO`."""
+
+CONVERTED_TO: Final = "avif"

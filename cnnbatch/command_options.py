@@ -184,21 +184,7 @@ def _add_encode(subparsers: "Subparsers") -> None:
     )
     parser.add_argument("image", metavar="IMAGE")
     parser.add_argument("cnb", metavar="FILE.cnb")
-    goal = parser.add_mutually_exclusive_group()
-    goal.add_argument("--quality", type=float, metavar="Q", help="0 to 63, in quarters (default: 40)")
-    goal.add_argument("--target-psnr", type=float, metavar="DB", help="search the quality that gives this PSNR")
-    goal.add_argument("--target-bpp", type=float, metavar="BPP", help="search the quality that gives these bits per pixel")
-    goal.add_argument("--target-ssimulacra2", type=float, metavar="S", help="search the quality that gives this SSIMULACRA2")
-    goal.add_argument("--lossless", action="store_true", help="keep the file so that it comes back byte for byte")
-    parser.add_argument("--min-psnr", type=float, metavar="DB", help="raise the quality until this is met, else keep the file")
-    parser.add_argument("--min-ssimulacra2", type=float, metavar="S", help="the same for SSIMULACRA2")
-    parser.add_argument("--measure", choices=["ssimulacra2"], help="record it beside the PSNR")
-    parser.add_argument(
-        "--effort", type=int, metavar="N", help="search for a better bitstream: 1 takes some thirty times as long (default: 0)"
-    )
-    parser.add_argument(
-        "--codec", metavar="FILE", help="codec file, or the name of one that comes with cnnbatch (default: eye)"
-    )
+    job_options.add_coding(parser)
     _add_force(parser)
 
 

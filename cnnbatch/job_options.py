@@ -48,25 +48,37 @@ def classify_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_compress(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="folder or URL with images, such as photos/ or s3://bucket/photos")
-    parser.add_argument("archive", metavar="ARCHIVE", help="folder or URL of the archive; made where there is none")
+def add_coding(parser: argparse.ArgumentParser) -> None:
+    """Adds what says how images are coded: `CompressionSettings`, and the codec file."""
     quality = parser.add_argument_group("quality")
     goal = quality.add_mutually_exclusive_group()
-    goal.add_argument("--quality", type=float, metavar="Q", help="0…63 in quarters, default 40")
+    goal.add_argument("--quality", type=float, metavar="Q", help="0 to 63, in quarters (default: 40)")
     goal.add_argument("--target-psnr", type=float, metavar="DB", help="search each image's quality for this PSNR")
-    goal.add_argument("--target-bpp", type=float, metavar="B", help="search each image's quality for these bits per pixel")
+    goal.add_argument("--target-bpp", type=float, metavar="BPP", help="search each image's quality for these bits per pixel")
     goal.add_argument("--target-ssimulacra2", type=float, metavar="S", help="search each image's quality for this SSIMULACRA2")
-    goal.add_argument("--lossless", action="store_true", default=None, help="keep every byte; JPEGs as JPEG XL transcodes")
-    quality.add_argument("--min-psnr", type=float, metavar="DB", help="raise quality, or store, below this PSNR")
+    goal.add_argument("--lossless", action="store_true", default=None, help="keep files so that they come back byte for byte")
+    quality.add_argument("--min-psnr", type=float, metavar="DB", help="raise the quality until this is met, else keep the file")
     quality.add_argument("--min-ssimulacra2", type=float, metavar="S", help="the same for SSIMULACRA2")
     quality.add_argument("--measure", choices=["ssimulacra2"], help="record it beside the PSNR")
     quality.add_argument(
-        "--effort", type=int, metavar="N", help="search for better bitstreams: 1 takes some thirty times as long; 0"
+        "--effort", type=int, metavar="N", help="search for better bitstreams: 1 takes some thirty times as long (default: 0)"
     )
     quality.add_argument(
-        "--codec", metavar="FILE", help="codec file, or the name of one that comes with cnnbatch; default: eye"
+        "--codec", metavar="FILE", help="codec file, or the name of one that comes with cnnbatch (default: eye)"
     )
+    quality.add_argument(
+        "--decode",
+        action="store_true",
+        default=None,
+        help="code HEIC, JPEG 2000 and JPEG XL too, which come back as AVIF, and 16-bit PNG and TIFF whose samples are 8-bit "
+        "ones; HEIC needs cnnbatch[heif]",
+    )
+
+
+def _add_compress(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="folder or URL with images, such as photos/ or s3://bucket/photos")
+    parser.add_argument("archive", metavar="ARCHIVE", help="folder or URL of the archive; made where there is none")
+    add_coding(parser)
     which = parser.add_argument_group("which images")
     which.add_argument("--exclude", action="append", metavar="GLOB", help="leave out keys; * crosses /; repeatable")
     which.add_argument("--recompress", action="store_true", default=None, help="also take images coded with other settings")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,7 +33,7 @@ from cnnbatch.stages.guarded import GuardedCompressor
 from cnnbatch.stages.listing import Scan, without_erased
 from cnnbatch.stages.mirror import still_there, why_kept
 from cnnbatch.stages.plan import Plan, plan_shards, shard_limits
-from cnnbatch.stages.records import CompressResult, CompressTask, Failure, Tally, describe_kept
+from cnnbatch.stages.records import CompressResult, CompressTask, Failure, Tally
 from cnnbatch.stages.settings import OPTIONS, CompressionSettings
 from cnnbatch.stages.spill import Scratch
 from cnnbatch.storage import Source, StorageConfig, Store, open_store, overlaps
@@ -84,6 +85,8 @@ class CompressJob:
         self.source = open_source(open_store(config.source, self.storage), config.source_settings, archive=self.archive)
         self.source.check()
         self.archive.check_writable()
+        if config.compression.decode and find_spec("pillow_heif") is None:
+            logger.warning("--decode: HEIC is kept as it is, pillow-heif is missing: pip install 'cnnbatch[heif]'")
         self.report = RunReport("compress", new_run_id(), shown(config, self.storage), codec_id=self.codec.id)
         self.scratch = Scratch(config.planning.folder, memory_bytes=config.planning.memory_bytes)
         self.failures: list[Failure] = []
@@ -337,7 +340,7 @@ def describe(report: RunReport) -> list[str]:
         lines.append(
             f"{t.source_bytes / 1e6:,.1f} MB → {t.payload_bytes / 1e6:,.1f} MB, ratio {t.source_bytes / t.payload_bytes:.2f}"
         )
-    lines += describe_kept(t.kept)
+    lines += t.describe_kinds()
     if report.hidden:
         lines.append(f"{report.hidden:,} may be in shards that cannot be read, and were left alone")
     if report.left_out:

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from cnnbatch import signals
 from cnnbatch.archive.leftovers import RUNS
 from cnnbatch.errors import CnnbatchError, StorageError, UsageError
-from cnnbatch.stages.records import Failure, Finding, Tally, kept_as_list
+from cnnbatch.stages.records import Failure, Finding, Tally
 from cnnbatch.storage import StorageConfig, Store, parse_json
 from cnnbatch.storage.urls import parse_url, plain_url
 from cnnbatch.version import VERSION
@@ -110,7 +110,7 @@ class RunReport:
 
     def to_json(self) -> str:
         """The report as JSON."""
-        tally = asdict(replace(self.tally, kept={})) | {"kept": kept_as_list(self.tally.kept)}
+        tally = asdict(replace(self.tally, kept={}, converted={})) | self.tally.kinds_as_lists()
         return json.dumps({**asdict(self), "tally": tally, "complete": self.complete}, indent=2, sort_keys=True)
 
     def write(self, archive: Store) -> None:

@@ -48,7 +48,7 @@ BELOW = {
     "cnnbatch.weights": set(),
     "cnnbatch.codec": {"cnnbatch.metrics", "cnnbatch.ssimulacra2", *FLOOR},
     "cnnbatch.archive": {"cnnbatch.storage", *FLOOR},
-    "cnnbatch.images": FLOOR,
+    "cnnbatch.images": {"cnnbatch.choices", *FLOOR},
     "cnnbatch.containers": {"cnnbatch.archive", "cnnbatch.storage", *FLOOR},
     "cnnbatch.training": {"cnnbatch.codec", "cnnbatch.images", *BASE},  # beside stages
     "cnnbatch.stages": {"cnnbatch.choices", *MIDDLE} - {"cnnbatch.training"},

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cnnbatch.archive.schema import BLOBS
 from cnnbatch.archive.single import MAX_FILE_BYTES, parse_cnb
+from cnnbatch.choices import CONVERTED_TO
 from cnnbatch.errors import ArchiveError, ImageError, StorageError, Unreadable, UsageError
 from cnnbatch.picture import LISTED, MAX_PIXELS, Picture
 from cnnbatch.storage import is_safe_key, overlaps
@@ -142,13 +143,16 @@ def write_picture(
 
 def _format_of(output: str | None, row: "ArchiveRow") -> str:
     """The format that the ending of a file's name asks for. Raises UsageError where nothing is written as that."""
+    from cnnbatch.stages.names import is_converted
+
     ending = Path(output or "").suffix.lower()
-    if output == STDOUT or ending in ("", Path(row.key).suffix.lower()):
+    converted = is_converted(row.outcome, row.source_format)
+    if output == STDOUT or ending == "" or (ending == Path(row.key).suffix.lower() and not converted):
         return "original"
     if ending not in ENDINGS:
         known = ", ".join(sorted(ENDINGS))
         raise UsageError(f"no file that ends in {ending} is written: it is one of {known}; --format original writes it so")
-    return "original" if ENDINGS[ending] == row.source_format else ENDINGS[ending]
+    return "original" if ENDINGS[ending] == (CONVERTED_TO if converted else row.source_format) else ENDINGS[ending]
 
 
 def _file_of(picture: Picture, format: str, options: argparse.Namespace, scale: float) -> bytes:

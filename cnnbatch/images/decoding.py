@@ -23,10 +23,18 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from cnnbatch.choices import CONVERTED, CONVERTED_TO
 from cnnbatch.errors import Undecodable
-from cnnbatch.images import headers, ifd, png, tiff
+from cnnbatch.images import converting, headers, ifd, png, tiff
 from cnnbatch.images.alpha import encode_alpha
-from cnnbatch.images.model import LARGEST_SIDE, MAX_SEGMENT_BYTES, DecodedImage, ImageHeader, Scan, bad_image
+from cnnbatch.images.model import (
+    LARGEST_SIDE,
+    MAX_SEGMENT_BYTES,
+    DecodedImage,
+    ImageHeader,
+    Scan,
+    bad_image,
+)
 from cnnbatch.images.segments import pack
 
 # Pillow warns of a damaged EXIF block inside an AVIF, whose bytes are carried as they are. Filters are process-wide and
@@ -57,18 +65,24 @@ PLUGINS: Final[dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]]] = {
 }
 
 
-def decode(data: bytes, *, max_pixels: int) -> DecodedImage:
+def decode(data: bytes, *, max_pixels: int, convert: bool = False) -> DecodedImage:
     """The picture of an image file as it is stored: neither orientation nor profile are applied.
 
     Raises Undecodable (words in `cnnbatch.images.model`) where the file cannot be given back faithfully as 8-bit gray or RGB,
     alpha, EXIF, ICC, XMP and segments, and before allocating where it has more than ``max_pixels`` pixels. What describes how
     the file holds its pixels is not carried (palettes, strips, interlacing), and named in ``mode`` where it is said apart.
+
+    ``convert``: also pictures that come back as files of another format (`CONVERTED`) or depth (16 bits that are 8), turned as
+    they are shown where their format turns them itself.
     """
-    found = headers.scan(data)
-    _check(found, max_pixels)
+    found = headers.scan(data, convert=convert)
+    _check(found, max_pixels, convert=convert)
     header = found.header
     with bad_image(header.format):
-        if header.format == "jpeg":
+        if converting.converts(header):
+            pixels, found = converting.read(data, found)
+            mode, found = header.mode, headers.bounded(found)
+        elif header.format == "jpeg":
             pixels, mode = imagecodecs.jpeg8_decode(data), header.mode
         elif header.format == "webp":
             pixels, mode = imagecodecs.webp_decode(data, hasalpha=header.mode == "RGBA"), header.mode
@@ -92,14 +106,15 @@ def decode(data: bytes, *, max_pixels: int) -> DecodedImage:
     )
 
 
-def _check(found: Scan, max_pixels: int) -> None:
+def _check(found: Scan, max_pixels: int, *, convert: bool) -> None:
     """Refuse what the header already shows; the size comes first."""
     header = found.header
     if header.width * header.height > max_pixels:
         raise Undecodable("too-many-pixels", f"{header.width}x{header.height} pixels, the limit is {max_pixels}")
-    if max(header.width, header.height) > LARGEST_SIDE.get(header.format, max_pixels):
-        raise Undecodable("unsupported", f"{header.width}x{header.height} pixels cannot be written as {header.format}")
-    if header.bits_per_sample > 8:
+    written = CONVERTED_TO if header.format in CONVERTED else header.format
+    if max(header.width, header.height) > LARGEST_SIDE.get(written, max_pixels):
+        raise Undecodable("unsupported", f"{header.width}x{header.height} pixels cannot be written as {written}")
+    if header.bits_per_sample > 8 and not (convert and converting.is_deep(header)):
         known = header.bits_per_sample in DEEP_BITS
         raise Undecodable(f"{header.bits_per_sample}-bit" if known else "corrupt", f"{header.bits_per_sample} bits a sample")
     if header.num_frames > 1:

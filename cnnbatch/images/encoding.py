@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from cnnbatch.choices import CONVERTED, CONVERTED_TO
 from cnnbatch.errors import ImageError, Undecodable
 from cnnbatch.images import gif, ifd, jpeg, png, rasters, tiff, webp
 from cnnbatch.images.alpha import decode_alpha
@@ -28,7 +29,8 @@ FALLING: Final = (95, 90, 85, 80, 72, 64, 56, 48, 38, 28, 18, 8)
 
 
 def encode(image: DecodedImage, *, format: str, max_bytes: int | None = None) -> bytes:
-    """The picture as a file of ``format``: ``original`` (that of ``image.format``) or one of `FORMATS`.
+    """The picture as a file of ``format``: ``original`` (that of ``image.format``, AVIF for one of
+    `CONVERTED`) or one of `FORMATS`.
 
     ``original``: a JPEG as its original was coded (tables, subsampling, progressive), a lossy WebP as one, and JPEG, WebP and
     AVIF coarser than that where they would else take more than ``max_bytes``, as far as they can be.
@@ -43,6 +45,7 @@ def encode(image: DecodedImage, *, format: str, max_bytes: int | None = None) ->
     the format cannot hold the picture (``size``).
     """
     target = image.format if format == "original" else format
+    target = CONVERTED_TO if target in CONVERTED else target
     if target not in WRITERS:
         raise ValueError(f"format {target!r} is none of {', '.join(('original', *FORMATS))}")
     words = dict(word.split("=", 1) for word in image.mode.split()[1:] if "=" in word)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from cnnbatch.images import jxl
+
 MOST_BYTES: Final = 1 << 20
 """Bytes at the beginning in which a size is looked for."""
 
@@ -155,35 +157,11 @@ def _psd(data: bytes) -> _Size:
     return width, height
 
 
-RATIOS: Final = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
-
-
 def _jxl(data: bytes) -> _Size:
-    """The size header of a JPEG XL codestream (ISO/IEC 18181-1, D.2), also in the first of its boxes that has a part of one."""
-    start = 0
-    if not data.startswith(b"\xff\x0a"):
-        found = re.search(rb"jxlc(?=\xff\x0a)|jxlp.{4}(?=\xff\x0a)", data, re.DOTALL)
-        if found is None:
-            return None, None
-        start = found.end()
-    bits, used = int.from_bytes(data[start + 2 : start + 18], "little"), 0
-
-    def take(count: int) -> int:
-        nonlocal used
-        used += count
-        return bits >> (used - count) & ((1 << count) - 1)
-
-    small = take(1)
-
-    def side() -> int:
-        return 8 * (take(5) + 1) if small else take((9, 13, 18, 30)[take(2)]) + 1
-
-    height = side()
-    ratio = take(3)
-    if ratio:
-        across, down = RATIOS[ratio - 1]
-        return height * across // down, height
-    return side(), height
+    try:
+        return jxl.size(jxl.Bits(jxl.codestream(data)[2:]))
+    except ValueError:
+        return None, None
 
 
 SIZES: Final[dict[str, Callable[[bytes], _Size]]] = {

@@ -4,19 +4,20 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from cnnbatch.choices import CONVERTED
 from cnnbatch.errors import Undecodable
-from cnnbatch.images import gif, isobmff, jpeg, png, rasters, tiff, webp
+from cnnbatch.images import converting, gif, isobmff, jpeg, png, rasters, tiff, webp
 from cnnbatch.images.foreign import recognise
 from cnnbatch.images.model import MAX_METADATA_BYTES, ImageHeader, Scan, bad_image
 
 
-def probe(data: bytes) -> ImageHeader:
+def probe(data: bytes, *, convert: bool = False) -> ImageHeader:
     """Format, size in pixels, mode, bits and number of frames of an image file; no pixel is decoded or allocated.
 
     Raises Undecodable: ``unknown-format``, a format by name, ``corrupt``, ``truncated``. One that `decode` refuses (16 bit,
-    animated, huge) is returned all the same.
+    animated, huge) is returned all the same. ``convert``: as for `decode`.
     """
-    return scan(data).header
+    return scan(data, convert=convert).header
 
 
 def begins_like_a_picture(data: bytes) -> bool:
@@ -24,11 +25,16 @@ def begins_like_a_picture(data: bytes) -> bool:
     return any(magic.match(data) for magic, _ in SCANNERS)
 
 
-def scan(data: bytes) -> Scan:
-    """Header, metadata and refusal of a file of any format; raises Undecodable, by the name of a format that is not read."""
-    if (foreign := recognise(data)) is not None:
+def scan(data: bytes, *, convert: bool = False) -> Scan:
+    """Header, metadata and refusal of a file of any format; raises Undecodable, by the name of a format that is not read.
+
+    ``convert``: formats of `CONVERTED` are read.
+    """
+    foreign = recognise(data)
+    if foreign is not None and not (convert and foreign.name in CONVERTED):
         raise Undecodable(foreign.name, f"{foreign.name}: nothing here decodes it")
-    scanner = next((scanner for magic, scanner in SCANNERS if magic.match(data)), None)
+    known = next((scanner for magic, scanner in SCANNERS if magic.match(data)), None)
+    scanner = known if foreign is None else converting.SCANNERS[foreign.name]
     if scanner is None:
         raise Undecodable("unknown-format", f"not an image of a known format: begins with {data[:12]!r}")
     with bad_image("header"):

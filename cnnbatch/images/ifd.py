@@ -17,7 +17,8 @@ TYPE_SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8
 SWAP_UNITS: Final = {3: 2, 4: 4, 5: 4, 8: 2, 9: 4, 10: 4, 11: 4, 12: 8, 13: 4}  # rationals are two longs
 INTEGERS: Final = {1: "<u1", 3: "<u2", 4: "<u4", 13: "<u4"}
 EXIF_IFD, GPS_IFD, INTEROP_IFD, SUB_IFDS = 34665, 34853, 40965, 330
-LONG: Final = 4
+SHORT, LONG = 3, 4
+ORIENTATION: Final = 274
 MAX_DEPTH: Final = 3
 MAX_ENTRIES: Final = 4096
 """Tags of a directory; there are some hundred in use."""
@@ -68,6 +69,18 @@ class Ifd:
     def ints(self, tag: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
         """The numbers of ``tag``; ``default`` where it is absent or empty."""
         return (self.entries[tag].ints() if tag in self.entries else ()) or default
+
+
+def upright(exif: bytes) -> bytes:
+    """EXIF of a picture that has been turned as it says: the orientation is 1, everything else is where it was."""
+    order = "<" if exif[:2] == b"II" else ">"
+    (start,) = struct.unpack_from(f"{order}I", exif, 4)
+    (count,) = struct.unpack_from(f"{order}H", exif, start)
+    turned = bytearray(exif)
+    for position in range(start + 2, start + 2 + 12 * min(count, MAX_ENTRIES), 12):
+        if struct.unpack_from(f"{order}H", exif, position) == (ORIENTATION,):
+            struct.pack_into(f"{order}HIHH", turned, position + 2, SHORT, 1, 1, 0)
+    return bytes(turned)
 
 
 def read(data: bytes) -> Ifd:

@@ -105,9 +105,9 @@ class DecodedImage:
     """A picture and what its file needs beside the pixels.
 
     ``pixels``: uint8 [H, W, 3] or [H, W] as stored: neither orientation nor profile are applied.
-    ``format``: one of `FORMATS`. ``mode``: the original's mode, then ``key=value`` words separated by a space, of which
-    unknown ones are ignored: ``bits=1|2|4`` gray levels, ``dpi=300x300``, PNG colour chunks in hex (``gAMA=0000b18f``), and
-    ``dropped=iDOT+sBIT`` for what does not come back.
+    ``format``: one of `FORMATS`, or of `CONVERTED`. ``mode``: the original's mode, then ``key=value`` words separated by
+    a space, of which unknown ones are ignored: ``bits=1|2|4`` gray levels, ``dpi=300x300``, PNG colour chunks in hex
+    (``gAMA=0000b18f``), and ``dropped=iDOT+sBIT`` for what does not come back.
     ``alpha``: the losslessly coded channel (`cnnbatch.images.alpha`), None where the file has none.
     ``exif`` (from the byte order mark on), ``icc``, ``xmp``: as in the file. ``segments``: what else is in it
     (`cnnbatch.images.segments`), for a file of the same format.

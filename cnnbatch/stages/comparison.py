@@ -55,7 +55,7 @@ class Comparison:
         elif pixels is not None:
             try:
                 with self.watch(row):
-                    original = decode(data, max_pixels=self.settings.max_pixels)
+                    original = decode(data, max_pixels=self.settings.max_pixels, convert=True)
             except Undecodable as error:
                 self._add_of_source(found, "unreadable-source", f"cannot be decoded any more: {error}", row.key)
                 return

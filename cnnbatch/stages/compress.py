@@ -10,19 +10,22 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from cnnbatch.archive.schema import ArchiveRow
 from cnnbatch.archive.shards import write_shard
+from cnnbatch.choices import CONVERTED, CONVERTED_TO
 from cnnbatch.codec import Codec
 from cnnbatch.images import DecodedImage
+from cnnbatch.images.converting import is_reduced
 from cnnbatch.images.lossless import can_be_below
 from cnnbatch.stages.batches import in_batches
 from cnnbatch.stages.inputs import UNKNOWN, Input, InputReader, Stored, as_stored
 from cnnbatch.stages.isolation import Keyed, unwatched
 from cnnbatch.stages.quality import SSIMULACRA2_TOLERANCE, Coded, code
-from cnnbatch.stages.records import CompressResult, CompressTask, Failure, Sizes, Tally
+from cnnbatch.stages.records import CompressResult, CompressTask, Failure, Kind, Sizes, Tally
 from cnnbatch.stages.settings import CompressionSettings
 from cnnbatch.storage import ObjectInfo, Source, Store
 from cnnbatch.version import VERSION
@@ -116,14 +119,14 @@ class ShardCompressor:
         if failures:
             images["failed"] = len(failures)
             reasons.update(f.error for f in failures)
-        return Tally(
+        return replace(
+            kinds_of(rows),
             images=dict(images),
             reasons=dict(reasons),
             source_bytes=sum(row.source_size for row in rows),
             payload_bytes=sum(len(row.payload) for row in rows),
             pixels=pixels,
             seconds=dict(seconds),
-            kept=_kept(rows),
         )
 
     def _rows(self, batch: Sequence[Input]) -> list[ArchiveRow]:
@@ -210,10 +213,16 @@ class ShardCompressor:
         }
 
 
-def _kept(rows: Iterable[ArchiveRow]) -> dict[tuple[str, str], Sizes]:
-    """Stored inputs by format and reason."""
-    found: dict[tuple[str, str], Sizes] = defaultdict(Sizes)
+def kinds_of(rows: Iterable[ArchiveRow]) -> Tally:
+    """A tally of nothing but what of the rows is kept or converted."""
+    kept: dict[Kind, Sizes] = defaultdict(Sizes)
+    converted: dict[Kind, Sizes] = defaultdict(Sizes)
     for row in rows:
+        sizes = Sizes(1, row.source_size, len(row.payload))
         if row.outcome == "store":
-            found[row.source_format, row.reason or ""] += Sizes(1, row.source_size, len(row.payload))
-    return dict(found)
+            kept[row.source_format, row.reason or ""] += sizes
+        elif row.source_format in CONVERTED:
+            converted[row.source_format, f"back as {CONVERTED_TO}"] += sizes
+        elif is_reduced(row.mode or ""):
+            converted[row.source_format, "back with 8 bits a sample"] += sizes
+    return Tally(kept=dict(kept), converted=dict(converted))

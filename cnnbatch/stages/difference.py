@@ -51,7 +51,7 @@ REMOVE_SHARDS = 64
 _COMPARED = ("key", "source_size", "source_etag", "source_mtime")
 _CODING = ("outcome", "codec_id", "quality")
 _SEARCHED = ("target_psnr", "target_bpp", "target_ssimulacra2", "min_psnr", "min_ssimulacra2")
-_DECISIVE = ("quality", "lossless", "effort", "max_pixels", *_SEARCHED)
+_DECISIVE = ("quality", "lossless", "decode", "effort", "max_pixels", *_SEARCHED)
 
 
 @dataclass(slots=True)

@@ -11,11 +11,11 @@ from typing import Protocol
 from cnnbatch.archive.schema import ArchiveRow
 from cnnbatch.codec import Codec
 from cnnbatch.errors import Unreadable
-from cnnbatch.stages.compress import ShardCompressor
+from cnnbatch.stages.compress import ShardCompressor, kinds_of
 from cnnbatch.stages.difference import Difference
 from cnnbatch.stages.inputs import fetch_one
 from cnnbatch.stages.listing import object_infos
-from cnnbatch.stages.records import Failure, Sizes, Tally, describe_kept, kept_as_list
+from cnnbatch.stages.records import Failure, Tally
 from cnnbatch.stages.settings import CompressionSettings
 from cnnbatch.storage import ObjectInfo, Source, Store
 
@@ -56,13 +56,15 @@ class Estimate:
     worker_hours: float | None
     failures: Sequence[Failure] = ()
     kept: str | None = None
-    sample_kept: Mapping[tuple[str, str], Sizes] = field(default_factory=dict)
-    """Inputs of the sample that would be stored, by format and reason."""
+    sample: Tally = field(default_factory=Tally)
+    """Inputs of the sample that would be kept or converted."""
 
     def to_json(self, counts: Counts) -> str:
         """With the counts, as JSON."""
         names = ("inputs", "unchanged", "new", "changed", "vanished")
-        figures = asdict(replace(self, sample_kept={})) | {"sample_kept": kept_as_list(self.sample_kept)}
+        figures = asdict(replace(self, sample=Tally()))
+        del figures["sample"]
+        figures |= {f"sample_{name}": kinds for name, kinds in self.sample.kinds_as_lists().items()}
         return json.dumps({**{name: getattr(counts, name) for name in names}, **figures}, indent=2, sort_keys=True)
 
     def describe(self, counts: Counts) -> list[str]:
@@ -81,7 +83,7 @@ class Estimate:
                 f"estimated from {self.sampled} of them: {self.payload_bytes / 1e6:,.1f} MB to write, "
                 f"{self.worker_hours:.2f} hours of one worker like this machine"
             )
-        lines += [f"of these {line}" for line in describe_kept(self.sample_kept)]
+        lines += [f"of these {line}" for line in self.sample.describe_kinds()]
         lines += [f"failed: {f.key}: {f.error}: {f.message}" for f in self.failures[:SHOWN_FAILURES]]
         if len(self.failures) > SHOWN_FAILURES:
             lines.append(f"… and {len(self.failures) - SHOWN_FAILURES:,} more cannot be read")
@@ -107,9 +109,9 @@ def estimate(source: Source, archive: Store, difference: Difference, codec: Code
     scale = total / known if known else 1.0  # what no sample could be read of is like the rest
     written = scale * sum(found.num_bytes * found.written / found.read for found in sampled)
     seconds = scale * sum(found.num_bytes * found.seconds / found.read for found in sampled)
-    kept = Tally.sum(Tally(kept=found.kept) for found in sampled).kept
+    tally = Tally.sum(found.tally for found in sampled)
     count = sum(found.sampled for found in sampled)
-    return Estimate(total, count, round(written), seconds / 3600, sample_kept=kept)
+    return Estimate(total, count, round(written), seconds / 3600, sample=tally)
 
 
 @dataclass(slots=True)
@@ -122,14 +124,12 @@ class _Format:
     read: int = 0
     written: int = 0
     seconds: float = 0.0
-    kept: dict[tuple[str, str], Sizes] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
 
     def add(self, row: ArchiveRow, read: int, seconds: float) -> None:
         self.sampled, self.read, self.written = self.sampled + 1, self.read + read, self.written + len(row.payload)
         self.seconds += seconds
-        if row.outcome == "store":
-            kind = row.source_format, row.reason or ""
-            self.kept[kind] = self.kept.get(kind, Sizes()) + Sizes(1, read, len(row.payload))
+        self.tally = Tally.sum((self.tally, kinds_of([row])))
 
 
 def _formats(difference: Difference) -> dict[str, _Format]:

@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from cnnbatch.choices import CONVERTED
 from cnnbatch.codec import Codec
 from cnnbatch.containers.names import is_picture
 from cnnbatch.errors import Undecodable, Unreadable
@@ -115,12 +116,13 @@ class InputReader:
     def decode(self, info: ObjectInfo, data: bytes) -> Input:
         """The input that a file is, by itself: its pixels, or how it is stored."""
         reason = "lossless"
-        if not is_picture(info.key) and not begins_like_a_picture(data):
-            foreign = recognise(data)
+        is_known = is_picture(info.key) or begins_like_a_picture(data)
+        foreign = None if is_known else recognise(data)
+        if not is_known and not (foreign is not None and self.settings.decode and foreign.name in CONVERTED):
             reason = NO_IMAGE if foreign is None else foreign.name
         elif not self.settings.lossless:
             try:
-                image = decode(data, max_pixels=self.settings.max_pixels)
+                image = decode(data, max_pixels=self.settings.max_pixels, convert=self.settings.decode)
             except Undecodable as error:
                 reason = error.reason
             else:
@@ -156,7 +158,7 @@ class InputReader:
             return 0
         try:
             with self.watch(info):
-                header = probe(data)
+                header = probe(data, convert=self.settings.decode)
         except Undecodable:
             return 0
         claim = header.width * header.height

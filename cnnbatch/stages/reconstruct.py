@@ -181,10 +181,10 @@ def _small_together(images: Iterable[_Image]) -> Iterator[list[_Image]]:
         yield part
 
 
-def plan_tasks(archive: Archive, pattern: str, *, format: str = "original") -> list[ShardTask]:
-    """One task for each shard that holds a key matching ``pattern``."""
+def plan_tasks(archive: Archive, pattern: str, *, format: str | None = None) -> list[ShardTask]:
+    """One task for each shard that holds a key matching ``pattern``; ``format``: of the files that are written of them."""
     tasks: list[ShardTask] = []
-    taken = names_taken(archive, format)
+    taken = {} if format is None else names_taken(archive, format)
     for shard in archive.shards():
         try:
             keys = None if pattern == "*" else tuple(archive.shard_keys(shard, pattern))

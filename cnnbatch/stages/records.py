@@ -42,6 +42,10 @@ class Sizes:
         )
 
 
+Kind = tuple[str, str]
+"""Format, and why it is kept or what it comes back as."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tally:
     """Counts over inputs; sizes in bytes, ``seconds`` by stage (summed over workers)."""
@@ -54,8 +58,10 @@ class Tally:
     payload_bytes: int = 0
     pixels: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
-    kept: Mapping[tuple[str, str], Sizes] = field(default_factory=dict)
+    kept: Mapping[Kind, Sizes] = field(default_factory=dict)
     """Stored inputs by format and reason."""
+    converted: Mapping[Kind, Sizes] = field(default_factory=dict)
+    """Coded inputs that come back as something else, by format and what that is."""
 
     @property
     def total(self) -> int:
@@ -74,31 +80,41 @@ class Tally:
         images: Counter[str] = Counter()
         reasons: Counter[str] = Counter()
         seconds: Counter[str] = Counter()
-        kept: dict[tuple[str, str], Sizes] = {}
+        kept: dict[Kind, Sizes] = {}
+        converted: dict[Kind, Sizes] = {}
         source = payload = pixels = 0
         for tally in tallies:
             images.update(tally.images)
             reasons.update(tally.reasons)
             seconds.update(tally.seconds)
-            for kind, sizes in tally.kept.items():
-                kept[kind] = kept.get(kind, Sizes()) + sizes
+            for sums, parts in ((kept, tally.kept), (converted, tally.converted)):
+                for kind, sizes in parts.items():
+                    sums[kind] = sums.get(kind, Sizes()) + sizes
             source, payload, pixels = source + tally.source_bytes, payload + tally.payload_bytes, pixels + tally.pixels
-        return Tally(dict(images), dict(reasons), source, payload, pixels, dict(seconds), kept)
+        return Tally(dict(images), dict(reasons), source, payload, pixels, dict(seconds), kept, converted)
+
+    def kinds_as_lists(self) -> dict[str, list[dict[str, str | int]]]:
+        """The inputs that are `kept` and `converted`, for JSON: the largest first."""
+        return {"kept": _as_list(self.kept, "reason"), "converted": _as_list(self.converted, "back_as")}
+
+    def describe_kinds(self) -> list[str]:
+        """The same in lines for people."""
+        kept = (f"kept: {_described(kind, sizes)}" for kind, sizes in _largest_first(self.kept))
+        converted = (f"converted: {_described(kind, sizes)}" for kind, sizes in _largest_first(self.converted))
+        return [*kept, *converted]
 
 
-def kept_as_list(kept: Mapping[tuple[str, str], Sizes]) -> list[dict[str, str | int]]:
-    """Stored inputs, for JSON: the largest first."""
-    order = sorted(kept.items(), key=lambda item: (-item[1].payload_bytes, item[0]))
-    return [{"format": format_, "reason": reason, **asdict(sizes)} for (format_, reason), sizes in order]
+def _largest_first(kinds: Mapping[Kind, Sizes]) -> list[tuple[Kind, Sizes]]:
+    return sorted(kinds.items(), key=lambda item: (-item[1].payload_bytes, item[0]))
 
 
-def describe_kept(kept: Mapping[tuple[str, str], Sizes]) -> list[str]:
-    """The same in lines for people."""
-    return [
-        f"kept: {one['images']:,} {one['format']} ({one['reason']}): "
-        f"{int(one['source_bytes']) / 1e6:,.1f} MB → {int(one['payload_bytes']) / 1e6:,.1f} MB"
-        for one in kept_as_list(kept)
-    ]
+def _as_list(kinds: Mapping[Kind, Sizes], second: str) -> list[dict[str, str | int]]:
+    return [{"format": format_, second: why, **asdict(sizes)} for (format_, why), sizes in _largest_first(kinds)]
+
+
+def _described(kind: Kind, sizes: Sizes) -> str:
+    megabytes = f"{sizes.source_bytes / 1e6:,.1f} MB → {sizes.payload_bytes / 1e6:,.1f} MB"
+    return f"{sizes.images:,} {kind[0]} ({kind[1]}): {megabytes}"
 
 
 @dataclass(frozen=True, slots=True)

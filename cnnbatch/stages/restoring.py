@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from cnnbatch.archive.schema import ArchiveRow
+from cnnbatch.choices import CONVERTED
 from cnnbatch.codec import Codec
 from cnnbatch.codec.codec import Decoder, Pixels
 from cnnbatch.codec.container.bitstream import MAX_PIXELS
@@ -69,7 +70,7 @@ def restore_file(row: ArchiveRow, pixels: Pixels | None, *, format: str, by: int
     size = row.height or 0, row.width or 0
     if pixels is None or reduced_size(*size, by) != pixels.shape[:2]:
         raise ImageError("size", f"{row.key!r}: {row.width} × {row.height} in the row, other pixels in the bitstream")
-    if format == "original" and row.source_format not in IMAGE_FORMATS:
+    if format == "original" and row.source_format not in (*IMAGE_FORMATS, *CONVERTED):
         raise ImageError("format", f"{row.key!r}: no image format {row.source_format!r}")
     image = DecodedImage(
         pixels=pixels,

@@ -19,7 +19,8 @@ MSE_TOLERANCE: Final = 0.05
 Level = Literal["log", "checksums", "decode", "source"]
 
 OPTIONS = (
-    "quality", "target_psnr", "target_bpp", "target_ssimulacra2", "lossless", "min_psnr", "min_ssimulacra2", "measure", "effort"
+    "quality", "target_psnr", "target_bpp", "target_ssimulacra2", "lossless", "min_psnr", "min_ssimulacra2", "measure",
+    "effort", "decode",
 )  # fmt: skip
 """The settings that are options of the commands, too."""
 
@@ -46,6 +47,9 @@ class CompressionSettings(BaseModel):
     """Recorded beside the PSNR also where neither a target nor a floor needs it."""
     effort: int = Field(0, ge=0, le=MAX_EFFORT)
     """Passes of refinement over the latents of each image: fewer bytes for more time."""
+    decode: bool = False
+    """Code also HEIC, JPEG 2000 and JPEG XL, which come back as AVIF, and 16-bit PNG and TIFF whose samples are 8-bit ones,
+    which come back with 8. HEIC needs pillow-heif."""
     max_pixels: int = Field(200_000_000, gt=0)
     """Larger images are stored, never decoded."""
     max_source_bytes: int = Field(1 << 30, gt=0, lt=2**31 - 2**20)

@@ -9,6 +9,7 @@ from cnnbatch.errors import ImageError
 from cnnbatch.images import decode, encode, png, probe
 from cnnbatch.images.lossless import keep, restore
 from tests.fuzz.target import Target
+from tests.images.test_image_converting import SOUND, heic
 from tests.images.test_image_segments import CARRIED
 from tests.stages.pictures import EXIF_ROTATED, as_file, cmyk_jpeg, deep_png, waves, with_alpha
 
@@ -28,7 +29,7 @@ def files() -> list[bytes]:
     own += [as_file(waves(20, 20, gray=True), name) for name in ("png", "jpeg", "tiff")]
     own += [as_file(small, "tiff", compression=name) for name in ("tiff_lzw", "jpeg", "packbits")]
     own += [as_file(small, "webp", lossless=True, exif=EXIF_ROTATED, xmp=b"<x/>"), cmyk_jpeg(), deep_png()]
-    own += [data for data, _ in CARRIED.values()]
+    own += [data for data, _ in CARRIED.values()] + [data for data, *_ in SOUND.values()] + [heic(small)]
     hard = [path.read_bytes() for path in sorted(HARD.glob("*")) if path.stat().st_size <= MAX_FILE_BYTES]
     return [*own, *(data for data in hard if data)]
 
@@ -38,8 +39,8 @@ def read(data: bytes) -> None:
     kept = keep(data)
     assert restore(kept.payload, kept.coding, num_bytes=len(data)) == data
     try:
-        probe(data)
-        image = decode(data, max_pixels=MAX_PIXELS)
+        probe(data, convert=True)
+        image = decode(data, max_pixels=MAX_PIXELS, convert=True)
         assert image.pixels.shape[0] * image.pixels.shape[1] <= MAX_PIXELS
         if image.pixels.size <= MAX_SAMPLES_BACK:
             encode(image, format="original")

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cnnbatch.errors import ImageError
-from cnnbatch.images import restore_jpeg, transcode_jpeg
-from cnnbatch.images.transcode import _codestream, _size
+from cnnbatch.images import jxl, restore_jpeg, transcode_jpeg
 
 NOISE = np.random.default_rng(5).integers(0, 256, (12, 16, 3), dtype=np.uint8)
 
@@ -67,7 +66,7 @@ def test_a_damaged_transcode_raises_an_image_error_at_most(position: int, value:
 def test_the_size_is_read_from_the_codestream(size: tuple[int, int]) -> None:
     coded = transcode_jpeg(jpeg(*size, comment=b"c" * 900))
     assert coded is not None
-    assert _size(_codestream(coded)) == size
+    assert jxl.size(jxl.Bits(jxl.codestream(coded)[2:])) == size
 
 
 def test_a_transcode_that_claims_a_huge_picture_is_refused() -> None:

@@ -45,7 +45,7 @@ def test_what_is_kept_of_one_format_counts_in_the_estimate(tmp_path: Path) -> No
         truth = sum(len(rows.row(info, files[info.key]).payload) for info in source.list())
     assert found.payload_bytes is not None
     assert abs(found.payload_bytes / truth - 1) < 0.05
-    assert {format for format, _ in found.sample_kept} == {"tiff"}
+    assert {format for format, _ in found.sample.kept} == {"tiff"}
     assert found.sampled < len(files)
 
 

@@ -24,7 +24,7 @@ PNG_CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 TIFF_PACKINGS: Final = {1: AS_IS, 5: LZW, 8: DEFLATE, 32946: DEFLATE}
 TIFF_ROWS: Final = {1: PLAIN, 2: DIFFERENCES}
 YCBCR: Final = 6
-PREDICTOR, PLANAR, FILL_ORDER, ROWS_PER_STRIP = 317, 284, 266, 278
+PREDICTOR, FILL_ORDER, ROWS_PER_STRIP = 317, 266, 278
 STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 273, 279, 324, 325
 FLOAT: Final = 3
 WHOLE: Final = 0xFFFFFFFF
@@ -109,7 +109,7 @@ def _page(directory: Ifd, *, is_big_endian: bool) -> Picture | None:
         block_width,
         block_height,
         is_big_endian=int(is_big_endian),
-        is_planar=int(value(PLANAR, 1) == 2 and channels > 1),
+        is_planar=int(value(tiff.PLANAR, 1) == tiff.SEPARATE and channels > 1),
         is_tiled=int(is_tiled),
     )
     tags = (TILE_OFFSETS, TILE_BYTES) if is_tiled else (STRIP_OFFSETS, STRIP_BYTES)
