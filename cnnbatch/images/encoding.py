@@ -44,8 +44,8 @@ def encode(image: DecodedImage, *, format: str, max_bytes: int | None = None) ->
     Raises ValueError for an unknown format, ImageError where alpha, EXIF or segments are damaged (``alpha``, ``metadata``) or
     the format cannot hold the picture (``size``).
     """
-    target = image.format if format == "original" else format
-    target = CONVERTED_TO if target in CONVERTED else target
+    own = CONVERTED_TO if image.format in CONVERTED else image.format
+    target = own if format == "original" else format
     if target not in WRITERS:
         raise ValueError(f"format {target!r} is none of {', '.join(('original', *FORMATS))}")
     words = dict(word.split("=", 1) for word in image.mode.split()[1:] if "=" in word)

@@ -332,7 +332,7 @@ def test_pictures_decoded_at_once_stay_within_their_pixels_and_a_larger_one_is_a
     bench = Bench(tmp_path, codec, files, decode_pixels=8_000, decode_threads=4)
     lock, decoding, peak = threading.Lock(), [0], [0]
 
-    def slow_decode(data: bytes, *, max_pixels: int) -> DecodedImage:
+    def slow_decode(data: bytes, *, max_pixels: int, convert: bool) -> DecodedImage:
         header = probe(data)
         with lock:
             decoding[0] += header.width * header.height
@@ -340,7 +340,7 @@ def test_pictures_decoded_at_once_stay_within_their_pixels_and_a_larger_one_is_a
         time.sleep(0.05)
         with lock:
             decoding[0] -= header.width * header.height
-        return decode(data, max_pixels=max_pixels)
+        return decode(data, max_pixels=max_pixels, convert=convert)
 
     monkeypatch.setattr(inputs, "decode", slow_decode)
     monkeypatch.setattr(inputs, "TINY_BYTES", 0)
