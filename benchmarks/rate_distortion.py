@@ -29,12 +29,12 @@ from cnnbatch.evaluation import plots
 from cnnbatch.evaluation.bd_rate import Difference, RatePoints, bd_rate, bd_rates, rate_points
 from cnnbatch.evaluation.codecs import ImageCodec, Pixels, library_codec
 from cnnbatch.evaluation.measurement import Measured, measure
+from cnnbatch.evaluation.measurement_table import Measurements, means
 from cnnbatch.evaluation.ours import NAME, CnnCodec
 from cnnbatch.evaluation.published import read_published
 from cnnbatch.evaluation.scales import SCALES, WORDS, measures_of
 from cnnbatch.evaluation.selection import ALIASES
 from cnnbatch.evaluation.summary import BdRate, Curve, Measure, Published
-from cnnbatch.evaluation.table import Measurements, means
 
 CODECS = ("cnn", "jpeg444", "jpeg420", "webp", "jxl", "avif", "avif-psnr", "jpeg2000")
 SAME = {"jpeg420": "jpeg", "webp": "webp", "jpeg2000": "jpeg2000", "avif": "av1", "avif-psnr": "av1"}

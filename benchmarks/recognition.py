@@ -26,7 +26,7 @@ from cnnbatch.archive import ArchiveLog, ArchiveRow, read_shard
 from cnnbatch.classification import CodecHeads, Features, read_features
 from cnnbatch.codec import Codec
 from cnnbatch.codec.runtime.process import dedicate_process
-from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.codec_shelf import CodecShelf
 from cnnbatch.stages.compress import ShardCompressor
 from cnnbatch.stages.records import CompressTask
 from cnnbatch.stages.restoring import reconstruct_each

@@ -25,7 +25,7 @@ from cnnbatch.archive.reader import PAYLOAD_BYTES, Kind, matcher
 from cnnbatch.archive.where import Condition
 from cnnbatch.errors import DamagedRow
 from cnnbatch.picture import LISTED, Codecs, Picture
-from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.codec_shelf import CodecShelf
 from cnnbatch.storage import StorageConfig
 from cnnbatch.text import visible
 

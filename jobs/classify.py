@@ -39,14 +39,14 @@ from cnnbatch.classification.work import LABELLED
 from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
 from cnnbatch.job_options import classify_parser, job_parser
-from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.codec_shelf import CodecShelf
 from cnnbatch.stages.reconstruct import plan_tasks
 from cnnbatch.stages.records import ShardResult, ShardTask, Tally
 from cnnbatch.storage import StorageConfig, Store, open_object, open_store, overlaps, read_object
 from cnnbatch.storage.urls import plain_url
 from cnnbatch.training.dense_data import read_labels
 from jobs import engine
-from jobs.command import run_as_module, run_job
+from jobs.command_line import run_as_module, run_job
 from jobs.metrics import record_shard
 from jobs.progress import Progress
 from jobs.report import RunReport, new_run_id, shown

@@ -24,7 +24,7 @@ from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.containers import keeping_indexes, open_source
 from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
 from cnnbatch.job_options import job_parser
-from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.codec_shelf import CodecShelf
 from cnnbatch.stages.commit import Committer
 from cnnbatch.stages.compress import ShardCompressor
 from cnnbatch.stages.difference import ArchivedRows, Difference, Recoding, compare, compare_some, removals
@@ -40,7 +40,7 @@ from cnnbatch.storage import Source, StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import parse_url
 from cnnbatch.text import visible_lines
 from jobs import engine
-from jobs.command import run_as_module, run_job
+from jobs.command_line import run_as_module, run_job
 from jobs.metrics import record_shard, show
 from jobs.progress import Progress
 from jobs.report import RunReport, failed_keys, new_run_id, shown

@@ -17,24 +17,24 @@ import pyarrow as pa
 
 from cnnbatch.codec import Codec, shipped_codec
 from cnnbatch.errors import CnnbatchError, StorageError, TooManyFailures, UsageError
-from cnnbatch.evaluation import check_libraries, ours, output, pca, plots, tables, vq
+from cnnbatch.evaluation import check_libraries, ours, output, pca, plots, text_report, vq
 from cnnbatch.evaluation.bd_rate import bd_rates
 from cnnbatch.evaluation.codecs import CodecSpec
 from cnnbatch.evaluation.examples import MOST_EXAMPLES, USUAL_EXAMPLES, ExampleTask, joined, panel_codecs, picture_bytes, spread
 from cnnbatch.evaluation.measurement import TIMING, Limits, Measured
+from cnnbatch.evaluation.measurement_table import Means, Measurements, means
 from cnnbatch.evaluation.published import read_published
 from cnnbatch.evaluation.recommendation import GoalSearch, Qualities, recommendation
 from cnnbatch.evaluation.sampling import Stratum, learning_order, stratify
 from cnnbatch.evaluation.selection import select
 from cnnbatch.evaluation.summary import EvaluationSummary, Example, LeftOut, Recommendation
-from cnnbatch.evaluation.table import Means, Measurements, means
 from cnnbatch.job_options import job_parser
 from cnnbatch.stages.listing import list_source
 from cnnbatch.stages.records import Failure, Tally
 from cnnbatch.storage import ObjectInfo, StorageConfig, open_store, overlaps
 from cnnbatch.storage.urls import plain_url
-from jobs.command import run_as_module, run_job
-from jobs.measuring import Cluster, CnnFile
+from jobs.command_line import run_as_module, run_job
+from jobs.evaluation_workers import Cluster, CnnFile
 from jobs.progress import Progress
 from jobs.report import RunReport, new_run_id, shown
 from jobs.settings import EvaluateConfig, read_codec, resolve
@@ -337,7 +337,7 @@ def describe(report: RunReport) -> list[str]:
     lines = [f"run {report.run_id}: {report.inputs:,} files: {outcomes}"]
     if isinstance(report, EvaluationReport) and report.evaluation is not None:
         summary = EvaluationSummary.model_validate(report.evaluation)
-        lines += ["", *tables.describe(summary).split("\n")]
+        lines += ["", *text_report.describe(summary).split("\n")]
         if report.config["out"] and plots.missing():
             lines += ["", f"no plots: {plots.missing()}"]
         command = None if summary.recommendation is None else command_of(summary.recommendation, report.config)

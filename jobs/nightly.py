@@ -24,13 +24,13 @@ from cnnbatch.job_options import job_parser
 from cnnbatch.storage import StorageConfig, open_store
 from cnnbatch.text import visible_lines
 from jobs import engine
-from jobs.command import run_as_module, tell
+from jobs.command_line import run_as_module, tell
 from jobs.logs import log_shards
+from jobs.night.archive_night import ArchiveNight
 from jobs.night.cost import NodeMeter, total_cost
 from jobs.night.forecast import forecast
 from jobs.night.report import NightReport
 from jobs.night.settings import NightlyConfig, load
-from jobs.night.steps import ArchiveNight
 from jobs.night.webhook import post, webhook_url
 from jobs.report import new_run_id, without_credentials
 from jobs.watchdog import Watchdog

@@ -14,7 +14,7 @@ from cnnbatch.archive.layout import FORMAT_PATH
 from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
 from cnnbatch.job_options import job_parser
-from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.codec_shelf import CodecShelf
 from cnnbatch.stages.guarded import GuardedReconstructor
 from cnnbatch.stages.layouts import plan_layout
 from cnnbatch.stages.marks import clear_marks, remaining
@@ -24,7 +24,7 @@ from cnnbatch.stages.settings import ReconstructionSettings
 from cnnbatch.storage import StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import may_overlap, parse_url
 from jobs import engine
-from jobs.command import check_report_file, run_as_module, run_job
+from jobs.command_line import check_report_file, run_as_module, run_job
 from jobs.metrics import record_shard
 from jobs.progress import Progress
 from jobs.report import RunReport, known_sources, new_run_id, shown

@@ -19,7 +19,7 @@ from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.containers import open_source
 from cnnbatch.errors import ImageError, UsageError
 from cnnbatch.images import decode
-from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.codec_shelf import CodecShelf
 from cnnbatch.stages.restoring import reconstruct_each, restore_file
 from cnnbatch.storage import StorageConfig, Store
 from cnnbatch.storage.interface import Source

@@ -20,7 +20,7 @@ from cnnbatch.errors import CnnbatchError, UsageError, VerifyFailed
 from cnnbatch.job_options import job_parser
 from cnnbatch.stages import verify_plan
 from cnnbatch.stages.attempts import local_marks
-from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.codec_shelf import CodecShelf
 from cnnbatch.stages.guarded import GuardedVerifier
 from cnnbatch.stages.listing import Listing, list_source
 from cnnbatch.stages.records import Finding, Tally, VerifyResult, VerifyTask
@@ -28,7 +28,7 @@ from cnnbatch.stages.settings import VerifySettings
 from cnnbatch.stages.verify import ShardVerifier
 from cnnbatch.storage import Source, StorageConfig, Store, open_store
 from jobs import engine
-from jobs.command import check_report_file, run_as_module, run_job
+from jobs.command_line import check_report_file, run_as_module, run_job
 from jobs.metrics import record_shard
 from jobs.progress import Progress
 from jobs.report import RunReport, new_run_id, shown

@@ -9,7 +9,7 @@ import torch
 
 from cnnbatch.archive.layout import read_codec
 from cnnbatch.codec import Codec
-from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.codec_shelf import CodecShelf
 from cnnbatch.stages.compress import ShardCompressor
 from cnnbatch.stages.inputs import InputReader
 from cnnbatch.stages.reconstruct import ShardReconstructor

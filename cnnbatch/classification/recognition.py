@@ -12,7 +12,7 @@ from torch import nn
 from cnnbatch.classification.head import Head
 from cnnbatch.codec import Codec
 from cnnbatch.errors import UsageError
-from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.codec_shelf import CodecShelf
 
 CODEC_HEAD: Final = "codec"
 """In place of a head file: the head inside the codec file that the pictures were coded with."""

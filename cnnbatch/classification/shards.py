@@ -18,7 +18,7 @@ from cnnbatch.archive.damage import damage_as_archive_error
 from cnnbatch.archive.parquet import ParquetObject, open_parquet
 from cnnbatch.codec import Codec
 from cnnbatch.errors import ArchiveError, BitstreamError
-from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.codec_shelf import CodecShelf
 from cnnbatch.storage import Store
 
 STORED: Final = "stored"

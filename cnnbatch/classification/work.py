@@ -22,7 +22,7 @@ from cnnbatch.archive import Archive
 from cnnbatch.classification.recognition import Heads, Recogniser
 from cnnbatch.classification.shards import Features, LeftOut, read_features
 from cnnbatch.errors import ArchiveError, CnnbatchError
-from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.codec_shelf import CodecShelf
 from cnnbatch.stages.records import MAX_MESSAGE, Failure, ShardResult, ShardTask, Tally
 from cnnbatch.storage import Store
 

@@ -19,7 +19,7 @@ from cnnbatch.archive.schema import COLUMNS, SCHEMA, SMALL_COLUMNS, ArchiveRow, 
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard
 from cnnbatch.codec.codec import Decoder
 from cnnbatch.errors import DamagedRow
-from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.codec_shelf import CodecShelf
 from cnnbatch.stages.restoring import reconstruct_each, restore_file
 from cnnbatch.storage import StorageConfig
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from cnnbatch.errors import ImageError
 from cnnbatch.evaluation.codecs import CodecSpec, ImageCodec, Pixels, as_rgb
+from cnnbatch.evaluation.distortion import distortion
 from cnnbatch.evaluation.measurement import Limits, read
-from cnnbatch.evaluation.measures import distortion
 from cnnbatch.evaluation.ours import NAME
 from cnnbatch.evaluation.summary import Example, Panel
 from cnnbatch.images import decode

@@ -14,8 +14,8 @@ import numpy as np
 
 from cnnbatch.errors import Undecodable, Unreadable
 from cnnbatch.evaluation.codecs import CodecSpec, ImageCodec, Pixels
+from cnnbatch.evaluation.distortion import distortion
 from cnnbatch.evaluation.machine import hardware
-from cnnbatch.evaluation.measures import distortion
 from cnnbatch.evaluation.scales import USUAL, measures_of
 from cnnbatch.evaluation.summary import Measure
 from cnnbatch.images import decode

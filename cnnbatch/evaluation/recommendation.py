@@ -206,7 +206,7 @@ class GoalSearch:
         keys: frozenset[str],
         psnr_keys: frozenset[str] | None = None,
     ) -> None:
-        """``keys``, ``psnr_keys``: see `cnnbatch.evaluation.table.Means`."""
+        """``keys``, ``psnr_keys``: see `cnnbatch.evaluation.measurement_table.Means`."""
         self._sample = _Sample(table, keys, keys if psnr_keys is None else psnr_keys)
         asked = [spec for spec in specs if not spec.lossless and (goal is not None or spec.name.startswith(NAME))]
         self._searches = {spec.name: self._search(goal, spec) for spec in asked}

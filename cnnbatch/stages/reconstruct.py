@@ -14,7 +14,7 @@ from cnnbatch.archive.shard_reading import read_shard
 from cnnbatch.codec.codec import Pixels
 from cnnbatch.errors import ArchiveError, BitstreamError, DamagedRow, ImageError
 from cnnbatch.stages.batches import in_batches
-from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.codec_shelf import CodecShelf
 from cnnbatch.stages.isolation import KILLS_WORKER, Keyed, unwatched
 from cnnbatch.stages.names import names_taken
 from cnnbatch.stages.records import Failure, ShardResult, ShardTask, Tally

@@ -24,7 +24,7 @@ from cnnbatch.codec.codec import Pixels
 from cnnbatch.errors import ArchiveError, BitstreamError, CodecFileError, DamagedRow, ImageError
 from cnnbatch.images.alpha import decode_alpha
 from cnnbatch.stages.batches import in_batches
-from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.codec_shelf import CodecShelf
 from cnnbatch.stages.comparison import Comparison, Decoded
 from cnnbatch.stages.findings import ShardFindings
 from cnnbatch.stages.isolation import KILLS_WORKER, Keyed, unwatched

@@ -14,7 +14,7 @@ from cnnbatch.archive.orphans import holders, sweep
 from cnnbatch.archive.trust import Look
 from cnnbatch.errors import ArchiveError, DamagedRow
 from cnnbatch.stages import verify_plan
-from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.codec_shelf import CodecShelf
 from cnnbatch.stages.records import VerifyTask
 from cnnbatch.stages.settings import VerifySettings
 from cnnbatch.stages.verify import ShardVerifier

@@ -14,7 +14,7 @@ from cnnbatch.classification.shards import FAILED, OTHER_CODEC, STORED
 from cnnbatch.codec import Codec
 from cnnbatch.codec.dense.coder import DenseCoder
 from cnnbatch.codec.dense.model import Synthesis
-from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.codec_shelf import CodecShelf
 from cnnbatch.storage import Store, open_store
 from tests.archive.rows import sha256, stored
 from tests.classification.archives import labelled, rows_of, write_archive

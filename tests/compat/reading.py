@@ -16,7 +16,7 @@ import cnnbatch
 from cnnbatch.archive import ArchiveLog, ArchiveRow, open_archive
 from cnnbatch.codec.entropy_coding import rans
 from cnnbatch.picture import Picture
-from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.codec_shelf import CodecShelf
 from cnnbatch.stages.settings import VerifySettings
 from cnnbatch.stages.verify import ShardVerifier
 from cnnbatch.stages.verify_plan import check_codecs, check_log, duplicate_keys, plan_tasks

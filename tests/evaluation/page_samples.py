@@ -16,6 +16,7 @@ from cnnbatch.evaluation.bd_rate import bd_rates
 from cnnbatch.evaluation.codecs import ImageCodec, Pixels, as_rgb, library_codec
 from cnnbatch.evaluation.examples import MEDIA_TYPE, MOST_EXAMPLES, PAGE_BYTES, fitting_crop, nearest_quality
 from cnnbatch.evaluation.measurement import Measured, measure
+from cnnbatch.evaluation.measurement_table import Measurements, means
 from cnnbatch.evaluation.ours import CnnCodec
 from cnnbatch.evaluation.summary import (
     Choice,
@@ -29,7 +30,6 @@ from cnnbatch.evaluation.summary import (
     Stratum,
     Unmeasured,
 )
-from cnnbatch.evaluation.table import Measurements, means
 from cnnbatch.metrics import psnr_db
 
 DISTINCT_EXAMPLES = 8

@@ -8,8 +8,8 @@ from cnnbatch.codec import Codec
 from cnnbatch.errors import BitstreamError, UsageError
 from cnnbatch.evaluation import codecs, pca, vq
 from cnnbatch.evaluation.codecs import TABLE, ImageCodec, as_rgb, jxl_distance, library_codec, library_spec
+from cnnbatch.evaluation.distortion import distortion
 from cnnbatch.evaluation.measurement import measure
-from cnnbatch.evaluation.measures import distortion
 from cnnbatch.evaluation.ours import CnnCodec
 from cnnbatch.evaluation.selection import WORDS, select
 from tests.stages.pictures import waves

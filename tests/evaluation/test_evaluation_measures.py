@@ -10,7 +10,7 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 from cnnbatch.butteraugli import butteraugli
 from cnnbatch.errors import UsageError
 from cnnbatch.evaluation.codecs import Pixels, as_rgb
-from cnnbatch.evaluation.measures import MS_SSIM_SMALLEST_SIDE, distortion, ms_ssim_of
+from cnnbatch.evaluation.distortion import MS_SSIM_SMALLEST_SIDE, distortion, ms_ssim_of
 from cnnbatch.evaluation.scales import SCALES, measures_of
 from cnnbatch.metrics import LOSSLESS_DB
 from cnnbatch.ssimulacra2 import ssimulacra2
@@ -77,7 +77,7 @@ def test_the_smallest_picture_with_ms_ssim_has_one() -> None:
 
 
 def test_a_huge_picture_goes_without_ms_ssim(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cnnbatch.evaluation.measures.MS_SSIM_MAX_PIXELS", 200 * 200 - 1)
+    monkeypatch.setattr("cnnbatch.evaluation.distortion.MS_SSIM_MAX_PIXELS", 200 * 200 - 1)
     image = waves(200, 200)
     assert "are more than the 39999" in (distortion(image, image).no_ms_ssim or "")
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from cnnbatch.codec import DEFAULT_QUALITY
 from cnnbatch.evaluation.codecs import LOSSLESS, CodecSpec
 from cnnbatch.evaluation.measurement import Measured, Row
+from cnnbatch.evaluation.measurement_table import Measurements
 from cnnbatch.evaluation.recommendation import Goal, GoalSearch, QualitySearch, kept_bytes, recommendation
 from cnnbatch.evaluation.sampling import Stratum, stratify
-from cnnbatch.evaluation.table import Measurements
 from tests.evaluation.test_evaluation_sampling import listing
 
 A = CodecSpec("a", "A", "1", (10.0, 50.0, 90.0))

@@ -7,7 +7,7 @@ import pytest
 from cnnbatch.evaluation.bd_rate import rate_points
 from cnnbatch.evaluation.codecs import LOSSLESS, CodecSpec
 from cnnbatch.evaluation.measurement import Measured, Row
-from cnnbatch.evaluation.table import SCHEMA, Means, Measurements, means
+from cnnbatch.evaluation.measurement_table import SCHEMA, Means, Measurements, means
 from cnnbatch.storage import ObjectInfo
 
 A = CodecSpec("a", "A", "1", (10.0, 20.0))

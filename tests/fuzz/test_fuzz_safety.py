@@ -16,7 +16,7 @@ SOURCES = sorted([*(ROOT / "cnnbatch").rglob("*.py"), *(ROOT / "jobs").rglob("*.
 RUN_CODE = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "jsonpickle"}
 CALLS = {"eval", "exec", "compile", "torch.load", "torch.jit.load", "np.load", "numpy.load", "yaml.load", "yaml.unsafe_load",
          "yaml.full_load", "pd.read_pickle", "__import__"}  # fmt: skip
-BETWEEN_OUR_PROCESSES = {"jobs/engine.py", "jobs/tasks.py"}
+BETWEEN_OUR_PROCESSES = {"jobs/engine.py", "jobs/ray_tasks.py"}
 """Pickles there are made by the driver for its own workers and the reverse: they never come from a file."""
 
 NASTY = [

@@ -7,7 +7,7 @@ from cnnbatch.errors import StorageError
 
 
 class Fragile:
-    """A worker for `jobs.tasks`: some tasks kill its process, some find their store in trouble."""
+    """A worker for `jobs.ray_tasks`: some tasks kill its process, some find their store in trouble."""
 
     def __call__(self, task: str) -> str:
         if task == "poison":

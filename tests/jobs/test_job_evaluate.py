@@ -18,12 +18,12 @@ from cnnbatch.archive import open_archive
 from cnnbatch.codec import shipped_codec
 from cnnbatch.errors import StorageError
 from cnnbatch.evaluation.summary import Choice, Estimate, EvaluationSummary, Recommendation
-from cnnbatch.evaluation.tables import describe
+from cnnbatch.evaluation.text_report import describe
 from cnnbatch.job_options import job_parser
 from cnnbatch.storage import open_store
-from jobs import engine, evaluate, tasks
+from jobs import engine, evaluate, ray_tasks
 from jobs.evaluate import command_of
-from jobs.measuring import CnnFile
+from jobs.evaluation_workers import CnnFile
 from tests.codec.dense_models import GRAY, dense_codec_file, pictures
 from tests.conftest import Bucket
 from tests.jobs.conftest import Ended, Jobs, files_below, run_inline
@@ -53,7 +53,7 @@ def one_by_one(inline: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def run(wanted: Iterable[Any], build: Callable[[], Any], *, run_id: str, pauses_seconds: Sequence[float]) -> Iterator[Any]:
         return run_inline(wanted, build, engine.Pool(2, 2, 2, 0, 0, tuple(pauses_seconds)))
 
-    monkeypatch.setattr(tasks, "run", run)
+    monkeypatch.setattr(ray_tasks, "run", run)
     monkeypatch.setattr(CnnFile, "fetch", lambda file: shipped_codec if file.data is None else partial(bytes, file.data))
     threads = torch.get_num_threads()
     yield
@@ -365,13 +365,13 @@ def test_a_bucket_is_evaluated_on_ray(
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_task_that_kills_its_process_is_lost_alone() -> None:
-    found = list(tasks.run(["a", "poison", "b"], Fragile, run_id="poison", pauses_seconds=()))
-    lost = [item for item in found if isinstance(item, tasks.Lost)]
+    found = list(ray_tasks.run(["a", "poison", "b"], Fragile, run_id="poison", pauses_seconds=()))
+    lost = [item for item in found if isinstance(item, ray_tasks.Lost)]
     assert {item for item in found if isinstance(item, str)} == {"A", "B"}
     assert [item.task for item in lost] == ["poison"]
     assert "died 3 times" in lost[0].error
     with pytest.raises(StorageError, match="away"):
-        list(tasks.run(["trouble"], Fragile, run_id="trouble", pauses_seconds=(0.01,)))
+        list(ray_tasks.run(["trouble"], Fragile, run_id="trouble", pauses_seconds=(0.01,)))
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -384,9 +384,9 @@ def test_tasks_are_taken_as_there_is_room() -> None:
             yield str(number)
 
     ahead = []
-    for done, _ in enumerate(tasks.run(wanted(), partial(Fragile), run_id="many", pauses_seconds=()), start=1):
+    for done, _ in enumerate(ray_tasks.run(wanted(), partial(Fragile), run_id="many", pauses_seconds=()), start=1):
         ahead.append(len(taken) - done)
-    assert (len(taken), max(ahead) <= tasks.IN_FLIGHT_A_CPU * 2) == (50, True)
+    assert (len(taken), max(ahead) <= ray_tasks.IN_FLIGHT_A_CPU * 2) == (50, True)
 
 
 def test_the_command_to_type_has_all_that_the_advice_is_of() -> None:

@@ -14,7 +14,7 @@ from cnnbatch.archive import ArchiveLog, ArchiveRow
 from cnnbatch.archive.maintenance import erase
 from cnnbatch.archive.shard_reading import read_shard
 from cnnbatch.choices import LEVELS
-from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.codec_shelf import CodecShelf
 from cnnbatch.stages.findings import MAX_RESULT_BYTES, ShardFindings
 from cnnbatch.stages.records import VerifyTask
 from cnnbatch.stages.settings import VerifySettings

@@ -15,7 +15,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from cnnbatch.errors import VerifyFailed
 from cnnbatch.stages.records import Finding, Tally
 from jobs import compress, metrics
-from jobs.night import steps
+from jobs.night import archive_night
 from jobs.night.report import STEPS
 from jobs.verify import VerifyJob
 from jobs.watchdog import Fallback, Watchdog
@@ -117,7 +117,7 @@ def test_the_outcome_of_each_step_and_the_newest_shard_are_set_as_the_night_goes
             job.findings.append(Finding("checksums", "damaged-row", "data/x", "k", "is damaged"))
             raise VerifyFailed("1 findings")
 
-    monkeypatch.setattr(steps, "show", show)
+    monkeypatch.setattr(archive_night, "show", show)
     monkeypatch.setattr(compress, "show", show)
     monkeypatch.setattr(VerifyJob, "execute", execute)
     assert nights.run().code == code

@@ -17,7 +17,7 @@ from cnnbatch.storage import open_store
 from cnnbatch.storage.keys import TEMPORARY_PREFIX
 from cnnbatch.storage.local import LocalStore
 from jobs import nightly
-from jobs.night import steps
+from jobs.night import archive_night
 from jobs.night.report import STEPS
 from jobs.verify import VerifyJob
 from tests.jobs.conftest import Jobs, files_below
@@ -319,7 +319,7 @@ def test_trouble_with_a_store_is_waited_out(nights: Nights, monkeypatch: pytest.
         if len(tries) == 2:
             hidden.rename(source)
 
-    monkeypatch.setattr(steps, "time", SimpleNamespace(sleep=sleep, time=time.time, monotonic=time.monotonic))
+    monkeypatch.setattr(archive_night, "time", SimpleNamespace(sleep=sleep, time=time.time, monotonic=time.monotonic))
     ended = nights.run()
     assert (ended.code, tries) == (0, [0.01, 0.01])
     assert nights.rows().keys() == FILES.keys()

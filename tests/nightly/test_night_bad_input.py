@@ -19,7 +19,7 @@ from cnnbatch.errors import StorageError
 from cnnbatch.storage import open_store
 from cnnbatch.storage.local import LocalStore
 from jobs import engine, nightly
-from jobs.night import steps
+from jobs.night import archive_night
 from tests.conftest import Bucket
 from tests.jobs.conftest import Jobs, files_below, run_inline
 from tests.nightly.conftest import FILES, ORPHAN, Nights, outcomes_of, steps_of
@@ -175,7 +175,7 @@ def test_when_the_clock_jumps_nothing_is_deleted_by_its_age(nights: Nights, monk
         calls.append(1)
         return time.time() + (jump if len(calls) > 1 else 0)  # the first call is at the beginning of the night
 
-    monkeypatch.setattr(steps, "time", SimpleNamespace(time=wall, monotonic=time.monotonic, sleep=time.sleep))
+    monkeypatch.setattr(archive_night, "time", SimpleNamespace(time=wall, monotonic=time.monotonic, sleep=time.sleep))
     ended = nights.run()
     assert (ended.code, outcomes_of(ended)["retention"]) == (0, "skipped")
     assert "the clock jumped by" in steps_of(ended)["retention"]["message"]
@@ -321,12 +321,12 @@ def test_the_bytes_of_an_erased_image_are_gone_after_the_grace(nights: Nights) -
 def test_when_the_store_has_another_clock_nothing_is_deleted_by_its_age(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     started = time.time(), time.monotonic()
-    assert steps.clock_fault(store, *started) is None
+    assert archive_night.clock_fault(store, *started) is None
     store.put(LEASE_PATH, b"{}")
-    assert steps.clock_fault(store, *started) is None
+    assert archive_night.clock_fault(store, *started) is None
     day = time.time() - 86400
     os.utime(tmp_path / LEASE_PATH, (day, day))
-    assert "the store's are +86,4" in (steps.clock_fault(store, *started) or "")
+    assert "the store's are +86,4" in (archive_night.clock_fault(store, *started) or "")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs import engine, nightly
-from jobs.night.steps import ArchiveNight
+from jobs.night.archive_night import ArchiveNight
 from tests.jobs.conftest import run_inline
 from tests.nightly.conftest import FILES, Nights, steps_of
 

@@ -12,7 +12,7 @@ from PIL import Image
 from cnnbatch.archive import Archive, ArchiveLog, ArchiveRow, open_archive, read_shard, write_shard
 from cnnbatch.choices import FORMATS
 from cnnbatch.codec import Codec
-from cnnbatch.stages.codecs import CodecShelf
+from cnnbatch.stages.codec_shelf import CodecShelf
 from cnnbatch.stages.compress import ShardCompressor
 from cnnbatch.stages.marks import clear_marks, remaining
 from cnnbatch.stages.names import ESCAPE, MARKS

@@ -19,7 +19,7 @@ from cnnbatch.evaluation.ours import CnnCodec
 from cnnbatch.evaluation.selection import Selection
 from cnnbatch.evaluation.summary import Example, Measure
 from cnnbatch.storage import ObjectInfo, Store
-from jobs import engine, tasks
+from jobs import engine, ray_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class Cluster:
         """Codebooks for vector quantisation, from some of the files; a string says why there are none."""
         build = partial(vq.CodebookLearner, self.source, self.limits)
         [found] = self._tasks([tuple(infos)], build)
-        if isinstance(found, tasks.Lost):
+        if isinstance(found, ray_tasks.Lost):
             return found.error
         self.books = found
         return None if found else "no picture to learn a codebook from"
@@ -125,7 +125,7 @@ class Cluster:
         if isinstance(found, pca.Components):
             self.components = found
             return None
-        return found.error if isinstance(found, tasks.Lost) else str(found)
+        return found.error if isinstance(found, ray_tasks.Lost) else str(found)
 
     def measure_classical(self, planned: Planned, *, baseline: bool) -> Iterator[Measured]:
         """Each file by the classical codecs of its plan; ``baseline``: first what each file is and weighs."""
@@ -134,7 +134,7 @@ class Cluster:
             return
         names = tuple(dict.fromkeys(name for task in wanted for name, _ in task.plan))
         for found in self._tasks(wanted, self._build_classical(Measurer, names)):
-            yield Measured.lost(found.task.info, "worker", found.error) if isinstance(found, tasks.Lost) else found
+            yield Measured.lost(found.task.info, "worker", found.error) if isinstance(found, ray_tasks.Lost) else found
 
     def measure_cnn(self, planned: Planned) -> Iterator[Measured]:
         """Each file by our codecs of its plan."""
@@ -173,4 +173,4 @@ class Cluster:
 
     def _tasks(self, wanted: Iterable[Any], build: Callable[[], engine.Worker[Any, Any]]) -> Iterator[Any]:
         pauses = self.pool.pauses_seconds
-        return tasks.run(wanted, build, run_id=f"{self.run_id}-{next(self._calls)}", pauses_seconds=pauses)
+        return ray_tasks.run(wanted, build, run_id=f"{self.run_id}-{next(self._calls)}", pauses_seconds=pauses)
