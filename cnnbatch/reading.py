@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from cnnbatch import archive
 from cnnbatch.archive import ArchiveInfo
-from cnnbatch.archive.reader import PAYLOAD_BYTES, Kind, matcher
+from cnnbatch.archive.figures import PAYLOAD_BYTES, Kind
+from cnnbatch.archive.globs import matcher
 from cnnbatch.archive.where import Condition
 from cnnbatch.errors import DamagedRow
 from cnnbatch.picture import LISTED, Codecs, Picture

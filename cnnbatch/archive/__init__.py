@@ -9,9 +9,10 @@ from cnnbatch.lazy import lazily
 
 if TYPE_CHECKING:
     from cnnbatch.archive.carrying import rewrite_without
+    from cnnbatch.archive.figures import ArchiveInfo
     from cnnbatch.archive.lease import Lease
     from cnnbatch.archive.log import ArchiveLog, CommitResult
-    from cnnbatch.archive.reader import Archive, ArchiveInfo, open_archive
+    from cnnbatch.archive.reader import Archive, open_archive
     from cnnbatch.archive.schema import SCHEMA, ArchiveRow, check_row
     from cnnbatch.archive.shard_reading import read_footer, read_shard, read_summary
     from cnnbatch.archive.shards import ShardInfo, ShardSummary, write_shard
@@ -44,9 +45,10 @@ __getattr__ = lazily(
     __name__,
     {
         "carrying": "rewrite_without",
+        "figures": "ArchiveInfo",
         "lease": "Lease",
         "log": "ArchiveLog CommitResult",
-        "reader": "Archive ArchiveInfo open_archive",
+        "reader": "Archive open_archive",
         "schema": "SCHEMA ArchiveRow check_row",
         "shard_reading": "read_footer read_shard read_summary",
         "shards": "ShardInfo ShardSummary write_shard",

@@ -9,22 +9,21 @@
         ...
 """
 
-import fnmatch
 import hashlib
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cnnbatch.archive import layout
 from cnnbatch.archive.damage import again_if_damaged, damage_as_archive_error, or_fault
+from cnnbatch.archive.figures import KIND_COLUMNS, PAYLOAD_BYTES, ArchiveInfo, Kind, added_up, kinds_of
+from cnnbatch.archive.globs import literal_prefix, matcher
 from cnnbatch.archive.log import ArchiveLog
 from cnnbatch.archive.parallel import map_parallel
 from cnnbatch.archive.parquet import ParquetObject, open_parquet, read_columns
@@ -37,47 +36,6 @@ from cnnbatch.storage import StorageConfig, Store
 from cnnbatch.storage.durable import replace_file
 
 T = TypeVar("T")
-
-PAYLOAD_BYTES = "payload_bytes"
-"""A column that is asked for as others are, and is not stored: the length of the payload, None where it is not known."""
-
-_FIRST_WILDCARD = re.compile(r"[*?\[]")
-
-
-@dataclass(frozen=True, slots=True)
-class ArchiveInfo:
-    """Figures of one version of an archive. Sizes in bytes: ``archive_bytes`` of the shards, ``codec_bytes`` of the
-    codec files; ``codecs`` maps codec id to the rows that need it."""
-
-    url: str
-    format_version: int
-    created_by: str
-    log_version: int
-    num_images: int
-    num_shards: int
-    outcomes: Mapping[str, int]
-    codecs: Mapping[str, int]
-    source_bytes: int
-    payload_bytes: int
-    archive_bytes: int
-    codec_bytes: int = 0
-
-    @property
-    def ratio(self) -> float:
-        """Source bytes ÷ bytes of all shards and codec files; 0 for an empty archive."""
-        return self.source_bytes / (self.archive_bytes + self.codec_bytes) if self.archive_bytes else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """Images of one format that became the same for the same reason. Sizes in bytes; ``payload_bytes``: None: not known."""
-
-    format: str
-    outcome: str
-    reason: str | None
-    images: int
-    source_bytes: int
-    payload_bytes: int | None
 
 
 class Archive:
@@ -163,7 +121,7 @@ class Archive:
         """
         matches = matcher(pattern)
         faults: list[ArchiveError] = []
-        for shard in self._shards_with_prefix(_literal_prefix(pattern)):
+        for shard in self._shards_with_prefix(literal_prefix(pattern)):
             try:
                 keys = None if pattern == "*" else set(filter(matches, self._shard_keys(shard)))
                 if keys is None or keys:
@@ -179,7 +137,7 @@ class Archive:
 
     def shard_keys(self, shard: LiveShard, pattern: str = "*") -> list[str]:
         """Return the keys of one shard that match a glob; reads only the key column."""
-        prefix = _literal_prefix(pattern)
+        prefix = literal_prefix(pattern)
         if not self._shards_with_prefix(prefix, [shard]):
             return []
         return list(filter(matcher(pattern), self._shard_keys(shard)))
@@ -221,12 +179,7 @@ class Archive:
 
     def kinds(self) -> list[Kind]:
         """Count images by format, outcome and reason, the most bytes of originals first; reads small columns of all shards."""
-        found: dict[tuple[str, str, str | None], Kind] = {}
-        for kinds in self._read_each(self._shard_kinds, "*"):
-            for kind in kinds:
-                place = kind.format, kind.outcome, kind.reason
-                found[place] = kind if place not in found else _together(found[place], kind)
-        return sorted(found.values(), key=lambda kind: (-kind.source_bytes, kind.format, kind.outcome, kind.reason or ""))
+        return added_up(chain.from_iterable(self._read_each(self._shard_kinds, "*")))
 
     def _find(self, key: str) -> Iterator[tuple[LiveShard, tuple[ParquetObject, int, int]]]:
         """The shard that has a key, and where in it: more than one only where the archive is damaged."""
@@ -254,7 +207,7 @@ class Archive:
     def _read_each(self, read: Callable[[LiveShard], list[T]], pattern: str) -> Iterator[list[T]]:
         """The results of ``read`` for each shard that may hold a match; in the end what the first said that it cannot read."""
         faults: list[ArchiveError] = []
-        shards = self._shards_with_prefix(_literal_prefix(pattern))
+        shards = self._shards_with_prefix(literal_prefix(pattern))
         for found in map_parallel(partial(or_fault, read), shards, threads=DEFAULT_THREADS):
             if isinstance(found, ArchiveError):
                 faults.append(found)
@@ -267,14 +220,9 @@ class Archive:
         return [str(row["key"]) for row in self._shard_columns(["key"], shard)]
 
     def _shard_kinds(self, shard: LiveShard) -> list[Kind]:
-        names = ["source_format", "outcome", "reason"]
-        table = self._shard_table([*names, "source_size", PAYLOAD_BYTES], shard)
+        table = self._shard_table(KIND_COLUMNS, shard)
         with damage_as_archive_error(self.store, shard.path):
-            sums = table.group_by(names).aggregate(
-                [([], "count_all"), ("source_size", "sum"), (PAYLOAD_BYTES, "sum", pc.ScalarAggregateOptions(skip_nulls=False))]
-            )
-            columns = ("source_format", "outcome", "reason", "count_all", "source_size_sum", f"{PAYLOAD_BYTES}_sum")
-            return [Kind(*(row[name] for name in columns)) for row in sums.to_pylist()]
+            return kinds_of(table)
 
     def _shard_table(self, names: Sequence[str], shard: LiveShard) -> pa.Table:
         """Columns of a shard, `PAYLOAD_BYTES` among them, which is none."""
@@ -313,19 +261,3 @@ def open_archive(url: str, config: StorageConfig | None = None) -> Archive:
 
 def _read_shard_summary(store: Store, shard: LiveShard) -> ShardSummary:
     return read_summary(store, shard.path, num_bytes=shard.num_bytes)
-
-
-def _together(a: Kind, b: Kind) -> Kind:
-    payload = None if a.payload_bytes is None or b.payload_bytes is None else a.payload_bytes + b.payload_bytes
-    return replace(a, images=a.images + b.images, source_bytes=a.source_bytes + b.source_bytes, payload_bytes=payload)
-
-
-def matcher(pattern: str) -> Callable[[str], bool]:
-    """Tells whether a key matches a glob in which ``*`` crosses ``/``."""
-    match = re.compile(fnmatch.translate(pattern)).match
-    return lambda key: match(key) is not None
-
-
-def _literal_prefix(pattern: str) -> str:
-    wildcard = _FIRST_WILDCARD.search(pattern)
-    return pattern[: wildcard.start()] if wildcard else pattern

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from cnnbatch import reading
 from cnnbatch.archive import ArchiveInfo
-from cnnbatch.archive.reader import PAYLOAD_BYTES, Kind
+from cnnbatch.archive.figures import PAYLOAD_BYTES, Kind
 from cnnbatch.archive.where import parse_condition
 from cnnbatch.commands.output import STDOUT, cause, describe_row, read_cnb, row_document, show, write_picture
 from cnnbatch.errors import ArchiveError, BitstreamError, CnnbatchError, DamagedRow, ImageError, UsageError

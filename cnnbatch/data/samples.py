@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 
 from cnnbatch.archive.damage import damage_as_archive_error
 from cnnbatch.archive.fields import parse_fields
+from cnnbatch.archive.globs import matcher
 from cnnbatch.archive.parallel import map_parallel
 from cnnbatch.archive.parquet import ParquetObject, open_parquet, read_columns
-from cnnbatch.archive.reader import Archive, matcher, open_archive
+from cnnbatch.archive.reader import Archive, open_archive
 from cnnbatch.archive.schema import COLUMNS, SCHEMA, SMALL_COLUMNS, ArchiveRow, table_to_rows
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard
 from cnnbatch.codec.codec import Decoder

@@ -2,24 +2,22 @@
 
 A picture is looked at in bands, so that memory grows with its width only. In full resolution nothing but Y counts, the mean of
 long and middle cones, in halved ones what has a weight of more than `NO_WEIGHT`; of a gray picture X and B are constant, and
-there is only Y. Errors are never written down: a row of them comes from eleven rows that are blurred across, and is added up.
+there is only Y.
 
 Shapes: H × W pixels, C colours (1 or 3); linear light is float32 [C, H, W], XYB float32 [3, H, W].
 """
 
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from cnnbatch.ssimulacra2.blurred_errors import add_errors, compiled
 from cnnbatch.ssimulacra2.definition import (
     ABSORBANCE,
     B_OFFSET,
     BIAS,
-    C2,
     LEAST_SIDE,
     RADIUS,
     SCALES,
@@ -41,9 +39,6 @@ NO_WEIGHT: Final = 0.003
 BAND: Final = 2048
 """Rows that are measured at a time, a multiple of the pixels a side of the last scale's."""
 
-TILE: Final = 128
-"""Columns at a time, whose blurred rows stay in the cache."""
-
 _X, _Y, _B = range(3)
 _NORMS: Final = 6
 _COUNTED: Final = tuple(
@@ -53,9 +48,6 @@ _COUNTED: Final = tuple(
 
 _HALO: Final = RADIUS << (len(_COUNTED) - 1)
 """Rows around a band that the blurs of its last scale reach."""
-
-_BLURRED: Final = 4
-"""Planes to blur: x, x − y, x² + y², (x − y)²."""
 
 _CONES: Final = np.array(ABSORBANCE, np.float32)
 _LEVELS: Final = np.arange(256) / 255
@@ -100,7 +92,7 @@ def _add_band(original: Pixels, picture: Pixels, top: int, bottom: int, sums: Su
             x, y = (_xyb(light, _CONES, _X in counted, _B in counted) for light in (x_light, y_light))
         rows = (top - begin) >> scale, -((begin - bottom) >> scale)
         for channel in counted:
-            _add_errors(x[channel], y[channel], rows, kernel, sums[scale, channel])
+            add_errors(x[channel], y[channel], rows, kernel, sums[scale, channel])
 
 
 def _scales(height: int, width: int) -> int:
@@ -119,13 +111,7 @@ def _weighted(sums: Sums, height: int, width: int) -> float:
     return total
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """As numba's vector instructions want it: sums in any order, and no look at divisors, none of which is zero."""
-    fast = {"contract", "nnan", "ninf", "nsz", "reassoc"}
-    return numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=fast)(function)  # type: ignore[no-any-return]
-
-
-@_compiled
+@compiled
 def _from_pixels(pixels, table, cones):  # type: ignore[no-untyped-def]
     """uint8 [H, W, C] → XYB of which there is only Y, and linear light of half the sides."""
     height, width, colours = pixels.shape
@@ -145,7 +131,7 @@ def _from_pixels(pixels, table, cones):  # type: ignore[no-untyped-def]
     return xyb, half
 
 
-@_compiled
+@compiled
 def _halved(light):  # type: ignore[no-untyped-def]
     colours, height, width = light.shape
     half = np.empty((colours, (height + 1) // 2, (width + 1) // 2), np.float32)
@@ -155,7 +141,7 @@ def _halved(light):  # type: ignore[no-untyped-def]
     return half
 
 
-@_compiled
+@compiled
 def _halve(upper, lower, half):  # type: ignore[no-untyped-def]
     """Means of 2 × 2; the last column is repeated where their number is odd."""
     width = len(upper)
@@ -166,7 +152,7 @@ def _halve(upper, lower, half):  # type: ignore[no-untyped-def]
         half[width // 2] = np.float32(0.5) * (upper[width - 1] + lower[width - 1])
 
 
-@_compiled
+@compiled
 def _xyb(light, cones, with_x, with_b):  # type: ignore[no-untyped-def]
     """XYB of linear light; X and B, which is less Y, where they are wanted."""
     _, height, width = light.shape
@@ -185,7 +171,7 @@ def _xyb(light, cones, with_x, with_b):  # type: ignore[no-untyped-def]
     return xyb
 
 
-@_compiled
+@compiled
 def _bright(light, row, cones, y, middle):  # type: ignore[no-untyped-def]
     """Y of a row, and the response of the middle cones."""
     _respond(light, row, cones[0], y)
@@ -194,7 +180,7 @@ def _bright(light, row, cones, y, middle):  # type: ignore[no-untyped-def]
         y[column] = np.float32(0.5) * (y[column] + middle[column]) + np.float32(Y_OFFSET)
 
 
-@_compiled
+@compiled
 def _respond(light, row, cone, response):  # type: ignore[no-untyped-def]
     """Responses of one kind of cones to a row; of a gray one all three colours are the same."""
     red, green, blue = light[0, row], light[len(light) // 2, row], light[len(light) - 1, row]
@@ -203,7 +189,7 @@ def _respond(light, row, cone, response):  # type: ignore[no-untyped-def]
         response[column] = _cube_root(absorbed + np.float32(BIAS)) - np.float32(_ROOT_OF_BIAS)
 
 
-@_compiled
+@compiled
 def _cube_root(v):  # type: ignore[no-untyped-def]
     """Cube root of a positive normal number: a third of its exponent, right within 4 %, and Halley's method twice: 10⁻¹¹."""
     root = np.int32(np.float32(v).view(np.int32) // np.int32(3) + np.int32(0x2A5119F2)).view(np.float32)
@@ -211,98 +197,3 @@ def _cube_root(v):  # type: ignore[no-untyped-def]
         cube = root * root * root
         root *= (cube + v + v) / (cube + cube + v)
     return root
-
-
-@_compiled
-def _add_errors(x, y, rows, kernel, sums):  # type: ignore[no-untyped-def]
-    """Adds to ``sums`` [6] the errors of the rows from ``rows[0]`` up to ``rows[1]``, and their fourth powers."""
-    height, width = x.shape
-    reach = len(kernel) - 1
-    lines = np.empty((2 * reach + 1, _BLURRED, TILE), np.float32)
-    raw = np.empty((_BLURRED, TILE + 2 * reach), np.float32)
-    blurred = np.empty((_BLURRED, TILE), np.float32)
-    for left in range(0, width, TILE):
-        columns = slice(left, min(left + TILE, width))
-        for row in range(rows[0] - reach, rows[1] + reach):
-            line = lines[row % len(lines)]
-            if 0 <= row < height:
-                _spread(x[row], y[row], left, raw)
-                _blur_across(raw, kernel, line)
-            else:
-                line[:] = 0
-            middle = row - reach
-            if middle >= rows[0]:
-                _blur_down(lines, middle, kernel, blurred)
-                _add_row(x[middle, columns], y[middle, columns], blurred, sums)
-
-
-@_compiled
-def _spread(x, y, left, raw):  # type: ignore[no-untyped-def]
-    """Quantities of a row to blur, from some pixels before ``left`` on: x, x − y, x² + y², (x − y)²; 0 outside the picture."""
-    reach = (raw.shape[1] - TILE) // 2
-    begin, end = max(0, left - reach), min(len(x), left + TILE + reach)
-    raw[:] = 0
-    here = slice(begin - left + reach, end - left + reach)
-    x, y = x[begin:end], y[begin:end]
-    one, difference, squares, squared = raw[0, here], raw[1, here], raw[2, here], raw[3, here]
-    for i in range(len(x)):
-        d = x[i] - y[i]
-        one[i], difference[i] = x[i], d
-        squares[i], squared[i] = x[i] * x[i] + y[i] * y[i], d * d
-
-
-@_compiled
-def _blur_across(raw, kernel, line):  # type: ignore[no-untyped-def]
-    for q in range(_BLURRED):
-        r = raw[q]
-        near = r[4:-6], r[6:-4], r[3:-7], r[7:-3]
-        far = r[2:-8], r[8:-2], r[1:-9], r[9:-1], r[:-10], r[10:]
-        _mix(kernel, r[5:-5], near, far, line[q])
-
-
-@_compiled
-def _blur_down(lines, middle, kernel, blurred):  # type: ignore[no-untyped-def]
-    n = len(lines)
-    for q in range(_BLURRED):
-        near = lines[(middle - 1) % n, q], lines[(middle + 1) % n, q], lines[(middle - 2) % n, q], lines[(middle + 2) % n, q]
-        mid = lines[(middle - 3) % n, q], lines[(middle + 3) % n, q], lines[(middle - 4) % n, q], lines[(middle + 4) % n, q]
-        far = *mid, lines[(middle - 5) % n, q], lines[(middle + 5) % n, q]
-        _mix(kernel, lines[middle % n, q], near, far, blurred[q])
-
-
-@_compiled
-def _mix(kernel, middle, near, far, mixed):  # type: ignore[no-untyped-def]
-    """Eleven lines, of which pairs weigh the same."""
-    a, b, c, d, e, f = kernel[0], kernel[1], kernel[2], kernel[3], kernel[4], kernel[5]
-    b0, b1, c0, c1 = near
-    d0, d1, e0, e1, f0, f1 = far
-    for i in range(len(mixed)):
-        inner = a * middle[i] + b * (b0[i] + b1[i]) + c * (c0[i] + c1[i])
-        outer = d * (d0[i] + d1[i]) + e * (e0[i] + e1[i]) + f * (f0[i] + f1[i])
-        mixed[i] = inner + outer
-
-
-@_compiled
-def _add_row(x, y, blurred, sums):  # type: ignore[no-untyped-def]
-    means_x, means_d, squares, squared = blurred[0], blurred[1], blurred[2], blurred[3]
-    zero, one = np.float32(0), np.float32(1)
-    s0 = s1 = s2 = s3 = s4 = s5 = zero
-    for i in range(len(x)):
-        mean_x, mean_d = means_x[i], means_d[i]
-        mean_y, bias = mean_x - mean_d, mean_d * mean_d
-        unlike = (squared[i] - bias) / (squares[i] - mean_x * mean_x - mean_y * mean_y + np.float32(C2))
-        ssim = max(bias + (one - bias) * unlike, zero)
-        edge = (one + abs(y[i] - mean_y)) / (one + abs(x[i] - mean_x)) - one
-        ringing, lost = max(edge, zero), max(-edge, zero)
-        s0 += ssim
-        s1 += ringing
-        s2 += lost
-        s3 += ssim * ssim * (ssim * ssim)
-        s4 += ringing * ringing * (ringing * ringing)
-        s5 += lost * lost * (lost * lost)
-    sums[0] += s0
-    sums[1] += s1
-    sums[2] += s2
-    sums[3] += s3
-    sums[4] += s4
-    sums[5] += s5

@@ -12,7 +12,7 @@ from threading import Lock
 from typing import Any, BinaryIO, Final
 
 from cnnbatch.archive.fields import as_file, parse_fields
-from cnnbatch.archive.reader import matcher
+from cnnbatch.archive.globs import matcher
 from cnnbatch.archive.schema import ArchiveRow
 from cnnbatch.containers.names import sample_of
 from cnnbatch.containers.table_writing import Cell, place_in_table, write_pictures, write_table

@@ -18,7 +18,7 @@ from fsspec.spec import AbstractFileSystem
 
 from cnnbatch.errors import StorageError, Unreadable, UsageError
 from cnnbatch.processes import OfThisProcess
-from cnnbatch.storage.generic_listing import etag_of, fault_of, is_server_error, mtime_of, size_of
+from cnnbatch.storage.generic_listing import entries_below, fault_of, info_of, is_same, is_server_error
 from cnnbatch.storage.interface import FAULTS, MAX_READ_BYTES, ObjectInfo, Refusal, require_small
 from cnnbatch.storage.keys import is_readable_key, require_safe_key
 from cnnbatch.storage.many import Outcome, put_each, read_many
@@ -51,7 +51,6 @@ class FsspecStore:
         self._full_url = url  # may hold a password; only fsspec sees it
         self._root = self._opened[1].rstrip("/")
         self._protocols = {self._fs.protocol} if isinstance(self._fs.protocol, str) else set(self._fs.protocol)
-        self._is_http = not self._protocols.isdisjoint({"http", "https"})
         has_info = self._fs.async_impl or type(self._fs).info is not AbstractFileSystem.info
         self._can_look_again = has_info and "ftp" not in self._protocols
         """Whether to look at one file does not list its whole folder."""
@@ -107,7 +106,7 @@ class FsspecStore:
                 entry = self._fs.info(self._path(key))
         except FileNotFoundError:
             return None
-        return self._info(key, entry) if entry["type"] == "file" else None
+        return info_of(key, entry) if entry["type"] == "file" else None
 
     def get(self, info: ObjectInfo) -> bytes:
         if info.fault is not None:
@@ -116,7 +115,7 @@ class FsspecStore:
         if info.size not in {None, len(data)}:
             raise Unreadable("changed", f"{info.key}: {len(data)} bytes, but {info.size} were listed")
         known = (info.etag, info.mtime) != (None, None)
-        if known and self._can_look_again and not _is_same(self.head(info.key), info):
+        if known and self._can_look_again and not is_same(self.head(info.key), info):
             raise Unreadable("changed", f"{info.key}: it changed after it was listed")
         return data
 
@@ -217,7 +216,7 @@ class FsspecStore:
                 yield ObjectInfo(self._key(folder), None, fault=fault)
                 continue
             for path, entry in entries:
-                info = self._info(self._key(path), entry)
+                info = info_of(self._key(path), entry)
                 if info.fault is None and entry["type"] == "directory":
                     folders.append(path)
                 else:
@@ -227,10 +226,7 @@ class FsspecStore:
         """Entries of a folder that lie nowhere else: an index of http:// may link to anything."""
         with self._alone():
             listed = self._fs.ls(folder, detail=True)
-        below = f"{folder.strip('/')}/" if folder.strip("/") else ""
-        named = ((str(entry["name"]).rstrip("/"), entry) for entry in listed)
-        inside = (item for item in named if item[0].lstrip("/").startswith(below))
-        return [(path, entry) for path, entry in inside if not (self._is_http and _is_no_file(path))]
+        return entries_below(folder, listed, is_http=not self._protocols.isdisjoint({"http", "https"}))
 
     def _completed(self, info: ObjectInfo) -> ObjectInfo:
         """With size and version: where the listing did not tell, the file itself is asked."""
@@ -246,14 +242,7 @@ class FsspecStore:
             return replace(info, fault=fault)
         if entry["type"] == "directory":  # a link to one
             return replace(info, fault="link")
-        return self._info(info.key, {**entry, "type": "file"})
-
-    def _info(self, key: str, entry: Mapping[str, Any]) -> ObjectInfo:
-        if not is_readable_key(key):
-            return ObjectInfo(key.encode(errors="backslashreplace").decode(), None, fault="name")
-        if entry["type"] != "file":  # a link, and what is said is said of it
-            return ObjectInfo(key, None)
-        return ObjectInfo(key, size_of(entry), etag_of(entry), mtime_of(entry))
+        return info_of(info.key, {**entry, "type": "file"})
 
     def _get(self, info: ObjectInfo) -> bytes:
         for pause in (*_PAUSES, None):
@@ -309,16 +298,3 @@ class FsspecStore:
             raise
         except Exception as error:
             raise self._trouble(action, key, error) from error
-
-
-def _is_no_file(url: str) -> bool:
-    """Whether a link of an index page is one to sort it by (``?C=M;O=D``), to a place in it, or to itself."""
-    return not {"?", "#"}.isdisjoint(url) or url.rpartition("/")[2] in {".", ".."}
-
-
-def _is_same(now: ObjectInfo | None, listed: ObjectInfo) -> bool:
-    """Looked at after the read: bytes of two versions mixed are noticed. What only one of the two says does not count."""
-    if now is None or now.size != listed.size:
-        return False
-    pairs = ((now.etag, listed.etag), (now.mtime, listed.mtime))
-    return all(one == other for one, other in pairs if None not in (one, other))

@@ -1,12 +1,14 @@
 """Entries as the file systems of fsspec describe them, each in its own words: its size, its version, its time of change."""
 
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 from cnnbatch.errors import Unreadable
+from cnnbatch.storage.interface import ObjectInfo
+from cnnbatch.storage.keys import is_readable_key
 
 MAX_ETAG_CHARACTERS: Final = 1024
 
@@ -109,3 +111,35 @@ def is_server_error(error: Exception) -> bool:
     """Whether a server of HTTP says that it has a fault (5xx)."""
     status = getattr(error, "status", None)
     return isinstance(status, int) and status >= 500
+
+
+def info_of(key: str, entry: Mapping[str, Any]) -> ObjectInfo:
+    """An entry as others of this package know it."""
+    if not is_readable_key(key):
+        return ObjectInfo(key.encode(errors="backslashreplace").decode(), None, fault="name")
+    if entry["type"] != "file":  # a link, and what is said is said of it
+        return ObjectInfo(key, None)
+    return ObjectInfo(key, size_of(entry), etag_of(entry), mtime_of(entry))
+
+
+def entries_below(
+    folder: str, listed: Iterable[Mapping[str, Any]], *, is_http: bool
+) -> Sequence[tuple[str, Mapping[str, Any]]]:
+    """Paths and entries of a folder that lie nowhere else: an index of http:// may link to anything."""
+    below = f"{folder.strip('/')}/" if folder.strip("/") else ""
+    named = ((str(entry["name"]).rstrip("/"), entry) for entry in listed)
+    inside = (item for item in named if item[0].lstrip("/").startswith(below))
+    return [(path, entry) for path, entry in inside if not (is_http and _is_no_file(path))]
+
+
+def _is_no_file(url: str) -> bool:
+    """Whether a link of an index page is one to sort it by (``?C=M;O=D``), to a place in it, or to itself."""
+    return not {"?", "#"}.isdisjoint(url) or url.rpartition("/")[2] in {".", ".."}
+
+
+def is_same(now: ObjectInfo | None, listed: ObjectInfo) -> bool:
+    """Looked at after the read: bytes of two versions mixed are noticed. What only one of the two says does not count."""
+    if now is None or now.size != listed.size:
+        return False
+    pairs = ((now.etag, listed.etag), (now.mtime, listed.mtime))
+    return all(one == other for one, other in pairs if None not in (one, other))

@@ -64,7 +64,7 @@ def test_steps_are_1_for_predicted_channels_and_stay_within_their_limits() -> No
 @pytest.mark.skipif(not cpu_has_int8(), reason="this CPU has no VNNI")
 def test_products_of_integers_give_the_same_bits() -> None:
     packed, z, quality = net(), random_z(3, 4, 5), torch.tensor([1.0, 30.25, 63.0])
-    with mock.patch("cnnbatch.codec.transforms.integer_layers.product_of_integers", side_effect=product_of_integers) as product:
+    with mock.patch("cnnbatch.codec.transforms.exact_layers.product_of_integers", side_effect=product_of_integers) as product:
         found = run(packed, z, quality)
     assert product.call_count == 7  # enter, grow, leave, step_factors and three blocks
     assert_equal(found, run(file().model().mean_net, z, quality))

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from cnnbatch.codec.codec_file import parse_codec
 from cnnbatch.codec.runtime.onednn import cpu_has_int8, product_of_integers
+from cnnbatch.codec.transforms.exact_layers import ExactLinear, ExactNet, indexes_of
 from cnnbatch.codec.transforms.integer_kernels import ACTIVATION_MAX, ACTIVATION_UNIT, EXACT_LIMIT
-from cnnbatch.codec.transforms.integer_layers import ExactLinear, ExactNet, IntegerLinear, IntegerNet, Integers, indexes_of
+from cnnbatch.codec.transforms.integer_layers import IntegerLinear, IntegerNet, Integers
 from cnnbatch.errors import CodecFileError
 from tests.codec.models import TINY, tiny_codec_file, tiny_model
 from tests.codec.reference import scale_indexes
@@ -65,7 +66,7 @@ def test_products_of_integers_give_what_float32_gives(shape: tuple[int, int]) ->
     packed = ExactNet(FILE.model().scale_net)
     for largest in (1, 127):
         z = random_z((3, *shape), largest=largest)
-        patched = "cnnbatch.codec.transforms.integer_layers.product_of_integers"
+        patched = "cnnbatch.codec.transforms.exact_layers.product_of_integers"
         with mock.patch(patched, side_effect=product_of_integers) as product:
             found = run(packed, z)
         assert product.call_count == 5

@@ -22,8 +22,9 @@ from cnnbatch.codec.hyperprior.hyper_transforms import MeanNet, local_steps
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.codec.hyperprior.synthesis import Synthesis, local_means, patches
 from cnnbatch.codec.transforms.asinh import asinh
+from cnnbatch.codec.transforms.exact_layers import ExactLinear, ExactNet
 from cnnbatch.codec.transforms.int8 import Int8Layers
-from cnnbatch.codec.transforms.integer_layers import ExactLinear, ExactNet, IntegerNet
+from cnnbatch.codec.transforms.integer_layers import IntegerNet
 from cnnbatch.codec.transforms.lapped_kernels import lapped_planes
 from cnnbatch.codec.transforms.layers import depth_to_space
 from cnnbatch.codec.transforms.quality import QualityCurve

@@ -23,7 +23,7 @@ from cnnbatch.codec.hyperprior.inference import DecodingNetworks
 from cnnbatch.codec.quantisation.dependent import Values, dequantise, state_machine
 from cnnbatch.codec.quantisation.prediction import restore
 from cnnbatch.codec.quantisation.scan import Coded, stream_symbols
-from cnnbatch.codec.transforms.integer_layers import indexes_of
+from cnnbatch.codec.transforms.exact_layers import indexes_of
 from cnnbatch.processes import Threads
 
 T = TypeVar("T")

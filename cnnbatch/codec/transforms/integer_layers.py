@@ -18,13 +18,11 @@ Training uses the same forward pass with straight-through gradients: what is tra
 from itertools import product
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnnbatch.codec.runtime.levels import WEIGHT_MAX, ZERO_POINT
-from cnnbatch.codec.runtime.onednn import Output, PackedLayer, cpu_has_int8, packed, product_of_integers
+from cnnbatch.codec.runtime.levels import WEIGHT_MAX
 from cnnbatch.codec.transforms.integer_kernels import (
     ACTIVATION_MAX,
     ACTIVATION_UNIT,
@@ -32,8 +30,6 @@ from cnnbatch.codec.transforms.integer_kernels import (
     MAX_SHIFT,
     MIN_SHIFT,
     Z_MAX,
-    depthwise_requantised,
-    fill_indexes,
     requantised,
 )
 from cnnbatch.codec.transforms.layers import depth_to_space
@@ -94,14 +90,15 @@ def soft_clamp(x: Tensor, low: float, high: float, *, share: float) -> Tensor:
 
 def requantise(x: Tensor) -> Tensor:
     """To the grid of activations: multiples of 1/16 in [0, 255/16]."""
-    if _compiles(x):  # the same numbers in one pass over memory
+    if compiles(x):  # the same numbers in one pass over memory
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         requantised(x.reshape(-1).numpy(), out.view(-1).numpy())
         return out
     return soft_clamp(round_half_up(x / ACTIVATION_UNIT) * ACTIVATION_UNIT, 0, ACTIVATION_MAX, share=INACTIVE_GRADIENT)
 
 
-def _unit(shift: Tensor) -> Tensor:
+def unit_of(shift: Tensor) -> Tensor:
+    """2^-k."""
     return _POWERS.to(shift.device)[shift.long()]
 
 
@@ -126,7 +123,7 @@ class IntegerLinear(nn.Module):
 
     def quantised(self) -> tuple[Tensor, Tensor]:
         """Weight and bias as the integer net uses them (multiples of 2^-k and of 2^-k · input_unit)."""
-        unit = _unit(self.shift())
+        unit = unit_of(self.shift())
         weight = round_half_up(self.weight / unit).clamp(-WEIGHT_MAX, WEIGHT_MAX) * unit
         bias_unit = unit.flatten() * self.input_unit
         return weight, round_half_up(self.bias / bias_unit) * bias_unit
@@ -136,7 +133,7 @@ class IntegerLinear(nn.Module):
         """The layer in whole numbers."""
         weight, bias = self.quantised()
         shift = self.shift()
-        unit = _unit(shift)
+        unit = unit_of(shift)
         return Integers(weight / unit, shift[:, 0], bias / (unit[:, 0] * self.input_unit))
 
     @torch.no_grad()
@@ -148,7 +145,7 @@ class IntegerLinear(nn.Module):
         if not bool(((shift >= MIN_SHIFT) & (shift <= MAX_SHIFT)).all()):
             raise ValueError(f"shifts outside {MIN_SHIFT}…{MAX_SHIFT}")
         self.check_exact(integers)
-        unit = _unit(shift)
+        unit = unit_of(shift)
         self.weight.copy_(weight * unit[:, None])
         self.bias.copy_(bias * unit * self.input_unit)
 
@@ -173,10 +170,11 @@ class IntegerDepthwise(IntegerLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, H, W, C] → the same shape, zero padding, exact."""
-        return _shifted_adds(x, *self.quantised())
+        return shifted_adds(x, *self.quantised())
 
 
-def _shifted_adds(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def shifted_adds(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The depthwise layer."""
     height, width = x.shape[1:3]
     padded = F.pad(x, (0, 0, 1, 1, 1, 1))
     total = bias.expand_as(x)
@@ -185,7 +183,8 @@ def _shifted_adds(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return total
 
 
-def _compiles(x: Tensor) -> bool:
+def compiles(x: Tensor) -> bool:
+    """Whether kernels compiled for the CPU take ``x``."""
     return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
 
 
@@ -240,80 +239,3 @@ class IntegerNet(nn.Module):
         for layer in self.modules():
             if isinstance(layer, IntegerLinear):
                 layer.check_exact(layer.integers())
-
-
-class ExactLinear:
-    """An `IntegerLinear` that is not trained any more: products of integers where the CPU has them, else of float32."""
-
-    def __init__(self, layer: IntegerLinear) -> None:
-        self.weight, self.bias = (part.detach() for part in layer.quantised())
-        self.input_unit = layer.input_unit
-        native = self.weight.device.type == "cpu" and self.weight.dtype == torch.float32 and cpu_has_int8()
-        self._packed: PackedLayer | None = None
-        if native:
-            integers = layer.integers()
-            self._packed = packed(integers.weight, _unit(integers.shift), self.bias)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[N, H, W, inputs] → [N, H, W, outputs]."""
-        if self._packed is None:
-            return F.linear(x, self.weight, self.bias)
-        zero = 0 if self.input_unit == ACTIVATION_UNIT else ZERO_POINT  # only ẑ can be below zero
-        levels = torch.add(x.flatten(0, -2) / self.input_unit, zero).to(torch.uint8)
-        return product_of_integers(levels, self.input_unit, zero, self._packed, Output()).reshape(*x.shape[:-1], -1)
-
-
-class ExactBlock:
-    """An `IntegerBlock` that is not trained any more."""
-
-    def __init__(self, block: IntegerBlock) -> None:
-        self._weight, self._bias = (part.detach() for part in block.depthwise.quantised())
-        self._taps = self._weight.T.contiguous()
-        self._pointwise = ExactLinear(block.pointwise)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[N, H, W, C] → the same shape."""
-        return requantise(x + self._pointwise(self._filtered(x)))
-
-    def _filtered(self, x: Tensor) -> Tensor:
-        """The depthwise layer, requantised: on a CPU in one pass over memory instead of twenty."""
-        if not _compiles(x):
-            return requantise(_shifted_adds(x, self._weight, self._bias))
-        out = torch.empty_like(x)
-        depthwise_requantised(F.pad(x, (0, 0, 1, 1, 1, 1)).numpy(), self._taps.numpy(), self._bias.numpy(), out.numpy())
-        return out
-
-
-class ExactNet:
-    """An `IntegerNet` that is not trained any more, on the device where its weights are."""
-
-    def __init__(self, net: IntegerNet) -> None:
-        blocks_16 = [block for block in net.block_16.modules() if isinstance(block, IntegerBlock)]
-        self._enter, self._grow, self.leave = (ExactLinear(layer) for layer in (net.enter, net.grow, net.leave))
-        self._block_32, self._blocks_16 = ExactBlock(net.block_32), [ExactBlock(block) for block in blocks_16]
-
-    @torch.inference_mode()
-    def __call__(self, z_hat: Tensor) -> Tensor:
-        """The result of the `IntegerNet`."""
-        with torch.autocast(z_hat.device.type, enabled=False):
-            return self.leave(self.features(z_hat))
-
-    @torch.inference_mode()
-    def features(self, z_hat: Tensor) -> Tensor:
-        """Inputs of the last layer, ``leave``."""
-        with torch.autocast(z_hat.device.type, enabled=False):
-            x = depth_to_space(requantise(self._enter(z_hat)), 2)
-            x = depth_to_space(requantise(self._grow(self._block_32(x))), 2)
-            for block in self._blocks_16:
-                x = block(x)
-            return x
-
-
-def indexes_of(positions: Tensor, offsets: Tensor, num_scales: int) -> Tensor:
-    """Rounds the scale net's result [N, a, b, M], with ``offsets`` [N, M] of the quality, to scale indexes, uint8."""
-    if not _compiles(positions):
-        rounded = torch.floor(positions + 0.5) + offsets[:, None, None, :]
-        return rounded.clamp_(0, num_scales - 1).to(torch.uint8)
-    indexes = torch.empty(positions.shape, dtype=torch.uint8)
-    fill_indexes(positions.numpy(), offsets.numpy(), np.float32(num_scales - 1), indexes.numpy())
-    return indexes
