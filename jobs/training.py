@@ -1,6 +1,7 @@
 """The work of one process of `jobs.train`: pictures into memory, training, and of the first process the codec file."""
 
 import logging
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,11 +26,13 @@ from cnnbatch.storage import StorageConfig, Store
 from cnnbatch.storage.interface import Source
 from cnnbatch.training.adaptive_filter import fit_adaptive_filter
 from cnnbatch.training.checkpoint import Progress
+from cnnbatch.training.comparison import compare
 from cnnbatch.training.data import MAX_PIXELS, load_pictures, split_pictures
 from cnnbatch.training.dense import DenseTrainer
 from cnnbatch.training.dense_data import decoded_files, gather
 from cnnbatch.training.draft_filter import with_draft_filter
 from cnnbatch.training.entropy_tables import with_fitted_tables
+from cnnbatch.training.evaluation import QUALITIES, rate_distortion
 from cnnbatch.training.int8_calibration import calibrate_int8
 from cnnbatch.training.run import Run
 from cnnbatch.training.trainer import Trainer
@@ -41,6 +44,12 @@ PHOTOGRAPHS: Final = 16
 
 START: Final = "start.safetensors"
 """In the folder of a run: the state that it begins with, where that is not the KLT of its pictures."""
+
+BEFORE: Final = "before.safetensors"
+"""In the folder of a run: the codec file whose weights it begins with; what it trains is compared with that."""
+
+TRAINED: Final = "trained.safetensors"
+"""In the folder of a run: the codec file that it made, where that is no better than the one before."""
 
 BEFORE_COOLDOWN: Final = "before-cooldown.safetensors"
 """In the folder of a run: its state before the learning rate fell."""
@@ -75,6 +84,13 @@ class TrainTask:
             path.write_bytes(data)
             yield path
 
+    def before(self) -> bytes | None:
+        """The codec file whose weights the run began with; None where it began with none."""
+        try:
+            return self.place.read(BEFORE, max_bytes=MAX_BYTES)
+        except FileNotFoundError:
+            return None
+
     def export(self, data: bytes) -> None:
         """Puts the codec file where it goes."""
         self.destination.put(self.key, data)
@@ -100,15 +116,42 @@ def _train_hyperprior(task: TrainTask, run: Run) -> None:
     notes = config.training.model_dump(mode="json")
 
     def export(model: Hyperprior, progress: Progress) -> None:
+        if not _works(model, trainer.dev_pictures[0]):
+            raise UsageError("the network diverged: a lower training.learning_rate keeps it together")
         pictures, count = trainer.train_pictures, config.training.fitted_to
         calibrate_int8(model, pictures, count=count)
         if model.settings.objective == "psnr":  # its least squares would smooth what the eye wants kept
             fit_adaptive_filter(model, pictures, count=count)
         data = dump_codec(model, training={**progress, "config": notes})
         data = with_fitted_tables(data, pictures, count=count)
-        task.export(with_draft_filter(data, pictures, count=count))
+        data = with_draft_filter(data, pictures, count=count)
+        task.export(_better(data, task, run, trainer.held_out, objective=model.settings.objective))
 
     trainer.run(export)
+
+
+def _works(model: Hyperprior, picture: Pixels) -> bool:
+    """Whether a network still gives numbers: weights that have grown without bound do not."""
+    [point] = rate_distortion(model, [picture], [QUALITIES[-1]])
+    return math.isfinite(point.loss)
+
+
+def _better(data: bytes, task: TrainTask, run: Run, pictures: Sequence[Pixels], *, objective: str) -> bytes:
+    """The trained codec file, or the one before where training did not help on ``pictures``, which it has not seen."""
+    before = task.before()
+    if before is None or not pictures:
+        return data
+    found = compare(before, data, pictures, objective=objective)
+    if found is None:
+        run.say("no picture put aside can be compared with the codec file before")
+        return data
+    run.say(f"against the codec file before: {found}")
+    run.tell({"bytes_percent": found.percent, "low": found.low, "high": found.high, "pictures": found.pictures})
+    if found.helps:
+        return data
+    run.say("no certain gain: the codec file before is kept, what was trained lies beside the checkpoints")
+    task.place.put(TRAINED, data)
+    return before
 
 
 def _train_dense(task: TrainTask, run: Run) -> None:

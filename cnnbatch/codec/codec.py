@@ -132,9 +132,10 @@ class Codec:
     ) -> list[bytes]:
         """Images (arrays, or PIL's) → one bitstream each; ``quality`` in [0, 63], rounded to quarters, for all or each.
 
-        ``effort``: two settings under one number, which make the bitstream better and decoding no slower. 1 and more fit an
-        adaptive filter to each image (by patches of it, for about the time of encoding or less; from 2 on by all of it); N − 1
-        is the number of passes of latent refinement, each ten times as long as encoding. ``dense`` has neither.
+        ``effort`` makes the bitstream better and decoding no slower. A codec for the eye descends from the latents of the
+        analysis, six passes for each step of effort. One for squared error has two settings under one number: 1 and more fit
+        an adaptive filter to each image (by patches of it; from 2 on by all of it), and N − 1 is the number of passes of
+        latent refinement. ``dense`` has none of it.
         Raises ValueError for an array that is not an image, one that `refusal` refuses, or a quality outside the range.
         """
         images = _as_images(images)

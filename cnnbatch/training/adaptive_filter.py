@@ -48,5 +48,6 @@ def _least_squares(
     for colour, (squares, products) in enumerate(
         zip(sums.squares[:, :AROUND, :AROUND], sums.products[:, :AROUND], strict=True)
     ):
-        weights[colour, :AROUND] = np.linalg.solve(squares + RIDGE * np.diag(np.diag(squares)), products)
+        ridge = RIDGE * (np.diag(squares) + 1)  # and one of its own for what never varies, as where all is flat
+        weights[colour, :AROUND] = np.linalg.solve(squares + np.diag(ridge), products)
     return weights

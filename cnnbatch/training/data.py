@@ -1,6 +1,7 @@
 """Training pictures: decoded once, kept as bytes in memory, cut and augmented for each step."""
 
 import logging
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence, Set
 
@@ -22,6 +23,9 @@ MAX_PIXELS = 100_000_000
 GRAY_SHARE = 0.05
 DOWNSCALE_SHARE = 0.35
 DEV_SHARE = 0.05
+LEAST_DEV, MOST_DEV = 8, 64
+"""Pictures put aside, as far as they are at most a quarter of all."""
+
 SMALLEST_SIDE = 64
 """Size in pixels of the least crop of a picture that the network takes."""
 
@@ -33,7 +37,7 @@ def load_pictures(source: Store, inputs: Source | None = None) -> tuple[list[Pix
     """Training and dev pictures below ``source``; what cannot be read or decoded is left out with a warning.
 
     ``inputs`` are those that lie there in tars, tables and zip files; None: files alone. A ``MANIFEST.json`` with ``file`` and
-    ``split`` decides the split; without one every twentieth picture by key is dev.
+    ``split`` decides the split; without one some are put aside, every twentieth by key of as many as there usually are.
     """
     inputs = inputs or source
     infos = sorted((info for info in inputs.list() if PICTURE.search(info.key) or info.part), key=lambda info: info.key)
@@ -47,7 +51,7 @@ def load_pictures(source: Store, inputs: Source | None = None) -> tuple[list[Pix
 def split_pictures(
     found: Iterable[tuple[str, Pixels | ImageError]], *, where: str, dev_keys: Set[str] | None = None, listed: int | None = None
 ) -> tuple[list[Pixels], list[Pixels]]:
-    """(training, dev) in the order of their keys, in colour; without ``dev_keys`` every twentieth is dev.
+    """(training, dev) in the order of their keys, in colour; without ``dev_keys`` every n-th is dev.
 
     Raises UsageError where nothing is left to train on.
     """
@@ -64,7 +68,7 @@ def split_pictures(
         logger.warning("left out %d pictures below %s of fewer than %d pixels a side", small, where, SMALLEST_SIDE)
     kept.sort(key=lambda item: item[0])
     if dev_keys is None:
-        dev_keys = set(_every_twentieth([key for key, _ in kept]))
+        dev_keys = set(_put_aside([key for key, _ in kept]))
     train = [picture for key, picture in kept if key not in dev_keys]
     if not train:
         raise UsageError(_nothing_left(where, listed, small, len(kept)))
@@ -91,8 +95,9 @@ def _decoded(body: bytes | ImageError) -> Pixels | ImageError:
         return error
 
 
-def _every_twentieth(keys: Sequence[str]) -> Sequence[str]:
-    return keys[:: round(1 / DEV_SHARE)] if len(keys) > 1 else ()
+def _put_aside(keys: Sequence[str]) -> Sequence[str]:
+    count = min(max(DEV_SHARE * len(keys), LEAST_DEV), MOST_DEV, len(keys) / 4)
+    return keys[:: math.ceil(len(keys) / count)] if len(keys) > 1 else ()
 
 
 def _dev_keys(source: Store, keys: Sequence[str]) -> Set[str]:
@@ -101,7 +106,7 @@ def _dev_keys(source: Store, keys: Sequence[str]) -> Set[str]:
         entries = parse_json(source.read("MANIFEST.json"))
         return {str(entry["file"]) for entry in entries if entry["split"] == "dev"}
     except FileNotFoundError:
-        return set(_every_twentieth(keys))
+        return set(_put_aside(keys))
     except (ValueError, TypeError, KeyError) as error:
         raise UsageError(
             f'{source.url}/MANIFEST.json is not a list of {{"file": …, "split": "train" or "dev"}}: {error}'

@@ -97,8 +97,8 @@ class Trainer:
     ) -> None:
         """Goes on from the state of ``run``, which has settings of its own; where there is none the KLT is the start."""
         self.config, self.surroundings, self.device = config, run, run.device
-        self.train_pictures, dev = pictures
-        self.dev_pictures = dev or self.train_pictures
+        self.train_pictures, self.held_out = pictures
+        self.dev_pictures = self.held_out or self.train_pictures
         torch.set_flush_denormal(True)  # zero-initialised layers fill gradients with denormals: five times slower
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # integer layers compute in float32
         dedicate_process()

@@ -1,6 +1,7 @@
 """What every test of training needs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,26 @@ def settings_of_the_process() -> Iterator[None]:
     torch.set_flush_denormal(False)
 
 
+@dataclass(frozen=True, slots=True)
+class HeardRun(LocalRun):
+    """A run in this process whose driver hears what it tells."""
+
+    hear: train_ray.Hear = field(kw_only=True)
+
+    def tell(self, figures: Mapping[str, float]) -> None:
+        self.hear(train_ray.TOLD, dict(figures))
+
+    def say(self, text: str) -> None:
+        self.hear(train_ray.SAID, text)
+
+
 def fit_here(task: TrainTask, place: str, workers: engine.Workers, hear: train_ray.Hear) -> None:
     """The first process of a run in this one, its checkpoint in the folder of the run."""
     state = Path(place) / STATE
     with task.start() as start:
         if start is not None and not state.exists():
             state.write_bytes(start.read_bytes())
-    work(task, LocalRun(state))
+    work(task, HeardRun(state, hear=hear))
 
 
 @pytest.fixture

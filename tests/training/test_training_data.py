@@ -15,7 +15,7 @@ from cnnbatch.codec.transforms.lapped import LappingFilter
 from cnnbatch.containers import open_source
 from cnnbatch.errors import UsageError
 from cnnbatch.storage import open_store
-from cnnbatch.training.data import crops, load_pictures
+from cnnbatch.training.data import _put_aside, crops, load_pictures
 from cnnbatch.training.dense_data import decoded_files
 from cnnbatch.training.klt import block_klt
 from tests.codec.models import picture
@@ -33,9 +33,11 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_every_twentieth_picture_is_for_dev(folder: Path) -> None:
+def test_a_quarter_of_a_few_pictures_is_put_aside_and_of_many_less(folder: Path) -> None:
     train, dev = load_pictures(open_store(str(folder)))
-    assert (len(train), len(dev)) == (19, 2)
+    assert (len(train), len(dev)) == (15, 6)
+    for keys, aside in ((1, 0), (2, 1), (40, 8), (100, 8), (400, 20), (10_000, 64)):
+        assert len(_put_aside([f"{n:05}" for n in range(keys)])) == aside, keys
 
 
 def test_a_manifest_decides_the_split(folder: Path) -> None:
@@ -84,7 +86,7 @@ def test_what_tars_hold_is_read_as_files_are(folder: Path, tmp_path: Path) -> No
             tar.add(path, path.relative_to(folder).as_posix())
     opened = open_store(str(store))
     train, dev = load_pictures(opened, open_source(opened))
-    assert (len(train), len(dev)) == (19, 2)
+    assert (len(train), len(dev)) == (15, 6)
     assert next(decoded_files(open_source(opened)))[0].startswith("all.tar/")
 
 
