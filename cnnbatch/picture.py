@@ -35,12 +35,20 @@ class Codecs(Protocol):
         """Raises CodecFileError if it is not to be had."""
 
 
+class Ahead(Protocol):
+    """Where pixels of a picture may be that were decoded with others; see `cnnbatch.ahead`."""
+
+    def pixels(self, row: "ArchiveRow", how: "tuple[Decoder, float]") -> "Pixels | BitstreamError | None":
+        """They, or why there are none; None where it is to be decoded alone."""
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Picture:
     """One picture: ``row`` is all that is stored of it."""
 
     row: "ArchiveRow"
     codecs: Codecs
+    _ahead: Ahead | None = field(default=None, compare=False)
 
     @property
     def key(self) -> str:
@@ -132,7 +140,9 @@ class Picture:
     def _reconstruct(self, decoder: "Decoder", scale: float) -> "Pixels":
         from cnnbatch.stages.restoring import reconstruct_each
 
-        [pixels] = reconstruct_each(self.codecs[self.row.codec_id or ""], [self.row], decoder=decoder, scale=scale)
+        pixels = None if self._ahead is None else self._ahead.pixels(self.row, (decoder, scale))
+        if pixels is None:
+            [pixels] = reconstruct_each(self.codecs[self.row.codec_id or ""], [self.row], decoder=decoder, scale=scale)
         if isinstance(pixels, BitstreamError):
             raise BitstreamError(f"{self.key!r}: {pixels}") from pixels
         return pixels

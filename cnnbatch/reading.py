@@ -20,6 +20,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from cnnbatch import archive
+from cnnbatch.ahead import pictures_ahead
 from cnnbatch.archive import ArchiveInfo
 from cnnbatch.archive.figures import PAYLOAD_BYTES, Kind
 from cnnbatch.archive.globs import matcher
@@ -158,9 +159,12 @@ class Archive(Mapping[str, Picture]):
         return Items(self)
 
     def pictures(self, pattern: str = "*") -> Iterator[Picture | DamagedRow]:
-        """Yield the pictures whose key matches, shard by shard, which is faster than key by key; a damaged one as its error."""
-        for row in self.rows.rows(pattern):
-            yield row if isinstance(row, DamagedRow) else Picture(row, self._codecs)
+        """Yield the pictures whose key matches, shard by shard, which is faster than key by key; a damaged one as its error.
+
+        A thread reads ahead and, while one picture after the other is made an array or a file, decodes ahead in batches. Pixels
+        may then differ by a level from those of the picture alone (see `Codec.reconstruct`).
+        """
+        return pictures_ahead(self.rows.rows(pattern), self._codecs)
 
     def listing(
         self, pattern: str = "*", condition: Condition | None = None, *, columns: Sequence[str] = (*LISTED, PAYLOAD_BYTES)

@@ -23,6 +23,7 @@ LIBRARY = {
     "cnnbatch",
     "cnnbatch.writing",
     "cnnbatch.picture",
+    "cnnbatch.ahead",
     "cnnbatch.compiled_code",
     "cnnbatch.reading",
     "cnnbatch.signals",
@@ -55,7 +56,8 @@ BELOW = {
     "cnnbatch.classification": {"cnnbatch.stages", "cnnbatch.codec", "cnnbatch.archive", *BASE},
     "cnnbatch.evaluation": MIDDLE - {"cnnbatch.training", "cnnbatch.archive"},  # beside stages
     "cnnbatch.picture": READING,
-    "cnnbatch.reading": {"cnnbatch.picture", *READING},
+    "cnnbatch.ahead": {"cnnbatch.picture", *READING},
+    "cnnbatch.reading": {"cnnbatch.ahead", "cnnbatch.picture", *READING},
     "cnnbatch.writing": READING,
     "cnnbatch.data": {"cnnbatch.reading", "cnnbatch.picture", *READING},
     "cnnbatch.pillow": {"cnnbatch.picture", *READING},
