@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BATCH_IMAGES: Final = 64
 BATCH_PIXELS: Final = 4 << 20
 BATCH_BYTES: Final = 32 << 20
-"""Of payloads. A picture that is larger than a batch may be has one of its own."""
+"""Bytes of payloads. A picture that is larger than a batch may be has one of its own."""
 
 STREAK: Final = 2
 
