@@ -50,10 +50,10 @@ from benchmarks.synthetic import (
     write_shard,
 )  # fmt: skip
 from cnnbatch.archive import ArchiveLog, LiveShard
+from cnnbatch.spill import Scratch
 from cnnbatch.stages.difference import ArchivedRows, compare
 from cnnbatch.stages.listing import Scan
 from cnnbatch.stages.plan import ShardLimits, plan_shards
-from cnnbatch.stages.spill import Scratch
 from cnnbatch.storage import StorageConfig, open_store
 from cnnbatch.storage.local import LocalStore
 from cnnbatch.storage.s3_listing import _parse_page

@@ -76,8 +76,20 @@ def add_coding(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_compress(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="folder or URL with images, such as photos/ or s3://bucket/photos")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="folder or URL with images, such as photos/ or s3://bucket/photos; tars, tables and zip files are taken apart",
+    )
     parser.add_argument("archive", metavar="ARCHIVE", help="folder or URL of the archive; made where there is none")
+    parser.add_argument_group(
+        "data sets (docs/datasets.md)",
+        "  source.kind=auto|folder|webdataset|parquet|zip|manifest   what SOURCE holds\n"
+        "  source.manifest=LIST       the keys or URLs below SOURCE that a CSV, JSON Lines\n"
+        "                             or Parquet file names (source.key_column=NAME)\n"
+        "  source.sidecars=true       a.txt, a.json, a.xmp … go with a.jpg\n"
+        "  source.image_column=NAME   of tables; source.label=NAME: what says the class",
+    )
     add_coding(parser)
     which = parser.add_argument_group("which images")
     which.add_argument("--exclude", action="append", metavar="GLOB", help="leave out keys; * crosses /; repeatable")
@@ -231,6 +243,7 @@ JOBS: Final[Mapping[str, JobCommand]] = {
             "cnnbatch compress photos/ archive/ --dry-run",
             "cnnbatch compress s3://bucket/photos s3://bucket/archive --target-ssimulacra2 80 --min-psnr 34",
             "cnnbatch compress photos/ archive/ --exclude '*.tmp' workers.cpus=4 shards.images=500",
+            "cnnbatch compress photos/ archive/ source.manifest=labels.csv",
         ),
     ),
     "reconstruct": JobCommand(

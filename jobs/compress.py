@@ -24,6 +24,7 @@ from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.containers import keeping_indexes, open_source
 from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
 from cnnbatch.job_options import job_parser
+from cnnbatch.spill import Scratch
 from cnnbatch.stages.codec_shelf import CodecShelf
 from cnnbatch.stages.commit import Committer
 from cnnbatch.stages.compress import ShardCompressor
@@ -35,7 +36,6 @@ from cnnbatch.stages.mirror import still_there, why_kept
 from cnnbatch.stages.plan import Plan, plan_shards, shard_limits
 from cnnbatch.stages.records import CompressResult, CompressTask, Failure, Tally
 from cnnbatch.stages.settings import OPTIONS, CompressionSettings
-from cnnbatch.stages.spill import Scratch
 from cnnbatch.storage import Source, StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import parse_url
 from cnnbatch.text import visible_lines
@@ -82,7 +82,8 @@ class CompressJob:
         self.codec_data = read_codec(config.codec)
         self.codec = Codec(self.codec_data, device="cpu")
         self.archive = open_store(config.archive, self.storage)
-        self.source = open_source(open_store(config.source, self.storage), config.source_settings, archive=self.archive)
+        store = open_store(config.source, self.storage)
+        self.source = open_source(store, config.source_settings, archive=self.archive, config=self.storage)
         self.source.check()
         self.archive.check_writable()
         if config.compression.decode and find_spec("pillow_heif") is None:

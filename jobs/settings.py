@@ -30,7 +30,7 @@ from cnnbatch.training.trainer import TrainingConfig
 from jobs.engine import Workers
 
 FOLDERS: Final = frozenset(("source", "archive", "destination", "out", "reports", "folder"))
-FILES: Final = frozenset(("codec", "codec_file", "head", "labels", "start", "published"))
+FILES: Final = frozenset(("codec", "codec_file", "head", "labels", "start", "published", "manifest"))
 """Names of settings that hold a path or URL."""
 
 Model = TypeVar("Model", bound=BaseModel)

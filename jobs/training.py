@@ -170,7 +170,7 @@ def _train_dense(task: TrainTask, run: Run) -> None:
 
 def _inputs(task: TrainTask) -> Source:
     """The pictures of a folder, a bucket, or what tars, tables and zip files there hold."""
-    return open_source(task.source, task.config.source_settings)
+    return open_source(task.source, task.config.source_settings, config=task.storage)
 
 
 def _archived_pictures(task: TrainTask, at_once: int) -> Iterator[tuple[str, Pixels]]:

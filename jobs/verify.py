@@ -73,7 +73,8 @@ class VerifyJob:
         self.archive, self.newest = log.store, log.look()
         self.source = None
         if config.source is not None:
-            self.source = open_source(open_store(config.source, self.storage), config.source_settings, archive=log.store)
+            source = open_store(config.source, self.storage)
+            self.source = open_source(source, config.source_settings, archive=log.store, config=self.storage)
         if self.source is not None:
             self.source.check()
         self.report = RunReport("verify", new_run_id("verify-"), shown(config, self.storage))

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("cnnbatch/**/*.py"), *ROOT.glob("jobs/**/*.py")])
 EVERYWHERE = {"cnnbatch.version"}
 # Each layer may import itself, those in its set, and `EVERYWHERE`.
-FLOOR = {"cnnbatch.errors", "cnnbatch.lazy", "cnnbatch.leb128", "cnnbatch.processes", "cnnbatch.text"}
+FLOOR = {"cnnbatch.errors", "cnnbatch.lazy", "cnnbatch.leb128", "cnnbatch.processes", "cnnbatch.spill", "cnnbatch.text"}
 EYE = {"cnnbatch.butteraugli", "cnnbatch.ssimulacra2"}
 BASE = {"cnnbatch.storage", "cnnbatch.metrics", *EYE, *FLOOR}
 MIDDLE = {"cnnbatch.codec", "cnnbatch.containers", "cnnbatch.archive", "cnnbatch.images", "cnnbatch.training", *BASE}
@@ -41,6 +41,7 @@ BELOW = {
     "cnnbatch.job_options": {"cnnbatch.choices"},
     "cnnbatch.command_options": {"cnnbatch.choices", "cnnbatch.job_options"},
     "cnnbatch.processes": {"cnnbatch.errors"},
+    "cnnbatch.spill": {"cnnbatch.errors"},
     "cnnbatch.storage": FLOOR,
     "cnnbatch.metrics": FLOOR,
     "cnnbatch.planes": set(),

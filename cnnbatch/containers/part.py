@@ -27,8 +27,14 @@ def without_last_nulls(values: Iterable[Any]) -> list[Any]:
 
 
 def identity(info: ObjectInfo) -> list[Any]:
-    """The identity of one version of a container."""
+    """The identity of one version of an object."""
     return [info.key, info.size, info.etag, None if info.mtime is None else (info.mtime - _EPOCH) // timedelta(microseconds=1)]
+
+
+def identified(identity: Sequence[Any]) -> ObjectInfo:
+    """The object of an `identity`."""
+    key, size, etag, mtime = identity
+    return ObjectInfo(key, size, etag, None if mtime is None else _EPOCH + timedelta(microseconds=mtime))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,4 @@ def head_of(container: ObjectInfo, column: str) -> str:
 def parse_part(text: str) -> Part:
     """A part from its text."""
     first, column, row = text.split("\n", 2)
-    key, size, etag, mtime = json.loads(first)
-    changed = None if mtime is None else _EPOCH + timedelta(microseconds=mtime)
-    return Part(ObjectInfo(key, size, etag, changed), column, json.loads(row))
+    return Part(identified(json.loads(first)), column, json.loads(row))

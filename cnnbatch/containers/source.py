@@ -13,23 +13,31 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from cnnbatch.archive.fields import dump_fields, label_of
+from cnnbatch.containers import sidecars
+from cnnbatch.containers.beside import is_beside, read_beside
 from cnnbatch.containers.index import Index, read_index, write_index
 from cnnbatch.containers.kinds import KINDS, Kind, kinds_of
-from cnnbatch.containers.names import is_picture
+from cnnbatch.containers.listed import ListedSource
+from cnnbatch.containers.manifest import Manifest
+from cnnbatch.containers.names import PICTURES, is_picture
 from cnnbatch.containers.part import Part, identity, parse_part
 from cnnbatch.errors import StorageError, Unreadable
-from cnnbatch.storage import ObjectInfo, Store
+from cnnbatch.storage import ObjectInfo, StorageConfig, Store
 from cnnbatch.storage.interface import Source
 from cnnbatch.storage.many import Outcome, read_many
+from cnnbatch.storage.opening import open_object
 
 LOOKED_AT: Final = 10_000
 """Objects by which ``auto`` tells what a source is."""
 
 INDEX_THREADS: Final = 4
 TOGETHER_BYTES: Final = 4 << 20
+_OF_CONTAINERS: Final = {"kind", "image_column", "label"}
+"""Settings that decide how a container is read."""
+
 HOLE_BYTES: Final = 64 << 10
 """Between two members that one request reads."""
 
@@ -39,8 +47,14 @@ class SourceSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["auto", "folder", "webdataset", "parquet", "zip"] = "auto"
-    """``auto``: tars, tables and zip files are taken apart where no picture lies beside them."""
+    kind: Literal["auto", "folder", "webdataset", "parquet", "zip", "manifest"] = "auto"
+    """``auto``: tars, tables and zip files are taken apart where no picture lies beside them; with ``manifest``, that."""
+    manifest: str | None = None
+    """Path or URL of a list of inputs: ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``, of keys or URLs below the source."""
+    key_column: str | None = None
+    """Its column of keys; None: ``key``, ``file_name``, ``url``, ``path``, ``file``, ``filename`` or ``image``."""
+    sidecars: tuple[str, ...] = ()
+    """Endings of files that a picture of the same name takes along; true: txt, caption, cls, json, xmp."""
     image_column: tuple[str, ...] = ()
     """Image columns of tables; none: those that say so or look so."""
     label: str | None = None
@@ -48,19 +62,50 @@ class SourceSettings(BaseModel):
 
     def kinds(self) -> tuple[Kind, ...]:
         """The containers that are looked for."""
-        words = {"auto": tuple(KINDS), "folder": (), "webdataset": ("tar",), "parquet": ("parquet",), "zip": ("zip",)}
-        return kinds_of(words[self.kind], self.image_column)
+        words = {"auto": tuple(KINDS), "webdataset": ("tar",), "parquet": ("parquet",), "zip": ("zip",)}
+        return kinds_of(words.get(self.kind, ()), self.image_column)
 
     @field_validator("image_column", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
+    @field_validator("sidecars", mode="before")
+    @classmethod
+    def _endings(cls, value: Any) -> Any:
+        if isinstance(value, bool) or value is None:
+            return sidecars.USUAL if value else ()
+        names = value.split(",") if isinstance(value, str) else value
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            return names
+        endings = tuple(name.strip().lower().removeprefix(".") for name in names)
+        for name in endings:
+            if not name or name in PICTURES or not {".", "/"}.isdisjoint(name):
+                raise ValueError(f"{name!r} is no ending of a side file")
+        return endings
 
-def open_source(store: Store, settings: SourceSettings | None = None, *, archive: Store | None = None) -> Source:
-    """The inputs in ``store``; ``archive`` keeps the indexes of its containers, None: nobody does."""
+    @model_validator(mode="after")
+    def _one_way(self) -> "SourceSettings":
+        if self.kind not in ("auto", "manifest") and self.manifest is not None:
+            raise ValueError(f"a manifest is for the kind manifest, not {self.kind}")
+        if self.kind == "manifest" and self.manifest is None:
+            raise ValueError("source.manifest names the list")
+        if self.sidecars and (self.manifest is not None or self.kind not in ("auto", "folder")):
+            raise ValueError("sidecars are for sources of the kind folder")
+        return self
+
+
+def open_source(
+    store: Store, settings: SourceSettings | None = None, *, archive: Store | None = None, config: StorageConfig | None = None
+) -> Source:
+    """The inputs in ``store``; ``archive`` keeps the indexes of its containers, None: nobody does. ``config`` is that of the
+    store which holds a list."""
     settings = settings or SourceSettings()
-    return store if settings.kind == "folder" else ContainerSource(store, settings, archive)
+    if settings.manifest is not None:
+        return ListedSource(store, Manifest(*open_object(settings.manifest, config), settings.key_column), settings.label)
+    if settings.kind == "folder" and not settings.sidecars:
+        return store
+    return ContainerSource(store, settings, archive)
 
 
 def keeping_indexes(source: Source) -> Source:
@@ -86,6 +131,10 @@ class ContainerSource:
         self.base.check()
 
     def list(self, prefix: str = "", *, markers: bool = False) -> Iterator[ObjectInfo]:
+        found = self._listed(prefix, markers=markers)
+        return sidecars.joined(found, self.settings.sidecars) if self.settings.sidecars else found
+
+    def _listed(self, prefix: str, *, markers: bool) -> Iterator[ObjectInfo]:
         found = self.base.list(prefix, markers=markers)
         if self.settings.kind == "auto":
             first = list(islice(found, LOOKED_AT))
@@ -116,15 +165,19 @@ class ContainerSource:
 
     def get_many(self, infos: Iterable[ObjectInfo], *, max_bytes: int, concurrency: int) -> Iterator[Outcome]:
         inside: list[_Input] = []
+        joined: list[ObjectInfo] = []
 
         def outside() -> Iterator[ObjectInfo]:
             for info in infos:
                 if info.part is None:
                     yield info
+                elif is_beside(part := parse_part(info.part)):
+                    joined.append(info)
                 else:
-                    inside.append(_Input(info, parse_part(info.part)))
+                    inside.append(_Input(info, part))
 
         yield from self.base.get_many(outside(), max_bytes=max_bytes, concurrency=concurrency)
+        yield from read_beside(self.base, joined, label=self.settings.label, max_bytes=max_bytes, concurrency=concurrency)
         by_ranges = [one for one in inside if one.ranges is not None]
         yield from self._read_ranges(by_ranges, max_bytes=max_bytes, concurrency=concurrency)
         streams: dict[str, list[_Input]] = {}
@@ -154,7 +207,7 @@ class ContainerSource:
                 yield from _inputs(*waiting.popleft())
 
     def _index(self, kind: Kind, info: ObjectInfo) -> Index | None:
-        reading = f"{kind.name} {self.settings.model_dump_json()}"
+        reading = f"{kind.name} {self.settings.model_dump_json(include=_OF_CONTAINERS)}"
         index = None if self.archive is None else read_index(self.archive, info, reading)
         if index is None:
             index = kind.index(self.base, info)

@@ -20,9 +20,9 @@ from cnnbatch.archive.parallel import map_parallel
 from cnnbatch.archive.shard_reading import read_footer
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, read_rows
 from cnnbatch.errors import ArchiveError
+from cnnbatch.spill import Pile, Scratch, Spill, in_order, ranges
 from cnnbatch.stages.listing import LISTING_SCHEMA, Scan
 from cnnbatch.stages.settings import CompressionSettings
-from cnnbatch.stages.spill import Pile, Scratch, Spill, in_order, ranges
 from cnnbatch.storage import Store
 from cnnbatch.version import VERSION
 

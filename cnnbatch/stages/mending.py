@@ -24,9 +24,9 @@ from cnnbatch.archive.parquet import read_columns
 from cnnbatch.archive.schema import SMALL_COLUMNS
 from cnnbatch.archive.snapshot import LiveShard, Snapshot
 from cnnbatch.errors import ArchiveError
+from cnnbatch.spill import Scratch
 from cnnbatch.stages.difference import ArchivedRows, compare
 from cnnbatch.stages.listing import Scan, without_erased
-from cnnbatch.stages.spill import Scratch
 from cnnbatch.storage import Source, Store
 
 THREADS: Final = 4

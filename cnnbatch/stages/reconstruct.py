@@ -66,8 +66,10 @@ class ShardReconstructor:
         return restore_file(row, pixels, format=self.settings.format)
 
     def _files(self, task: ShardTask) -> Files:
-        make = ShardFiles if task.whole is None else KINDS[task.whole.kind]
-        return make(self.destination, task, self.settings.format, force=self.settings.force)
+        format, force = self.settings.format, self.settings.force
+        if task.whole is not None:
+            return KINDS[task.whole.kind](self.destination, task, format, force=force)
+        return ShardFiles(self.destination, task, format, force=force, columns=self.settings.layout == "folder")
 
     def _outputs(
         self, task: ShardTask, files: Files, pool: ThreadPoolExecutor, failures: list[Failure]

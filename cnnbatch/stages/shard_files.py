@@ -44,10 +44,13 @@ class ShardFiles:
     Where a name is taken, a file with the same bytes counts as written. One with other bytes stays and is a failure, unless
     ``force`` replaces it, or unless an earlier attempt at this very shard wrote it: a decoder on another machine, or one that
     took the pictures in other batches, may round another way.
+
+    Side files go beside a picture; what the columns of a list said of it goes there only with ``columns``: it was in no file.
     """
 
-    def __init__(self, destination: Store, task: ShardTask, format: str, *, force: bool) -> None:
+    def __init__(self, destination: Store, task: ShardTask, format: str, *, force: bool, columns: bool) -> None:
         self._destination, self._task, self._format, self._force = destination, task, format, force
+        self._columns = columns
         self._since = marks.begin(task, destination, format)
 
     def name(self, row: ArchiveRow) -> str:
@@ -56,7 +59,7 @@ class ShardFiles:
 
     def write(self, rows: Sequence[ArchiveRow], files: Sequence[bytes | Failure]) -> list[Written | Failure]:
         """Writes what is no failure. Raises StorageError where it is the store that is in trouble."""
-        found = [_with_side_files(row, self.name(row), data) for row, data in zip(rows, files, strict=True)]
+        found = [self._files_of(row, data) for row, data in zip(rows, files, strict=True)]
         items = [item for one in found if not isinstance(one, Failure) for item in one]
         answers = iter(self._destination.put_many(items) if self._force else self._destination.create_many(items))
         return [
@@ -69,6 +72,14 @@ class ShardFiles:
         if not failed:
             marks.finish(self._task, self._destination, self._format, sizes)
         return Closed()
+
+    def _files_of(self, row: ArchiveRow, data: bytes | Failure) -> list[tuple[str, bytes]] | Failure:
+        """The file of a row, and one for each thing that lay beside it."""
+        if isinstance(data, Failure):
+            return data
+        if row.fields is None or (row.container is not None and not self._columns):
+            return [(self.name(row), data)]
+        return _with_side_files(row, self.name(row), data)
 
     @staticmethod
     def _joined(outcomes: Sequence[Written | Failure]) -> Written | Failure:
@@ -94,10 +105,7 @@ class ShardFiles:
         return Failure(row.key, "write", "exists", f"{name!r} is there already, with other bytes: --force replaces it")
 
 
-def _with_side_files(row: ArchiveRow, name: str, data: bytes | Failure) -> list[tuple[str, bytes]] | Failure:
-    """The file of a row, and one for each thing that lay beside it."""
-    if isinstance(data, Failure) or row.fields is None:
-        return data if isinstance(data, Failure) else [(name, data)]
+def _with_side_files(row: ArchiveRow, name: str, data: bytes) -> list[tuple[str, bytes]] | Failure:
     try:
         fields = [(field, as_file(field)) for field in parse_fields(row.fields)]
     except ArchiveError as error:

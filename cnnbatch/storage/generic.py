@@ -49,7 +49,8 @@ class FsspecStore:
     def __init__(self, url: str) -> None:
         self.url = parse_url(url).url
         self._full_url = url  # may hold a password; only fsspec sees it
-        self._root = self._opened[1].rstrip("/")
+        root = self._opened[1]
+        self._root = root.removesuffix("/") if root.endswith("://") else root.rstrip("/")  # https:// is any host
         self._protocols = {self._fs.protocol} if isinstance(self._fs.protocol, str) else set(self._fs.protocol)
         has_info = self._fs.async_impl or type(self._fs).info is not AbstractFileSystem.info
         self._can_look_again = has_info and "ftp" not in self._protocols
@@ -104,7 +105,12 @@ class FsspecStore:
         try:
             with self._faults("look at", key), self._alone():
                 entry = self._fs.info(self._path(key))
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            cause = error.__cause__
+            if (
+                self._is_http and isinstance(cause, Exception) and fault_of(cause) != "vanished"
+            ):  # fsspec says that of any error
+                raise self._trouble("look at", key, cause) from cause
             return None
         return info_of(key, entry) if entry["type"] == "file" else None
 

@@ -49,6 +49,9 @@ FAULTS: Final[Mapping[str, str]] = {
     "truncated": "what should hold pictures ends too early",
     "duplicate": "it has the name of another one in the same file",
     "unsupported": "it is held in a way that is not read here",
+    "missing": "the list names it, and it is not there",
+    "outside": "the list names it, and it is not below the source",
+    "unreachable": "its server does not answer, or not as it should",
 }
 """Faults of something that was listed, in words."""
 

@@ -8,10 +8,10 @@ import pytest
 from cnnbatch.archive import ArchiveLog, open_archive, read_shard, write_shard
 from cnnbatch.archive.maintenance import erase
 from cnnbatch.errors import ArchiveError, DamagedRow
+from cnnbatch.spill import Scratch
 from cnnbatch.stages.difference import ArchivedRows, compare
 from cnnbatch.stages.listing import Scan
 from cnnbatch.stages.reconstruct import plan_tasks
-from cnnbatch.stages.spill import Scratch
 from cnnbatch.storage import open_store
 from tests.archive.rows import LINEAGE, coded, keys_of, shard_of
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cnnbatch import spill
 from cnnbatch.errors import StorageError
-from cnnbatch.stages import spill
-from cnnbatch.stages.spill import Pile, Scratch, Spill, ranges
+from cnnbatch.spill import Pile, Scratch, Spill, ranges
 
 SCHEMA = pa.schema([("key", pa.string()), ("value", pa.int64())])
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,7 @@ def test_what_is_small_never_touches_the_disk_and_what_is_large_is_gone_at_the_e
 def test_a_killed_process_leaves_a_folder_that_the_next_one_removes_and_a_living_one_keeps_its_own(tmp_path: Path) -> None:
     code = f"""
 import sys, time
-from cnnbatch.stages.spill import Scratch
+from cnnbatch.spill import Scratch
 with Scratch({str(tmp_path)!r}, memory_bytes=1) as scratch:
     scratch.path().write_bytes(b"rows")
     print("ready", flush=True)

@@ -8,6 +8,7 @@ import numpy as np
 from cnnbatch.archive import ArchiveLog, open_archive
 from cnnbatch.codec import Codec
 from cnnbatch.images import probe
+from cnnbatch.spill import Scratch
 from cnnbatch.stages.codec_shelf import CodecShelf
 from cnnbatch.stages.compress import ShardCompressor
 from cnnbatch.stages.difference import compare
@@ -16,7 +17,6 @@ from cnnbatch.stages.listing import Scan
 from cnnbatch.stages.reconstruct import ShardReconstructor, plan_tasks
 from cnnbatch.stages.records import CompressTask, VerifyTask
 from cnnbatch.stages.settings import CompressionSettings, ReconstructionSettings, VerifySettings
-from cnnbatch.stages.spill import Scratch
 from cnnbatch.stages.verify import ShardVerifier
 from cnnbatch.storage import open_store
 from tests.images.test_image_converting import heic, jp2, jxl, wide

@@ -8,12 +8,12 @@ import numpy as np
 from PIL import Image
 
 from cnnbatch.codec import Codec
+from cnnbatch.spill import Scratch
 from cnnbatch.stages.compress import ShardCompressor
 from cnnbatch.stages.difference import Difference, compare
 from cnnbatch.stages.estimate import FEWEST, MOST_FORMATS, SAMPLE_IMAGES, _formats, _sample, estimate
 from cnnbatch.stages.listing import Scan
 from cnnbatch.stages.settings import CompressionSettings
-from cnnbatch.stages.spill import Scratch
 from cnnbatch.storage import open_store
 from tests.stages.pictures import as_file, waves, write_files
 

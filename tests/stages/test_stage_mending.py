@@ -10,10 +10,10 @@ from cnnbatch.archive import ArchiveLog, shards, write_shard
 from cnnbatch.archive.orphans import find_orphans
 from cnnbatch.archive.restore import removed_rows, restore
 from cnnbatch.errors import ArchiveError
+from cnnbatch.spill import Scratch
 from cnnbatch.stages.difference import ArchivedRows, compare
 from cnnbatch.stages.listing import Scan
 from cnnbatch.stages.mending import Loss, examine_shards
-from cnnbatch.stages.spill import Scratch
 from cnnbatch.storage import open_store
 from tests.archive.rows import CODEC_FILE, LINEAGE, coded, keys_of, rows_of, shard_of
 from tests.archive.test_archive_around import flipped_footer, gone, spoiled

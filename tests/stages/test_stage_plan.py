@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnbatch.archive import LiveShard
+from cnnbatch.spill import Scratch
 from cnnbatch.stages.difference import ROW_SCHEMA, Difference, coded_otherwise, compare, removals
 from cnnbatch.stages.listing import Listing, Scan, list_source
 from cnnbatch.stages.mirror import why_kept
 from cnnbatch.stages.plan import Plan, ShardLimits, plan_shards, shard_limits
 from cnnbatch.stages.records import Failure
 from cnnbatch.stages.settings import CompressionSettings
-from cnnbatch.stages.spill import Scratch
 from cnnbatch.storage import ObjectInfo
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
