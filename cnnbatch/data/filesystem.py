@@ -4,6 +4,7 @@
 
     fs = fsspec.filesystem("cnnbatch", archive="s3://bucket/archive")
     fs.ls("2024"); fs.cat("2024/a.jpg")
+    fsspec.open("cnnbatch://2024/a.jpg::s3://bucket/archive")
     fsspec.open("cnnbatch://2024/a.jpg", archive="s3://bucket/archive", format="png")
 
 Sizes of coded pictures are not known before they are decoded: `info` decodes one, `ls` says None.
@@ -21,14 +22,25 @@ from cnnbatch.reading import Archive
 
 
 class ArchiveFileSystem(AbstractFileSystem):  # type: ignore[misc]
-    """``archive`` is its folder or URL; ``format`` that of the files of coded pictures."""
+    """``archive`` is its folder or URL, or comes behind ``::`` in a chain; ``format`` that of the files of coded pictures."""
 
     protocol = "cnnbatch"
     cachable = False
 
-    def __init__(self, archive: str, format: str = "original", **options: Any) -> None:
+    def __init__(
+        self,
+        archive: str | None = None,
+        format: str = "original",
+        fo: str | None = None,
+        target_protocol: str | None = None,
+        target_options: Any = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
-        self._url, self._format = archive, format
+        if archive is None and fo is None:
+            raise ValueError("which archive? fsspec.filesystem('cnnbatch', archive=…), or cnnbatch://KEY::URL")
+        self._url = archive or _chained(str(fo), target_protocol)
+        self._format = format
 
     @cached_property
     def archive(self) -> Archive:
@@ -83,6 +95,11 @@ class ArchiveFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return (
             {"name": full, "size": 0, "type": "directory"} if outcome is None else {"name": full, "size": None, "type": "file"}
         )
+
+
+def _chained(path: str, protocol: str | None) -> str:
+    """The URL of the last link of a chain, which fsspec may have taken apart."""
+    return path if protocol is None or "://" in path else f"{protocol}://{path}"
 
 
 fsspec.register_implementation(

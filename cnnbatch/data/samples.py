@@ -19,7 +19,9 @@ from cnnbatch.archive.reader import Archive, open_archive
 from cnnbatch.archive.schema import COLUMNS, SCHEMA, SMALL_COLUMNS, ArchiveRow, table_to_rows
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard
 from cnnbatch.codec.codec import Decoder
-from cnnbatch.errors import DamagedRow
+from cnnbatch.codec.geometry import divisor, reduced
+from cnnbatch.errors import DamagedRow, ImageError
+from cnnbatch.images import decode
 from cnnbatch.stages.codec_shelf import CodecShelf
 from cnnbatch.stages.restoring import reconstruct_each, restore_file
 from cnnbatch.storage import StorageConfig
@@ -98,25 +100,8 @@ class OpenSamples:
         yield from table_to_rows(table.select(COLUMNS).take(pa.array(inside)))
 
     def images(self, rows: Sequence[ArchiveRow]) -> list[Any]:
-        """Their pictures, uint8 [H, W, 3] or [H, W], those of one codec decoded together; in place of one that cannot be
-        decoded its error."""
-        from cnnbatch.errors import ImageError
-        from cnnbatch.images import decode
-
-        found: dict[int, Any] = {}
-        for codec_id in {row.codec_id for row in rows if row.codec_id is not None}:
-            numbers = [number for number, row in enumerate(rows) if row.codec_id == codec_id]
-            coded = [rows[number] for number in numbers]
-            images = reconstruct_each(self._codecs[codec_id], coded, decoder=self._how.decoder, scale=self._how.scale)
-            found |= zip(numbers, images, strict=True)
-        for number, row in enumerate(rows):
-            if row.codec_id is None:
-                try:
-                    stored = decode(restore_file(row, None, format="original"), max_pixels=MAX_PIXELS)
-                    found[number] = reduced(stored.pixels, round(1 / self._how.scale))
-                except ImageError as error:
-                    found[number] = error
-        return [found[number] for number in range(len(rows))]
+        """Their pictures, see `decode_pictures`."""
+        return decode_pictures(self._codecs, rows, decoder=self._how.decoder, scale=self._how.scale)
 
     def _row(self, shard: int, row: int) -> ArchiveRow:
         group, counts = 0, self.groups(shard)
@@ -144,15 +129,24 @@ class OpenSamples:
         return file
 
 
-def reduced(pixels: Any, by: int) -> Any:
-    """A picture whose pixels are the means of ``by`` × ``by`` others; the last row and column are repeated where some lack."""
-    if by == 1:
-        return pixels
-    height, width = pixels.shape[:2]
-    padding = [(0, -height % by), (0, -width % by)] + [(0, 0)] * (pixels.ndim - 2)
-    whole = np.pad(pixels, padding, mode="edge").astype(np.float32)
-    blocks = whole.reshape(whole.shape[0] // by, by, whole.shape[1] // by, by, *pixels.shape[2:])
-    return np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
+def decode_pictures(
+    codecs: CodecShelf, rows: Sequence[ArchiveRow], *, decoder: Decoder = "full", scale: float = 1
+) -> list[Any]:
+    """The pictures of rows, uint8 [H, W, 3] or [H, W], those of one codec decoded together; in place of one that cannot be
+    decoded its error."""
+    found: dict[int, Any] = {}
+    for codec_id in {row.codec_id for row in rows if row.codec_id is not None}:
+        numbers = [number for number, row in enumerate(rows) if row.codec_id == codec_id]
+        coded = [rows[number] for number in numbers]
+        found |= zip(numbers, reconstruct_each(codecs[codec_id], coded, decoder=decoder, scale=scale), strict=True)
+    for number, row in enumerate(rows):
+        if row.codec_id is None:
+            try:
+                stored = decode(restore_file(row, None, format="original"), max_pixels=MAX_PIXELS)
+                found[number] = reduced(stored.pixels, divisor(scale))
+            except ImageError as error:
+                found[number] = error
+    return [found[number] for number in range(len(rows))]
 
 
 def sample_of_row(row: ArchiveRow, image: Any) -> Sample:

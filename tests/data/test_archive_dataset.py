@@ -83,6 +83,9 @@ def test_files_of_an_archive_by_fsspec(archive: Path) -> None:
     with fsspec.open(f"cnnbatch://{KEYS[0]}", archive=str(archive), format="png") as file:
         image = np.asarray(Image.open(file))
     assert np.array_equal(image, cnnbatch.open(str(archive))[KEYS[0]].image())
+    for url in (f"{archive}", f"file://{archive}"):
+        with fsspec.open(f"cnnbatch://{KEYS[0]}::{url}") as file:
+            assert file.read() == fs.cat(KEYS[0])
     assert fs.info(KEYS[0])["size"] == len(fs.cat(KEYS[0]))
     with pytest.raises(FileNotFoundError):
         fs.cat("0.tar/none.jpg")
@@ -96,6 +99,14 @@ def test_pillow_opens_a_cnb_file(archive: Path) -> None:
     image = Image.open(io.BytesIO(data))
     assert (image.format, image.size, image.mode) == ("CNB", (56, 40), "RGB")
     assert np.array_equal(np.asarray(image), picture.image())
+    for size, scale in (((14, 10), 1 / 4), ((13, 10), 1 / 4), ((15, 10), 1 / 2), ((40, 40), 1)):
+        draft = Image.open(io.BytesIO(data))
+        draft.draft(None, size)
+        expected = picture.image(scale=scale)
+        assert (draft.size, np.array_equal(np.asarray(draft), expected)) == (expected.shape[1::-1], True)
+    small = Image.open(io.BytesIO(data))
+    small.thumbnail((7, 7))
+    assert small.size == (7, 5)
     with pytest.raises(OSError, match="cannot identify"):
         Image.open(io.BytesIO(data[:-1] + b"?"))
 
