@@ -86,7 +86,8 @@ def webdataset_sample(sample: Sample) -> Sample:
     beside the picture under the names that it had there (``cls``, ``json``)."""
     key = sample["key"]
     found = sample_of(key)
-    return {"__key__": key if found is None else found[0], IMAGE: sample[IMAGE], **sample[FIELDS]}
+    beside = {name: value for name, value in sample[FIELDS].items() if value is not None}
+    return {"__key__": key if found is None else found[0], IMAGE: sample[IMAGE], **beside}
 
 
 def _sound(row: Any) -> ArchiveRow:
