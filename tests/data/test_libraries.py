@@ -23,7 +23,6 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABL
 import datasets
 import webdataset
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # of webdataset
 
 
