@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 
 from cnnbatch.archive.fields import Field, field_of
 from cnnbatch.containers.names import clean_name
-from cnnbatch.containers.table import Ranges
 from cnnbatch.errors import UsageError
 from cnnbatch.storage import Store
 from cnnbatch.storage.keys import is_readable_key
+from cnnbatch.storage.ranged_file import RangedFile
 from cnnbatch.storage.urls import OBJECT_STORES, parse_url
 
 KEY_COLUMNS: Final = ("key", "file_name", "url", "path", "file", "filename", "image")
@@ -64,7 +64,7 @@ class Manifest:
             UsageError: it has no column of keys.
         """
         kind = _kind(self.name)
-        file = io.BufferedReader(Ranges(self.store, self.name, self._size()), READ_BYTES)
+        file = io.BufferedReader(RangedFile(self.store, self.name, self._size()), READ_BYTES)
         if kind == ".parquet":
             yield from self._rows_of_table(file)
             return
