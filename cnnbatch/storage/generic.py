@@ -52,6 +52,7 @@ class FsspecStore:
         root = self._opened[1]
         self._root = root.removesuffix("/") if root.endswith("://") else root.rstrip("/")  # https:// is any host
         self._protocols = {self._fs.protocol} if isinstance(self._fs.protocol, str) else set(self._fs.protocol)
+        self._is_http = not self._protocols.isdisjoint({"http", "https"})
         has_info = self._fs.async_impl or type(self._fs).info is not AbstractFileSystem.info
         self._can_look_again = has_info and "ftp" not in self._protocols
         """Whether to look at one file does not list its whole folder."""
@@ -232,7 +233,7 @@ class FsspecStore:
         """Entries of a folder that lie nowhere else: an index of http:// may link to anything."""
         with self._alone():
             listed = self._fs.ls(folder, detail=True)
-        return entries_below(folder, listed, is_http=not self._protocols.isdisjoint({"http", "https"}))
+        return entries_below(folder, listed, is_http=self._is_http)
 
     def _completed(self, info: ObjectInfo) -> ObjectInfo:
         """With size and version: where the listing did not tell, the file itself is asked."""
