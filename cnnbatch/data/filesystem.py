@@ -4,7 +4,7 @@
 
     fs = fsspec.filesystem("cnnbatch", archive="s3://bucket/archive")
     fs.ls("2024"); fs.cat("2024/a.jpg")
-    fsspec.open("cnnbatch://2024/a.jpg::s3://bucket/archive")
+    fsspec.open("cnnbatch://2024/a.jpg::s3://bucket/archive", s3={"endpoint_url": …})  # or the environment's
     fsspec.open("cnnbatch://2024/a.jpg", archive="s3://bucket/archive", format="png")
 
 Sizes of coded pictures are not known before they are decoded: `info` decodes one, `ls` says None.
@@ -19,6 +19,7 @@ from fsspec.spec import AbstractFileSystem
 
 from cnnbatch import reading
 from cnnbatch.reading import Archive
+from cnnbatch.storage import StorageConfig
 
 
 class ArchiveFileSystem(AbstractFileSystem):  # type: ignore[misc]
@@ -40,12 +41,13 @@ class ArchiveFileSystem(AbstractFileSystem):  # type: ignore[misc]
         if archive is None and fo is None:
             raise ValueError("which archive? fsspec.filesystem('cnnbatch', archive=…), or cnnbatch://KEY::URL")
         self._url = archive or _chained(str(fo), target_protocol)
+        self._config = StorageConfig.of_s3fs(target_options) if target_options and self._url.startswith("s3://") else None
         self._format = format
 
     @cached_property
     def archive(self) -> Archive:
         """The version that is newest when it is first used."""
-        return reading.open(self._url)
+        return reading.open(self._url, self._config)
 
     @cached_property
     def _folders(self) -> dict[str, dict[str, str | None]]:

@@ -4,6 +4,7 @@ botocore takes half a second to import, so that waits until a bucket is asked fo
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any, Self
@@ -157,6 +158,17 @@ class StorageConfig(BaseModel):
             "config_kwargs": {**self._botocore_limits(), "max_pool_connections": MAX_CONNECTIONS},
             "use_listings_cache": False,  # the cache hides objects written by others
         }
+
+    @classmethod
+    def of_s3fs(cls, options: Mapping[str, Any]) -> "StorageConfig":
+        """The configuration that keyword arguments of ``s3fs.S3FileSystem`` mean; what they do not say is the environment's."""
+        names = {"key": "access_key_id", "secret": "secret_access_key", "token": "session_token", "endpoint_url": "endpoint"}
+        names |= {"anon": "anonymous", "requester_pays": "requester_pays"}
+        client = options.get("client_kwargs") or {}
+        said = {ours: options.get(theirs) for theirs, ours in names.items()}
+        said["endpoint"] = said["endpoint"] or client.get("endpoint_url")
+        said["region"] = client.get("region_name")
+        return cls.from_environment(**{name: value for name, value in said.items() if value is not None})
 
     def for_botocore(self) -> dict[str, Any]:
         """Keyword arguments of ``botocore.session.Session().create_client("s3", …)``."""

@@ -5,15 +5,19 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
+import pyarrow.fs
 import pytest
 import s3fs
 from deltalake import DeltaTable, write_deltalake
 from pydantic import ValidationError
 
+import cnnbatch
 from cnnbatch.archive import ArchiveLog
 from cnnbatch.errors import StorageError, Unreadable, UsageError
 from cnnbatch.storage import ObjectInfo, StorageConfig, open_store
+from cnnbatch.storage.arrow import arrow_filesystem
 from tests.conftest import Bucket
 from tests.seaweedfs import ACCESS_KEY, SECRET_KEY
 from tests.storage.faulty_s3 import faulty_s3
@@ -52,6 +56,28 @@ def test_every_client_sees_the_same_object_with_the_same_configuration(bucket: B
     assert fs.cat(f"{bucket.name}/table/{data[0].key}") == store.get(data[0])
     table = DeltaTable(f"{bucket.url}/table", storage_options=bucket.config.for_deltalake())
     assert table.file_uris() == [f"{bucket.url}/table/{data[0].key}"]
+
+
+def test_arrow_writes_through_s3fs_with_the_same_configuration(bucket: Bucket) -> None:
+    """As the checkpoints of training do, from workers that got the file system pickled."""
+    opened, path = arrow_filesystem(f"{bucket.url}/run", bucket.config)
+    filesystem = pickle.loads(pickle.dumps(opened))
+    with filesystem.open_output_stream(f"{path}/checkpoint") as file:
+        file.write(b"weights")
+    assert open_store(bucket.url, bucket.config).read("run/checkpoint") == b"weights"
+    assert [info.path for info in filesystem.get_file_info(pa.fs.FileSelector(path))] == [f"{path}/checkpoint"]
+
+
+def test_an_archive_is_chained_to_the_file_system_that_fsspec_has_it_in(bucket: Bucket, tmp_path: Path) -> None:
+    codec = Path(__file__).parents[1] / "golden" / "codec.safetensors"
+    for url, config in ((f"{bucket.url}/archive", bucket.config), (str(tmp_path / "archive"), None)):
+        with cnnbatch.create(url, config, codec=str(codec)) as archive:
+            archive.add("notes/a.txt", b"no picture")
+    options = {name: value for name, value in bucket.config.for_s3fs().items() if name != "config_kwargs"}
+    with fsspec.open(f"cnnbatch://notes/a.txt::{bucket.url}/archive", s3=options) as file:
+        assert file.read() == b"no picture"
+    fs, path = fsspec.core.url_to_fs(f"cnnbatch://notes/a.txt::file://{tmp_path}/archive")
+    assert fs.cat(path) == b"no picture"
 
 
 def test_the_environment_is_enough(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
