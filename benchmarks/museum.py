@@ -132,9 +132,7 @@ def museum() -> dict[str, bytes]:
 
 def command(*words: str) -> str:
     """Runs ``cnnbatch`` with these words; what it printed."""
-    return subprocess.run(
-        [sys.executable, "-m", "cnnbatch", *words], check=True, stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL
-    ).stdout
+    return subprocess.run([sys.executable, "-m", "cnnbatch", *words], check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def run(folder: Path, options: list[str]) -> None:
