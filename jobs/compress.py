@@ -22,7 +22,7 @@ from cnnbatch.archive.maintenance import compact
 from cnnbatch.codec import Codec
 from cnnbatch.codec.runtime.process import dedicate_process
 from cnnbatch.containers import keeping_indexes, open_source
-from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
+from cnnbatch.errors import CnnbatchError, UsageError
 from cnnbatch.job_options import job_parser
 from cnnbatch.spill import Scratch
 from cnnbatch.stages.codec_shelf import CodecShelf
@@ -41,10 +41,12 @@ from cnnbatch.storage.urls import parse_url
 from cnnbatch.text import visible_lines
 from jobs import engine
 from jobs.command_line import run_as_module, run_job
+from jobs.compress_outcome import check_complete, check_some_archived, describe
+from jobs.configuration import read_codec, resolve
 from jobs.metrics import record_shard, show
 from jobs.progress import Progress
 from jobs.report import RunReport, failed_keys, new_run_id, shown
-from jobs.settings import CompressConfig, read_codec, resolve
+from jobs.settings import CompressConfig
 
 logger = logging.getLogger(__name__)
 
@@ -91,12 +93,9 @@ class CompressJob:
         self.report = RunReport("compress", new_run_id(), shown(config, self.storage), codec_id=self.codec.id)
         self.scratch = Scratch(config.planning.folder, memory_bytes=config.planning.memory_bytes)
         self.failures: list[Failure] = []
-        self.faults: Sequence[Failure] = ()
-        """Faults of the listing."""
-        self.rows = 0
-        """Rows of the archive before the run."""
-        self.compared = False
-        """Whether the run got so far as to know what there is to do."""
+        self.faults: Sequence[Failure] = ()  # of the listing
+        self.rows = 0  # of the archive before the run
+        self.compared = False  # whether the run got so far as to know what there is to do
         self.retried = None if config.retry_failed is None else failed_keys(self.archive, config.retry_failed)
 
     def survey(self) -> Difference:
@@ -155,8 +154,8 @@ class CompressJob:
         progress = Progress(difference.images, difference.source_bytes)
         try:
             self._commit_all(committer, difference, progress)
-            self._check_failures(len(self.failures), self.report.unchanged + self.report.tally.total)
-            self._check_some_archived()
+            self.config.thresholds.check(len(self.failures), self.report.unchanged + self.report.tally.total, self.failures)
+            check_some_archived(self.report, self.failures)
             self._mirror_deletes(committer, difference)
             if self.config.compact and (difference.changed or self.report.removed):
                 merged = compact(log, run_id=f"{self.report.run_id}-compact")
@@ -165,7 +164,7 @@ class CompressJob:
             self.report.commits, self.report.superseded = committer.commits, len(committer.superseded)
             self.report.blocked = len(committer.blocked)
             progress.finish()
-        self._check_complete(self._left_by_others(log, committer.superseded))
+        check_complete(self.report, self.archive.url, self._left_by_others(log, committer.superseded))
 
     def _commit_all(self, committer: Committer, difference: Difference, progress: Progress) -> None:
         """Commits what is done, also when the rest failed or somebody interrupts."""
@@ -263,20 +262,8 @@ class CompressJob:
         self.report.tally = Tally.sum((self.report.tally, result.tally))
         self.failures += result.failures
         listed = sum(failure.stage == "list" for failure in self.failures)  # known from the start, no sign of a trend
-        self._check_failures(len(self.failures) - listed, self.report.unchanged + self.report.tally.total - listed)
-
-    def _check_failures(self, failed: int, done: int) -> None:
-        if self.config.thresholds.passed(failed, done):
-            first = self.failures[0]
-            raise TooManyFailures(f"{failed} of {done} inputs failed, first {first.key!r}: {first.error} {first.message}")
-
-    def _check_some_archived(self) -> None:
-        """A run in which nothing could be read is no success, whatever the thresholds allow."""
-        report = self.report
-        archived = sum(count for outcome, count in report.tally.images.items() if outcome != "failed")
-        if self.failures and not (archived or report.unchanged or report.erased):
-            first = self.failures[0]
-            raise TooManyFailures(f"none of {report.inputs:,} inputs was archived, first {first.key!r}: {first.message}")
+        done = self.report.unchanged + self.report.tally.total
+        self.config.thresholds.check(len(self.failures) - listed, done - listed, self.failures)
 
     def _mirror_deletes(self, committer: Committer, difference: Difference) -> None:
         if not self.config.mirror_deletes or self.retried is not None or not difference.vanished:
@@ -292,35 +279,12 @@ class CompressJob:
             committer.remove(gone)
             self.report.removed += len(gone)
 
-    def _check_complete(self, left_by_others: int) -> None:
-        report = self.report
-        if not report.complete:
-            done = report.unchanged + report.hidden + report.erased + report.tally.total
-            raise CnnbatchError(f"{report.inputs} inputs have {done} outcomes: run the same command again")
-        if report.hidden:
-            raise CnnbatchError(
-                f"{report.hidden} images may be in shards that cannot be read, and were left alone: "
-                f"python -m jobs.verify {self.archive.url} names them"
-            )
-        if report.blocked:
-            raise CnnbatchError(
-                f"{report.blocked} images keep their old rows: other rows of their shards cannot be read, "
-                f"python -m jobs.verify {self.archive.url} names them"
-            )
-        if left_by_others:
-            raise CnnbatchError(
-                f"another run wrote {report.superseded} of these images meanwhile, {left_by_others} of them otherwise: "
-                "run the same command again"
-            )
-
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     args = job_parser("compress").parse_intermixed_args(argv)
-    flags = {
-        name: getattr(args, name) for name in ("source", "archive", "codec", "exclude", "recompress", "retry_failed", "compact")
-    }
-    flags |= {name: getattr(args, name) for name in ("mirror_deletes", "delete_limit")}
+    names = ("source", "archive", "codec", "exclude", "recompress", "retry_failed", "compact", "mirror_deletes", "delete_limit")
+    flags = {name: getattr(args, name) for name in names}
     for name in OPTIONS:
         flags[f"compression.{name}"] = getattr(args, name)
     job = CompressJob(resolve(CompressConfig, file=args.config, flags=flags, words=args.settings))
@@ -330,30 +294,6 @@ def main(argv: Sequence[str]) -> int:
         return 0
     run_job(job, describe, as_json=args.json)
     return 0
-
-
-def describe(report: RunReport) -> list[str]:
-    """The report in a few lines for people."""
-    t = report.tally
-    outcomes = ", ".join(f"{count:,} {name}" for name, count in sorted(t.images.items())) or "nothing new"
-    lines = [f"run {report.run_id}: {report.inputs:,} inputs, {report.unchanged:,} unchanged, {outcomes}"]
-    if t.payload_bytes:
-        lines.append(
-            f"{t.source_bytes / 1e6:,.1f} MB → {t.payload_bytes / 1e6:,.1f} MB, ratio {t.source_bytes / t.payload_bytes:.2f}"
-        )
-    lines += t.describe_kinds()
-    if report.hidden:
-        lines.append(f"{report.hidden:,} may be in shards that cannot be read, and were left alone")
-    if report.left_out:
-        lines.append(f"{report.left_out:,} left out: .DS_Store, Thumbs.db, ._*, markers of folders")
-    if report.erased:
-        lines.append(f"{report.erased:,} were erased from the archive and stay out")
-    if report.outdated:
-        lines.append(f"{report.outdated:,} keep their old coding: their originals are gone")
-    if report.removed:
-        lines.append(f"{report.removed:,} removed; cnnbatch restore-rows brings them back until a sweep deletes their files")
-    lines += [f"failed: {f.key}: {f.stage}: {f.error}: {f.message}" for f in report.failures[:10]]
-    return lines
 
 
 if __name__ == "__main__":

@@ -5,19 +5,16 @@ list → sample → every file as it is and by the classical codecs (tasks) → 
 """
 
 import logging
-import shlex
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from pathlib import PurePath
-from typing import Any, Final
+from dataclasses import replace
 
 import pyarrow as pa
 
 from cnnbatch.codec import Codec, shipped_codec
-from cnnbatch.errors import CnnbatchError, StorageError, TooManyFailures, UsageError
-from cnnbatch.evaluation import check_libraries, ours, output, pca, plots, text_report, vq
+from cnnbatch.errors import CnnbatchError, StorageError, UsageError
+from cnnbatch.evaluation import check_libraries, ours, output, pca, vq
 from cnnbatch.evaluation.bd_rate import bd_rates
 from cnnbatch.evaluation.codecs import CodecSpec
 from cnnbatch.evaluation.examples import MOST_EXAMPLES, USUAL_EXAMPLES, ExampleTask, joined, panel_codecs, picture_bytes, spread
@@ -34,26 +31,17 @@ from cnnbatch.stages.records import Failure, Tally
 from cnnbatch.storage import ObjectInfo, StorageConfig, open_store, overlaps
 from cnnbatch.storage.urls import plain_url
 from jobs.command_line import run_as_module, run_job
+from jobs.configuration import read_codec, resolve
+from jobs.evaluation_report import FAILED_STAGES, EvaluationReport, describe, tally_of
 from jobs.evaluation_workers import Cluster, CnnFile
 from jobs.progress import Progress
 from jobs.report import RunReport, new_run_id, shown
-from jobs.settings import EvaluateConfig, read_codec, resolve
+from jobs.settings import EvaluateConfig
 
 logger = logging.getLogger(__name__)
 
 MOST_ROUNDS = 5
 """Rounds of measuring the sample, each at one more quality; a few find it, and any round's answer already reaches the goal."""
-
-
-FAILED_STAGES: Final = ("list", "read", "worker")
-"""Stages of files that could not be read or that killed their process; others are no pictures, or none that can be measured."""
-
-
-@dataclass(slots=True)
-class EvaluationReport(RunReport):
-    """The run report with what was found: an `EvaluationSummary` without its pictures."""
-
-    evaluation: dict[str, Any] | None = None
 
 
 class EvaluateJob:
@@ -179,13 +167,13 @@ class EvaluateJob:
         progress = Progress(len(infos), sum(info.known_bytes for info in infos))
         try:
             for measured in results:
-                progress.add(_tally(measured))
+                progress.add(tally_of(measured))
                 yield measured
         finally:
             progress.finish()
 
     def _count(self, measured: Measured) -> None:
-        self.report.tally = Tally.sum((self.report.tally, _tally(measured)))
+        self.report.tally = Tally.sum((self.report.tally, tally_of(measured)))
         if not measured.decoded and measured.rows[0].stage in FAILED_STAGES:
             row = measured.rows[0]
             error, _, message = (row.error or "").partition(": ")
@@ -196,12 +184,7 @@ class EvaluateJob:
         report.failures = [*report.failures, *failures]
         if not counted:
             report.tally = Tally.sum((report.tally, Tally.of_failures(failures)))
-        if self.config.thresholds.passed(len(report.failures), report.tally.total):
-            first = report.failures[0]
-            raise TooManyFailures(
-                f"{len(report.failures)} of {report.tally.total} files failed, "
-                f"first {first.key!r}: {first.error} {first.message}"
-            )
+        self.config.thresholds.check(len(report.failures), report.tally.total, report.failures, what="files failed")
 
     def _recommend(self, strata: Sequence[Stratum], pictures: Sequence[ObjectInfo], found: Means) -> Recommendation:
         """Measures the sample at more qualities until each codec's answer stands."""
@@ -279,15 +262,6 @@ def _asked(asked: float | Qualities) -> str:
     return f"of {len(asked):,} pictures" if isinstance(asked, Mapping) else f"{asked:g}"
 
 
-def _tally(measured: Measured) -> Tally:
-    """One file: ``measured`` is a picture, ``unmeasured`` is not one that can be decoded, ``failed`` could not be read."""
-    if measured.decoded:
-        return Tally(images={"measured": 1}, source_bytes=measured.source_bytes, pixels=measured.pixels)
-    row = measured.rows[0]
-    outcome = "failed" if row.stage in FAILED_STAGES else "unmeasured"
-    return Tally(images={outcome: 1}, reasons={(row.error or "").partition(":")[0]: 1}, source_bytes=measured.source_bytes)
-
-
 def _codec_files(paths: Sequence[str]) -> tuple[tuple[CnnFile, ...], tuple[CodecSpec, ...]]:
     """The codec files, the shipped one where there are none; raises CodecFileError where one is none, or damaged."""
     if not paths:
@@ -310,39 +284,6 @@ def main(argv: Sequence[str]) -> int:
     job = EvaluateJob(resolve(EvaluateConfig, file=args.config, flags=flags, words=args.settings))
     run_job(job, describe, as_json=args.json)
     return 0
-
-
-def command_of(advice: Recommendation, config: Mapping[str, Any]) -> str | None:
-    """The command that compresses the source as the best of our choices; None where none of them reaches the target."""
-    reaching = [choice for choice in advice.choices if choice.codec.startswith(ours.NAME) and choice.total is not None]
-    best = min(reaching, key=lambda choice: choice.total.bytes if choice.total else 0, default=None)
-    if best is None:
-        return None
-    words = ["cnnbatch", "compress", config["source"], "ARCHIVE"]
-    if advice.each:
-        words.append(f"--target-{advice.measure}={advice.target:g}")
-    elif best.quality is not None:
-        words.append(f"--quality={best.quality:g}")
-    name, _, effort = best.codec.partition("@")
-    words += [f"--effort={effort}"] if effort else []
-    words += [f"--codec={file}" for file in config["codec"] if PurePath(file).stem == name.partition(":")[2]]
-    words += [f"--exclude={glob}" for glob in config["exclude"]]
-    return shlex.join(words)
-
-
-def describe(report: RunReport) -> list[str]:
-    """The findings, for people, after a line on the run."""
-    t = report.tally
-    outcomes = ", ".join(f"{count:,} {name}" for name, count in sorted(t.images.items())) or "none"
-    lines = [f"run {report.run_id}: {report.inputs:,} files: {outcomes}"]
-    if isinstance(report, EvaluationReport) and report.evaluation is not None:
-        summary = EvaluationSummary.model_validate(report.evaluation)
-        lines += ["", *text_report.describe(summary).split("\n")]
-        if report.config["out"] and plots.missing():
-            lines += ["", f"no plots: {plots.missing()}"]
-        command = None if summary.recommendation is None else command_of(summary.recommendation, report.config)
-        lines += [] if command is None else ["", f"to compress so: {command}"]
-    return lines
 
 
 if __name__ == "__main__":

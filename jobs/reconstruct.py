@@ -12,7 +12,7 @@ from functools import partial
 from cnnbatch.archive import open_archive
 from cnnbatch.archive.layout import FORMAT_PATH
 from cnnbatch.codec.runtime.process import dedicate_process
-from cnnbatch.errors import CnnbatchError, TooManyFailures, UsageError
+from cnnbatch.errors import CnnbatchError, UsageError
 from cnnbatch.job_options import job_parser
 from cnnbatch.stages.codec_shelf import CodecShelf
 from cnnbatch.stages.guarded import GuardedReconstructor
@@ -25,10 +25,11 @@ from cnnbatch.storage import StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import may_overlap, parse_url
 from jobs import engine
 from jobs.command_line import check_report_file, run_as_module, run_job
+from jobs.configuration import resolve
 from jobs.metrics import record_shard
 from jobs.progress import Progress
 from jobs.report import RunReport, known_sources, new_run_id, shown
-from jobs.settings import ReconstructConfig, resolve
+from jobs.settings import ReconstructConfig
 
 logger = logging.getLogger(__name__)
 
@@ -119,8 +120,7 @@ class ReconstructJob:
         report.tally = Tally.sum((report.tally, result.tally))
         report.failures = [*report.failures, *result.failures]
         done = report.unchanged + report.tally.total
-        if self.config.thresholds.passed(len(report.failures), done):
-            raise TooManyFailures(f"{len(report.failures)} of {done} images failed, {_first(report)}")
+        self.config.thresholds.check(len(report.failures), done, report.failures, what="images failed")
 
     def _check_complete(self) -> None:
         report = self.report

@@ -1,21 +1,17 @@
-"""Configuration of the jobs: one frozen model each, from a YAML file, flags and ``name=value`` words, in that order."""
+"""Settings of the jobs, one frozen model each; `jobs.configuration` reads them."""
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import NoneType
-from typing import Any, Final, Literal, TypeVar, get_args
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cnnbatch.archive.lease import HEARTBEAT_SECONDS, LAPSE_SECONDS, POLL_SECONDS, WAIT_SECONDS
 from cnnbatch.classification.fit import HeadTraining
-from cnnbatch.codec import read_codec_file
 from cnnbatch.codec.dense.settings import DenseLayers
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.containers import SourceSettings
-from cnnbatch.errors import UsageError
+from cnnbatch.errors import TooManyFailures
 from cnnbatch.evaluation.examples import MOST_EXAMPLES
 from cnnbatch.evaluation.recommendation import Goal
 from cnnbatch.evaluation.scales import USUAL, measures_of
@@ -23,19 +19,11 @@ from cnnbatch.evaluation.selection import WORDS
 from cnnbatch.evaluation.summary import Measure
 from cnnbatch.stages.mirror import DELETE_LIMIT
 from cnnbatch.stages.quality import SSIMULACRA2_TOLERANCE
+from cnnbatch.stages.records import Failure
 from cnnbatch.stages.settings import CompressionSettings, ReconstructionSettings, VerifySettings
-from cnnbatch.storage import StorageConfig
 from cnnbatch.training.dense import DenseTraining
 from cnnbatch.training.trainer import TrainingConfig
 from jobs.engine import Workers
-
-FOLDERS: Final = frozenset(("source", "archive", "destination", "out", "reports", "folder"))
-FILES: Final = frozenset(("codec", "codec_file", "head", "labels", "start", "published", "manifest"))
-"""Names of settings that hold a path or URL."""
-
-Model = TypeVar("Model", bound=BaseModel)
-SOURCE = "source"
-"""The one setting that may be a text or a group: see `SourceConfig`."""
 
 
 class Thresholds(BaseModel):
@@ -51,6 +39,12 @@ class Thresholds(BaseModel):
     def passed(self, failed: int, done: int) -> bool:
         """Whether ``failed`` of ``done`` inputs are too many."""
         return failed > self.failed or (failed > self.grace and failed > self.failed_rate * done)
+
+    def check(self, failed: int, done: int, failures: Sequence[Failure], *, what: str = "inputs failed") -> None:
+        """Raises TooManyFailures, with the first of them, where ``failed`` of ``done`` are too many."""
+        if self.passed(failed, done):
+            first = failures[0]
+            raise TooManyFailures(f"{failed} of {done} {what}, first {first.key!r}: {first.error} {first.message}")
 
 
 class Shards(BaseModel):
@@ -261,91 +255,3 @@ class ClassifyConfig(BaseModel):
     workers: Workers = Workers()
     thresholds: Thresholds = Thresholds()
     storage: dict[str, Any] = Field(default_factory=dict)
-
-
-def resolve(model: type[Model], *, file: str | None, flags: Mapping[str, Any], words: Sequence[str]) -> Model:
-    """Raises UsageError naming the first wrong or unknown setting."""
-    values = read_yaml(file) if file else {}
-    for name, value in flags.items():
-        if value is not None:
-            _set(values, name, value)
-    for word in words:
-        name, separator, text = word.partition("=")
-        if not separator:
-            raise UsageError(f"expected name=value, got {word!r}")
-        _set(values, name, _value(text, is_text=_is_text(model, name)))
-    try:
-        return model.model_validate(with_homes(values))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"setting {name or model.__name__}: {first['msg']}") from None
-
-
-def with_homes(values: Any, name: str = "") -> Any:
-    """The same settings; a place that begins with ``~`` is in a home, as a shell would have it."""
-    if isinstance(values, dict):
-        return {inner: with_homes(value, str(inner)) for inner, value in values.items()}
-    if isinstance(values, list):
-        return [with_homes(value, name) for value in values]
-    is_place = name in FOLDERS | FILES and isinstance(values, str) and values.startswith("~")
-    return os.path.expanduser(values) if is_place else values  # noqa: PTH111 - Path would take a URL apart
-
-
-def _value(text: str, *, is_text: bool) -> Any:
-    """A value as YAML reads it; text that is no YAML, such as ``*.tif``, as it is, and so are digits where text is wanted."""
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    return text if is_text and not (value is None or isinstance(value, str)) else value
-
-
-def _is_text(model: type[BaseModel], name: str) -> bool:
-    """Whether a setting takes text and nothing else, or null."""
-    annotation: Any = model
-    for part in name.split("."):
-        fields = getattr(StorageConfig if annotation == dict[str, Any] else annotation, "model_fields", {})
-        if part not in fields:
-            return False
-        annotation = fields[part].annotation
-    return set(get_args(annotation) or [annotation]) - {NoneType} <= {str, SecretStr, Path}
-
-
-def read_yaml(path: str) -> dict[str, Any]:
-    """The settings in a file. Raises UsageError where it is not one; the message repeats no line of it, which may be secret."""
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        where = "" if line is None else f", line {line + 1}"
-        raise UsageError(
-            f"cannot read the configuration {path}{where}: {getattr(error, 'problem', None) or 'no YAML'}"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the configuration {path}: {error}") from error
-    if not isinstance(values, dict):
-        raise UsageError(f"the configuration {path} is not a mapping of names to values")
-    return values
-
-
-def _set(values: dict[str, Any], name: str, value: Any) -> None:
-    """``compression.quality`` names the key ``quality`` in the mapping ``compression``."""
-    *path, last = name.split(".")
-    for part in path:
-        if part == SOURCE and isinstance(values.get(part), str):
-            values[part] = {"url": values[part]}
-        values = values.setdefault(part, {})
-        if not isinstance(values, dict):
-            raise UsageError(f"setting {name}: {part} is not a group")
-    if last == SOURCE and isinstance(values.get(last), dict):
-        values, last = values[last], "url"
-    values[last] = value
-
-
-def read_codec(path: str | None) -> bytes:
-    """A codec file by its path or, of the shipped ones, its name; raises UsageError where it cannot be read."""
-    try:
-        return read_codec_file(path)
-    except OSError as error:
-        raise UsageError(f"cannot read the codec file {path}: {error.strerror}") from error

@@ -33,9 +33,10 @@ from cnnbatch.training.dense_data import read_labels
 from cnnbatch.training.growth import grown
 from jobs import train_ray
 from jobs.command_line import run_as_module, run_job
+from jobs.configuration import read_codec, resolve
 from jobs.progress import TrainingProgress
 from jobs.report import RunReport, new_run_id, shown
-from jobs.settings import TrainConfig, read_codec, resolve
+from jobs.settings import TrainConfig
 from jobs.training import BEFORE, START, TrainTask
 
 CURVE_POINTS: Final = 1000

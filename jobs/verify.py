@@ -29,10 +29,11 @@ from cnnbatch.stages.verify import ShardVerifier
 from cnnbatch.storage import Source, StorageConfig, Store, open_store
 from jobs import engine
 from jobs.command_line import check_report_file, run_as_module, run_job
+from jobs.configuration import resolve
 from jobs.metrics import record_shard
 from jobs.progress import Progress
 from jobs.report import RunReport, new_run_id, shown
-from jobs.settings import VerifyConfig, resolve
+from jobs.settings import VerifyConfig
 
 logger = logging.getLogger(__name__)
 

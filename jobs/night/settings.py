@@ -12,19 +12,10 @@ from cnnbatch.stages.mirror import DELETE_LIMIT
 from cnnbatch.stages.settings import CompressionSettings
 from cnnbatch.storage import overlaps
 from cnnbatch.storage.urls import parse_url
+from jobs.configuration import read_yaml, resolve
 from jobs.engine import Workers
 from jobs.night.cost import Expected, Prices
-from jobs.settings import (
-    CompressConfig,
-    LeaseTimes,
-    Planning,
-    Shards,
-    SourceConfig,
-    Thresholds,
-    VerifyConfig,
-    read_yaml,
-    resolve,
-)
+from jobs.settings import CompressConfig, LeaseTimes, Planning, Shards, SourceConfig, Thresholds, VerifyConfig
 from jobs.watchdog import Fallback
 
 _SECRET_NAME: Final = re.compile(r"passw|secret|token|credential|access_?key|private_?key|api_?key", re.IGNORECASE)

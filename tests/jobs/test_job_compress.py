@@ -18,7 +18,8 @@ from cnnbatch.errors import CodecFileError, StorageError, UsageError
 from cnnbatch.storage import ObjectInfo, StorageConfig, open_store
 from cnnbatch.storage.local import LocalStore
 from jobs import compress, engine
-from jobs.settings import CompressConfig, resolve
+from jobs.configuration import resolve
+from jobs.settings import CompressConfig
 from tests.archive.counting import CountingRelay
 from tests.conftest import Bucket
 from tests.jobs.conftest import Ended, Jobs, files_below, run_inline

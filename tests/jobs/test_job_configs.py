@@ -6,7 +6,8 @@ import pytest
 from pydantic import BaseModel
 
 from cnnbatch.codec import SHIPPED, Codec
-from jobs.settings import ClassifyConfig, CompressConfig, EvaluateConfig, ReconstructConfig, TrainConfig, resolve
+from jobs.configuration import resolve
+from jobs.settings import ClassifyConfig, CompressConfig, EvaluateConfig, ReconstructConfig, TrainConfig
 
 CASES = [
     ("classify.yaml", ClassifyConfig, {"archive": "a", "head": "b"}),

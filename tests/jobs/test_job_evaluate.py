@@ -22,7 +22,7 @@ from cnnbatch.evaluation.text_report import describe
 from cnnbatch.job_options import job_parser
 from cnnbatch.storage import open_store
 from jobs import engine, evaluate, ray_tasks
-from jobs.evaluate import command_of
+from jobs.evaluation_report import command_of
 from jobs.evaluation_workers import CnnFile
 from tests.codec.dense_models import GRAY, dense_codec_file, pictures
 from tests.conftest import Bucket

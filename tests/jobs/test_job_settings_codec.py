@@ -6,7 +6,7 @@ import pytest
 
 from cnnbatch.codec import SHIPPED, shipped_codec
 from cnnbatch.errors import UsageError
-from jobs.settings import read_codec
+from jobs.configuration import read_codec
 
 
 @pytest.mark.parametrize("name", SHIPPED)

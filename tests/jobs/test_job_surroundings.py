@@ -15,8 +15,9 @@ import pytest
 from cnnbatch import compiled_code
 from cnnbatch.errors import CnnbatchError
 from jobs import local_ray
+from jobs.configuration import resolve
 from jobs.night.settings import load
-from jobs.settings import CompressConfig, resolve
+from jobs.settings import CompressConfig
 
 ROOT = Path(__file__).parents[2]
 
