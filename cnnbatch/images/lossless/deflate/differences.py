@@ -46,7 +46,7 @@ class DifferenceEncoder:
 
     def add(self, tokens: Tokens) -> None:
         """Code tokens, `TOKENS_AT_ONCE` at most."""
-        self._at = _expect(self._raw, self._at, *tokens, self._settings, *self._found, *self._expected)
+        self._at = _expect(self._raw, self._at, tokens, self._settings, self._found, self._expected)
         self._history = _encode(*tokens, *self._expected, self._coder, self._contexts, self._history, self._out)
 
     def finish(self) -> bytes:
@@ -73,17 +73,9 @@ class DifferenceDecoder:
     def take(self, count: int) -> Tokens:
         """The next tokens."""
         lengths, distances = np.zeros(count, np.int32), np.zeros(count, np.int32)
+        coder = self._coder, self._contexts, self._data
         self.at, self._history = _decode(
-            self._raw,
-            self.at,
-            self._data,
-            self._settings,
-            *self._found,
-            self._coder,
-            self._contexts,
-            self._history,
-            lengths,
-            distances,
+            self._raw, self.at, coder, self._settings, self._found, self._history, (lengths, distances)
         )
         if self.at < 0:
             raise ValueError("more tokens than content")
@@ -91,10 +83,13 @@ class DifferenceDecoder:
 
 
 @numba.njit(nogil=True, cache=True, boundscheck=True)
-def _expect(raw, at, lengths, distances, settings, head, chain, place, expected, far):  # type: ignore[no-untyped-def]
+def _expect(raw, at, tokens, settings, found, expected):  # type: ignore[no-untyped-def]
     """Lengths and distances that are expected where tokens are, from ``at`` on; returns the position behind them."""
+    lengths, _ = tokens
+    head, chain, place = found
+    near, far = expected
     for index in range(len(lengths)):
-        expected[index], far[index] = predict(raw, at, settings, head, chain, place)
+        near[index], far[index] = predict(raw, at, settings, head, chain, place)
         length = np.int64(lengths[index])
         advance(at, length, settings, place)
         at += max(length, 1)
@@ -111,8 +106,14 @@ def _encode(lengths, distances, expected, far, coder, contexts, history, out):  
 
 
 @numba.njit(nogil=True, cache=True, boundscheck=True)
-def _decode(raw, at, data, settings, head, chain, place, coder, contexts, history, lengths, distances):  # type: ignore[no-untyped-def]
-    """Fills ``lengths`` and ``distances``; returns the position behind them, −1: beyond the content, and the new history."""
+def _decode(raw, at, decoder, settings, found, history, tokens):  # type: ignore[no-untyped-def]
+    """Fills ``tokens``; returns the position behind them, −1: beyond the content, and the new history.
+
+    ``decoder``: the arithmetic decoder, its contexts and what it reads; ``found``: as `matches.start` has it.
+    """
+    coder, contexts, data = decoder
+    head, chain, place = found
+    lengths, distances = tokens
     for index in range(len(lengths)):
         if at >= len(raw):
             return -1, history
