@@ -83,7 +83,7 @@ def _add_jobs(subparsers: "Subparsers") -> None:
             job.fill(subparsers.add_parser(name, help=f"{job.help[0].lower()}{job.help[1:]}"))
             continue
         if classify is None:
-            parser = subparsers.add_parser(first, help="recognise what is on an archive's pictures without decoding them")
+            parser = subparsers.add_parser(first, help="recognise what an archive's pictures show, without decoding them")
             classify = parser.add_subparsers(dest="what", required=True)
         job.fill(classify.add_parser(second))
 
@@ -116,9 +116,9 @@ def _add_ls(subparsers: "Subparsers") -> None:
     which = parser.add_argument_group("which images")
     which.add_argument("glob", metavar="GLOB", nargs="?", default="*", help="only keys that match; * crosses / (default: all)")
     which.add_argument(
-        "--where", metavar="CONDITION", help="only those of which it holds, such as \"label = 'cat' and width > 640\""
+        "--where", metavar="CONDITION", help="only images that meet it, such as \"label = 'cat' and width > 640\""
     )
-    parser.add_argument("-l", "--long", action="store_true", help="with format, size, bytes of the original, and quality")
+    parser.add_argument("-l", "--long", action="store_true", help="show format, size, bytes of the original and quality, too")
 
 
 def _add_get(subparsers: "Subparsers") -> None:
@@ -129,7 +129,7 @@ def _add_get(subparsers: "Subparsers") -> None:
         "-o",
         "--output",
         metavar="FILE|FOLDER/|-",
-        help="where to; - is stdout (default: the key's last part in this folder; of several, their keys below this folder)",
+        help="where to write; - is stdout (default: the last part of the key, in this folder; several: their keys below it)",
     )
     _add_format(parser)
     _add_quick(parser)
@@ -191,7 +191,7 @@ def _add_encode(subparsers: "Subparsers") -> None:
 def _add_decode(subparsers: "Subparsers") -> None:
     parser = _add(subparsers, "decode", "give the image of a .cnb file back", "cnnbatch decode a.cnb a.png")
     parser.add_argument("cnb", metavar="FILE.cnb")
-    parser.add_argument("output", metavar="IMAGE", help="where to; - is stdout")
+    parser.add_argument("output", metavar="IMAGE", help="where to write; - is stdout")
     parser.add_argument("--codec", metavar="FILE", help="codec file, if not one that comes with cnnbatch")
     _add_format(parser)
     _add_quick(parser)
@@ -202,17 +202,17 @@ def _add_doctor(subparsers: "Subparsers") -> None:
     parser = _add(subparsers, "doctor", "look for damage in an archive and for files that nothing needs", *DOCTOR_EXAMPLES)
     parser.add_argument("archive", metavar="ARCHIVE")
     parser.add_argument(
-        "--mend", action="store_true", help="put a torn last commit or a bad checkpoint into quarantine, and right what can be"
+        "--mend", action="store_true", help="quarantine a torn last commit or a bad checkpoint, and repair what can be repaired"
     )
     originals = parser.add_mutually_exclusive_group()
     originals.add_argument(
         "--source",
         metavar="SOURCE",
-        help="read all shards, too, and say which originals of lost rows are there; with --mend, what cannot be read leaves "
-        "the log, and the next run archives those again",
+        help="also read all shards and say which lost rows still have an original; with --mend, unreadable shards leave "
+        "the log, and the next run archives their images again",
     )
-    originals.add_argument("--no-source", action="store_true", help="the same where there are no originals any more")
-    parser.add_argument("--sweep", action="store_true", help="delete files that no live image is in, after their grace")
+    originals.add_argument("--no-source", action="store_true", help="the same when the originals no longer exist")
+    parser.add_argument("--sweep", action="store_true", help="delete files that hold no live image, once their grace is over")
     _add_grace(parser)
 
 
@@ -222,7 +222,9 @@ def _add_erase(subparsers: "Subparsers") -> None:
     )
     parser.add_argument("archive", metavar="ARCHIVE")
     parser.add_argument("keys", metavar="KEY", nargs="+")
-    parser.add_argument("--verify", action="store_true", help="look for the keys in every file, replaced ones too; exit code 5")
+    parser.add_argument(
+        "--verify", action="store_true", help="look for the keys in every file, replaced ones too; exit code 5 if one has them"
+    )
     _add_grace(parser)
 
 
@@ -245,13 +247,13 @@ def _add_restore(subparsers: "Subparsers") -> None:
 
 
 def _add_completion(subparsers: "Subparsers") -> None:
-    parser = subparsers.add_parser("completion", help="print what makes a shell complete commands and options")
+    parser = subparsers.add_parser("completion", help="print a script that completes commands and options in a shell")
     parser.add_argument("shell", choices=SHELLS)
 
 
 def _add_grace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--grace", type=float, default=24.0, metavar="HOURS", help="how long a file stays that is not live (default: 24)"
+        "--grace", type=float, default=24.0, metavar="HOURS", help="how long files are kept that are not live (default: 24)"
     )
     parser.add_argument("--force", action="store_true", help="allow a grace under an hour: no run may be writing")
 
@@ -260,15 +262,15 @@ def _add_format(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         choices=FORMATS,
-        help="of the file that is written; a stored original always comes back as it was "
-        "(default: as the ending of the given file says, else original)",
+        help="format of the file; a stored original always comes back as it was "
+        "(default: by the ending of the file's name, else original)",
     )
 
 
 def _add_quick(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draft", action="store_true", help="decode without the network, in a third of the time")
-    parser.add_argument("--scale", choices=SCALES, default="1", help="a smaller picture, the quicker the smaller (default: 1)")
+    parser.add_argument("--scale", choices=SCALES, default="1", help="a smaller picture; the smaller, the faster (default: 1)")
 
 
 def _add_force(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--force", action="store_true", help="replace the file if there is one")
+    parser.add_argument("--force", action="store_true", help="replace an existing file")

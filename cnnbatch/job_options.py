@@ -40,7 +40,7 @@ def classify_parser() -> argparse.ArgumentParser:
     """The parser of the one word behind ``cnnbatch classify``; each of both commands has its own."""
     parser = argparse.ArgumentParser(
         prog="cnnbatch classify",
-        description="Recognise what is on an archive's pictures without decoding them.",
+        description="Recognise what an archive's pictures show, without decoding them.",
         usage="cnnbatch classify train ARCHIVE LABELS HEAD_FILE [--head linear|mlp] [--codec ID] [options]\n"
         "       cnnbatch classify predict ARCHIVE HEAD_FILE OUT [--keys GLOB] [options]",
     )
@@ -81,7 +81,7 @@ def _add_compress(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="folder or URL with images, such as photos/ or s3://bucket/photos; tars, tables and zip files are taken apart",
     )
-    parser.add_argument("archive", metavar="ARCHIVE", help="folder or URL of the archive; made where there is none")
+    parser.add_argument("archive", metavar="ARCHIVE", help="folder or URL of the archive; created if missing")
     parser.add_argument_group(
         "data sets (docs/datasets.md)",
         "  source.kind=auto|folder|webdataset|parquet|zip|manifest   what SOURCE holds\n"
@@ -97,7 +97,10 @@ def _add_compress(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--retry-failed", metavar="RUN", help="take only the keys that failed in that run")
     which.add_argument("--mirror-deletes", action="store_true", default=None, help="remove images that vanished from SOURCE")
     which.add_argument(
-        "--delete-limit", type=float, metavar="SHARE", help="of the archive's images: more are never removed at once (0.1)"
+        "--delete-limit",
+        type=float,
+        metavar="SHARE",
+        help="largest share of the archive's images to remove at once (default: 0.1)",
     )
     run = _add_common(parser)
     run.add_argument(
@@ -106,7 +109,7 @@ def _add_compress(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="merge small shards at the end of a run that replaced or removed rows",
     )
-    run.add_argument("--dry-run", action="store_true", help="say what there is to do, write nothing")
+    run.add_argument("--dry-run", action="store_true", help="say what would be done; write nothing")
 
 
 def _add_reconstruct(parser: argparse.ArgumentParser) -> None:
@@ -118,12 +121,10 @@ def _add_reconstruct(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--layout",
         choices=LAYOUTS,
-        help="original (default): tars as tars, files as files; folder: files alone; webdataset, parquet: one file each shard",
+        help="original (default): tars as tars, files as files; folder: files alone; webdataset, parquet: one file per shard",
     )
     what.add_argument("--draft", action="store_const", const="draft", help="decode without the network, in a third of the time")
-    what.add_argument(
-        "--force", action="store_true", default=None, help="replace files that are there, also in or around the SOURCE"
-    )
+    what.add_argument("--force", action="store_true", default=None, help="replace existing files, also inside or around SOURCE")
     _add_report_file(_add_common(parser))
 
 
@@ -149,9 +150,9 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--codec",
         action="append",
         metavar="FILE",
-        help="codec file of ours, or the name of a shipped one; repeatable; eye",
+        help="codec file, or the name of a shipped one; repeatable (default: eye)",
     )
-    codecs.add_argument("--published", metavar="FOLDER", help="JSON files with curves of others, to be drawn beside")
+    codecs.add_argument("--published", metavar="FOLDER", help="folder of JSON files with other curves to draw beside ours")
     which = parser.add_argument_group("which images")
     which.add_argument(
         "--sample", type=int, metavar="N", help="files to measure, drawn by format and size; default 100, 0: all"
@@ -164,7 +165,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     quality.add_argument(
         "--measures",
         metavar="A,B",
-        help="of psnr, msssim, ssimulacra2, butteraugli; default: all but the last, which takes longest",
+        help="which of psnr, msssim, ssimulacra2, butteraugli; default: all but the last, which takes longest",
     )
     result = parser.add_argument_group("result")
     result.add_argument("--out", metavar="FOLDER", help="folder or URL for the page, plots, Parquet and JSON")
@@ -177,16 +178,16 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("codec_file", metavar="CODEC_FILE", help="file or URL to write, such as mine.safetensors")
     codec = parser.add_argument_group("codec")
     codec.add_argument("--architecture", choices=("hyperprior", "dense"), help="dense: small pictures of one size")
-    codec.add_argument("--labels", metavar="FILE", help="CSV or Parquet with key and label: dense learns to recognise, too")
+    codec.add_argument("--labels", metavar="FILE", help="CSV or Parquet with key and label: dense also learns to recognise")
     codec.add_argument(
         "--start",
         metavar="FILE",
         help="codec file, or the name of one that comes with cnnbatch: a new run grows its network to model.… sizes",
     )
     run = _add_common(parser)
-    run.add_argument("--minutes", type=float, metavar="M", help="wall-clock time, all resumes together; default 60")
+    run.add_argument("--minutes", type=float, metavar="M", help="wall-clock time, resumed runs included; default 60")
     run.add_argument("--processes", type=int, metavar="N", help="workers.most: processes that share the work; default 1")
-    run.add_argument("--resume", action="store_true", default=None, help="go on from the checkpoint, or from CODEC_FILE")
+    run.add_argument("--resume", action="store_true", default=None, help="continue from the checkpoint, or from CODEC_FILE")
 
 
 def _add_classify_train(parser: argparse.ArgumentParser) -> None:
@@ -195,7 +196,7 @@ def _add_classify_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("head", metavar="HEAD_FILE", help="file to write, such as head.safetensors")
     head = parser.add_argument_group("head")
     head.add_argument("--head", dest="kind", choices=("linear", "mlp"), help="default: mlp, with one hidden layer")
-    head.add_argument("--codec", metavar="ID", help="of an archive of several codecs: the first digits of the one to take")
+    head.add_argument("--codec", metavar="ID", help="first digits of the codec to take, if the archive has several")
     _add_common(parser)
 
 
@@ -213,7 +214,9 @@ def _add_nightly(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("the run")
     run.add_argument("settings", nargs="*", default=[], metavar="name=value", help="any setting, such as workers.most=4")
     run.add_argument("--json", action="store_true", help="print the report as JSON on stdout, not as Markdown")
-    run.add_argument("--dry-run", action="store_true", help="say what there is to do and to pay; write nothing, read no image")
+    run.add_argument(
+        "--dry-run", action="store_true", help="say what would be done and what it costs; write nothing, read no image"
+    )
 
 
 def _add_settings(parser: argparse.ArgumentParser, example: str) -> argparse._ArgumentGroup:

@@ -167,4 +167,4 @@ class CodecFiles:
         if data is not None:
             return Codec(data, device=self.device, lazy=True)
         also = ": name its file with --codec" if self.given is None else ", nor the one that was given"
-        raise CodecFileError(f"the codec {codec_id} is none that comes with this cnnbatch{also}")
+        raise CodecFileError(f"the codec {codec_id} does not come with this cnnbatch{also}")

@@ -30,7 +30,7 @@ class CnbImageFile(ImageFile.ImageFile):
         except CnnbatchError as error:
             raise SyntaxError(str(error)) from error
         if row.width is None or row.height is None:
-            raise SyntaxError("a file that is no picture")
+            raise SyntaxError("not a picture")
         self._picture = Picture(row, CodecFiles())
         self._divisor = 1
         self._size = (row.width, row.height)

@@ -99,7 +99,7 @@ def disk_trouble(path: Path) -> Iterator[None]:
     except OSError as error:
         what = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
         raise StorageError(
-            f"cannot keep the plan of this run in {path}: {what}; planning.folder names another place"
+            f"cannot keep the plan of this run in {path}: {what}; set planning.folder to another place"
         ) from error
 
 

@@ -121,7 +121,7 @@ class ArchiveWriter:
             ValueError: an array or a PIL image that is not 8-bit gray, RGB or one of both with alpha.
         """
         if self._committer is None:
-            raise UsageError("images are added inside of `with cnnbatch.create(url) as archive:`")
+            raise UsageError("images are added inside `with cnnbatch.create(url) as archive:`")
         if not key or key in self._keys or key in self._erased:
             fault = "is empty" if not key else "was added before" if key in self._keys else "was erased from this archive"
             raise UsageError(f"the key {key[:200]!r} {fault}")

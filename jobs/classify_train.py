@@ -106,7 +106,7 @@ class TrainJob(ClassifyJob):
         self._tell(fitted, len(self.labels) - known)
         notes = {**(self.found.classification or {}), "config": self.config.training.model_dump(mode="json")}
         if not self.head_store.put_if_absent(self.head_key, dump_head(fitted.head, training=notes)):
-            raise UsageError(f"{plain_url(self.config.head)} was made by somebody else meanwhile: choose another name")
+            raise UsageError(f"{plain_url(self.config.head)} was created by another process meanwhile: choose another name")
 
     def _features(self, tasks: Sequence[ShardTask]) -> tuple[npt.NDArray[np.float32], list[str]]:
         """Features [N, F] of the labelled pictures in the order of the tasks, and their labels."""

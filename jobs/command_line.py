@@ -23,7 +23,7 @@ def check_report_file(file: Path | None) -> None:
     if file.is_dir() or not os.access(file.parent, os.W_OK):
         raise UsageError(f"--report: {file} cannot be written")
     if file.is_file() and not is_run_report(file):
-        raise UsageError(f"--report: {file} exists and is no run report: choose another name")
+        raise UsageError(f"--report: {file} exists and is not a run report: choose another name")
 
 
 class Job(Protocol):

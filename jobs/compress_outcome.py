@@ -32,7 +32,7 @@ def check_complete(report: RunReport, archive: str, left_by_others: int) -> None
         )
     if left_by_others:
         raise CnnbatchError(
-            f"another run wrote {report.superseded} of these images meanwhile, {left_by_others} of them otherwise: "
+            f"another run wrote {report.superseded} of these images meanwhile, {left_by_others} of them differently: "
             "run the same command again"
         )
 

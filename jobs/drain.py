@@ -118,12 +118,12 @@ def drain(address: str, notice: Notice, *, node_id: str | None) -> None:
     if done.returncode:
         last = ([line for line in (done.stdout + done.stderr).splitlines() if line.strip()] or ["no reason given"])[-1]
         raise CnnbatchError(f"ray drain-node did not drain this node: {last.strip()[:300]}")
-    logger.info("EC2 takes this machine back in %d s: drained", seconds)
+    logger.info("EC2 reclaims this machine in %d s: drained", seconds)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m jobs.drain", description="Drain this node on EC2's spot notice.")
-    parser.add_argument("--address", required=True, metavar="HOST:PORT", help="of Ray's head")
+    parser.add_argument("--address", required=True, metavar="HOST:PORT", help="address of Ray's head")
     parser.add_argument("--node-id", metavar="HEX", help="the node to drain; default: this one")
     parser.add_argument("--metadata", default=IMDS, metavar="URL", help=f"default: {IMDS}")
     parser.add_argument("--poll", type=float, default=POLL_SECONDS, metavar="SECONDS", help=f"default: {POLL_SECONDS:g}")

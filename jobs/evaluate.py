@@ -126,7 +126,7 @@ class EvaluateJob:
         if not listing.table.num_rows:
             raise UsageError(f"no files below {self.source.url}")
         if listing.table.column("size").null_count:
-            raise UsageError(f"{self.source.url} does not tell the sizes of its files, and totals are estimated from them")
+            raise UsageError(f"{self.source.url} does not report the sizes of its files, from which totals are estimated")
         return listing.table
 
     def _learn(self, infos: Sequence[ObjectInfo], sample: Collection[str]) -> None:
@@ -269,7 +269,7 @@ def _codec_files(paths: Sequence[str]) -> tuple[tuple[CnnFile, ...], tuple[Codec
     contents = [read_codec(path) for path in paths]
     specs = tuple(ours.cnn_spec(Codec(data, device="cpu"), path) for path, data in zip(paths, contents, strict=True))
     if len({spec.name for spec in specs}) < len(specs):
-        raise UsageError(f"two codec files have one name, which is to tell them apart: {', '.join(paths)}")
+        raise UsageError(f"two codec files have the same name, which must tell them apart: {', '.join(paths)}")
     return tuple(CnnFile(path, data) for path, data in zip(paths, contents, strict=True)), specs
 
 

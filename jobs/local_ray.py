@@ -50,7 +50,7 @@ def start(init: Callable[..., None]) -> None:
             _kill(_children() - before)  # what Ray leaves running would be in the way of the next try
             if tried == TRIES:
                 raise CnnbatchError(f"Ray does not start on this machine, tried {TRIES} times: {error}") from error
-            logger.warning("Ray did not start, it is tried again: %s", error)
+            logger.warning("Ray did not start, trying again: %s", error)
 
 
 @contextmanager

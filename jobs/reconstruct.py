@@ -89,7 +89,7 @@ class ReconstructJob:
             if may_overlap(source, place):
                 raise UsageError(
                     f"DESTINATION and SOURCE must not lie inside one another: {place}, {source}, which this archive was made "
-                    "of; --force writes there all the same"
+                    "of; --force writes there anyway"
                 )
 
     def _run(self) -> None:

@@ -81,7 +81,7 @@ class TrainJob:
         self._exists = destination.head(key) is not None
         if self._exists and not config.resume:
             name = plain_url(config.codec_file)
-            raise UsageError(f"{name} exists: --resume goes on from it, another name starts anew")
+            raise UsageError(f"{name} exists: --resume continues from it, another name starts afresh")
         destination.check_writable()
         self._before: bytes | None = None
         self._start = self._read_start()

@@ -128,7 +128,7 @@ class VerifyJob:
             found, self.report.vanished = verify_plan.check_source(self.archive, shards, listing)
             self.findings += found
         elif load and listing is None:
-            logger.info("the recorded PSNR was compared with nothing: it takes the originals (--source)")
+            logger.info("the recorded PSNR was not checked, which needs the originals (--source)")
 
     def _verify_shards(self, shards: list[LiveShard], listing: Listing | None) -> frozenset[str]:
         """Runs the tasks; returns the ids of the codecs that rows name."""
@@ -172,7 +172,7 @@ class VerifyJob:
             where = repr(first.key) if first.key is not None else first.path
             raise VerifyFailed(f"{len(self.findings)} findings, first {where}: {first.kind}: {first.message}")
         if not report.complete:
-            raise VerifyFailed(f"{report.inputs} images in the log, {report.tally.total} were looked at")
+            raise VerifyFailed(f"{report.inputs} images are in the log, but {report.tally.total} were checked")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -147,7 +147,7 @@ class Watchdog:
                 try:
                     self._look()
                 except (RuntimeError, ConnectionError, TimeoutError, ray.exceptions.RayError) as error:  # the next look may do
-                    logger.warning("the autoscaler could not be asked: %s", error)
+                    logger.warning("the autoscaler could not be reached: %s", error)
 
     def _look(self) -> None:
         status = get_cluster_status(ray.get_runtime_context().gcs_address)
@@ -156,7 +156,7 @@ class Watchdog:
         asked = self._drought.update(supply, time.monotonic())
         if asked != before:
             logger.info(
-                "work for %d nodes waits, %d nodes: %d on-demand workers asked for", supply.waiting, supply.nodes, asked
+                "work for %d nodes is waiting on %d nodes: %d on-demand workers asked for", supply.waiting, supply.nodes, asked
             )
         if asked or before:
             self._ask(asked)

@@ -168,7 +168,7 @@ def _actions(data: bytes) -> Iterator[Action]:
         if line.strip():
             action = parse_json(line)
             if not isinstance(action, dict):
-                raise ValueError(f"{line[:40]!r} is no action")
+                raise ValueError(f"{line[:40]!r} is not an action")
             yield action
 
 

@@ -33,7 +33,7 @@ def require_conditions(store: Store, endpoint: str | None) -> None:
         store.delete(probe)
     if not kept:
         raise UsageError(
-            f"{store.url}: this store does not keep the condition If-None-Match: it overwrote an object that was there, so of "
-            "two runs at once one could overwrite what the other has committed. An archive needs a store that keeps it"
+            f"{store.url}: this store does not keep the condition If-None-Match: it overwrote an existing object, so one of "
+            "two concurrent runs could overwrite what the other committed. An archive needs a store that keeps it"
         )
     store.put_if_absent(answer, (json.dumps({"if_none_match": "kept", "url": store.url}) + "\n").encode())

@@ -47,7 +47,7 @@ def read_erased(store: Store) -> ErasedKeys:
     """
     keys, damaged = read_erased_parts(store)
     if damaged:
-        raise ArchiveError(f"the erased list {damaged[0]} of {store.url} is damaged: cnnbatch doctor tells more")
+        raise ArchiveError(f"the erased list {damaged[0]} of {store.url} is damaged: run cnnbatch doctor for details")
     return keys
 
 

@@ -12,7 +12,7 @@ PAYLOAD_BYTES = "payload_bytes"
 
 _KIND: Final = ("source_format", "outcome", "reason")
 KIND_COLUMNS: Final = (*_KIND, "source_size", PAYLOAD_BYTES)
-"""What `kinds_of` counts by and adds up."""
+"""Columns that `kinds_of` counts by and adds up."""
 
 
 @dataclass(frozen=True, slots=True)

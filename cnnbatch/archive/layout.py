@@ -85,7 +85,7 @@ def check_place(store: Store) -> bool:
         return True
     other = _other_content(store)
     if other is not None and store.head(FORMAT_PATH) is None:  # else a racing creator was faster
-        raise UsageError(f"{store.url} holds {other[:200]!r} and is no archive: choose an empty folder")
+        raise UsageError(f"{store.url} holds {other[:200]!r} and is not an archive: choose an empty folder")
     return False
 
 
@@ -118,7 +118,7 @@ def read_format(store: Store) -> ArchiveFormat:
     except FileNotFoundError:
         raise ArchiveError(f"there is no cnnbatch archive at {store.url}") from None
     except (ValueError, KeyError, TypeError, AttributeError, TooLarge) as error:
-        raise ArchiveError(f"{FORMAT_PATH} in {store.url} is not the one of a cnnbatch archive") from error
+        raise ArchiveError(f"{FORMAT_PATH} in {store.url} does not belong to a cnnbatch archive") from error
     _check_known(store, result)
     return result
 

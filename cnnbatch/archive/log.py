@@ -118,7 +118,7 @@ class ArchiveLog:
         """The newest version, with its table; raises what `snapshot` does."""
         found = self.look()
         if found.trust.fault is not None:
-            raise ArchiveError(f"the log of {self.store.url} is damaged: {found.trust.fault}; cnnbatch doctor tells more")
+            raise ArchiveError(f"the log of {self.store.url} is damaged: {found.trust.fault}; run cnnbatch doctor for details")
         return found
 
     def look(self) -> Look:
@@ -268,7 +268,7 @@ class ArchiveLog:
         for shard, info in zip(adds, found, strict=True):
             if info is None or info.size != shard.num_bytes:
                 actual = "is missing" if info is None else f"has {info.size} bytes"
-                raise ArchiveError(f"{shard.path} in {self.store.url} {actual}, written were {shard.num_bytes}")
+                raise ArchiveError(f"{shard.path} in {self.store.url} {actual}, but {shard.num_bytes} bytes were written")
         for codec_id in {codec_id for shard in adds if not shard.replaces for codec_id in shard.summary.codecs}:
             if self.store.head(layout.codec_path(codec_id)) is None:
                 raise ArchiveError(f"{layout.codec_path(codec_id)} is missing from {self.store.url}: new rows need it")

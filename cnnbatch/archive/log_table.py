@@ -51,7 +51,7 @@ class LogTable:
             try:
                 return DeltaTable(self.url, version=version, storage_options=self._options)
             except TableNotFoundError:
-                raise ArchiveError(f"{self.url} has no log: its creation was not finished, run it again") from None
+                raise ArchiveError(f"{self.url} has no log: its creation did not finish: run the command again") from None
 
     def create(self) -> None:
         """Create it, unless it is there."""
@@ -111,4 +111,6 @@ def _require_files(root: Path) -> None:
         is_file = stat.S_ISREG(status.st_mode) and status.st_size <= MAX_COMMIT_BYTES
         leads_out = path.is_symlink() and not path.resolve().is_relative_to(root.resolve())
         if leads_out or not (is_file or stat.S_ISDIR(status.st_mode)):
-            raise ArchiveError(f"{path} is no file of a log: a link that leads out, no file at all, or {status.st_size} bytes")
+            raise ArchiveError(
+                f"{path} cannot be part of a log: it leads out, is no regular file, or is too large ({status.st_size} bytes)"
+            )

@@ -50,10 +50,10 @@ def read_pages(column: memoryview, *, check: bool) -> Iterator[Page]:
         if not (isinstance(size, int) and isinstance(stored, int) and size >= 0 and 0 <= stored <= len(column) - start):
             raise ValueError(f"a page claims {stored} bytes, {len(column) - start} are left")
         if not isinstance(checksum, int | None):
-            raise ValueError("a page's checksum is no number of 32 bits")
+            raise ValueError("a page's checksum is not a 32-bit number")
         position = start + stored
         if check and checksum is not None and zlib.crc32(column[start:position]) != checksum & 0xFFFFFFFF:
-            raise ValueError("a page has another checksum")
+            raise ValueError("the checksum of a page does not match")
         yield Page(size, _encoding(header))
 
 
@@ -62,13 +62,13 @@ def _encoding(header: dict[int, Any]) -> int | None:
     kinds = {DATA_PAGE: (5, 2), DATA_PAGE_V2: (8, 4)}
     kind = header.get(1)
     if not isinstance(kind, int):
-        raise ValueError("a page does not tell its kind")
+        raise ValueError("a page does not state its kind")
     if kind not in kinds:
         return None
     inner, number = kinds[kind]
     found = header.get(inner)
     if not isinstance(found, dict) or not isinstance(found.get(number), int):
-        raise ValueError("a data page does not tell its encoding")
+        raise ValueError("a data page does not state its encoding")
     encoding: int = found[number]
     return encoding
 
@@ -154,7 +154,7 @@ def plain_value(page: memoryview, index: int) -> memoryview:
 def _plain_span(page: memoryview, index: int) -> tuple[int, int]:
     header, position = _read_struct(page, 0, 0)
     if _encoding(header) != PLAIN:
-        raise LookupError("the page is encoded otherwise")
+        raise LookupError("the page has another encoding")
     for _ in range(index):
         position += 4 + int.from_bytes(_take(page, position, 4), "little")
     return position + 4, int.from_bytes(_take(page, position, 4), "little")

@@ -89,7 +89,7 @@ class ParquetObject:
         """Read the payload of one row of a row group: one page, where the page index tells which. It is not checked."""
         try:
             if len(self._footer) > MAX_INDEXED_BYTES:
-                raise LookupError("the footer is too large to be looked through")
+                raise LookupError("the footer is too large to inspect")
             page, index = find_page(self._footer, self._file.view, group, "payload", row)
             return bytes(plain_value(page, index))
         except (LookupError, ValueError, TypeError):  # there is no index, or it is damaged, or is none of ours
@@ -179,7 +179,7 @@ class ParquetObject:
             used += batch.nbytes
             _check_lengths(batch)
             if used > most:
-                raise pa.ArrowInvalid(f"decoded it has more than {most} bytes")
+                raise pa.ArrowInvalid(f"it decodes to more than {most} bytes")
             parts.append(pa.Table.from_batches([batch]))
         return parts
 
@@ -203,7 +203,7 @@ def _fetch_footer(file: RangedFile) -> memoryview:
     mark = bytes(file.view(max(0, start - seal), start))
     footer = file.view(start, size - 8)
     if mark.endswith(FOOTER_MARK) and mark != hashlib.sha256(footer).digest() + FOOTER_MARK:
-        raise pa.ArrowInvalid("the sha256 of its footer is another")
+        raise pa.ArrowInvalid("the sha256 of its footer does not match")
     return footer
 
 
@@ -254,7 +254,7 @@ def _check_metadata(metadata: Any, schema: pa.Schema) -> None:
     if missing := set(SCHEMA.names) - set(schema.names):
         raise pa.ArrowInvalid(f"the columns {', '.join(sorted(missing))} are missing")
     if len(set(schema.names)) < len(schema.names):
-        raise pa.ArrowInvalid("two columns have one name")
+        raise pa.ArrowInvalid("two columns have the same name")
     for name in SCHEMA.names:
         kind = schema.field(name).type
         if not (_width(kind) is not None or _is_text(kind)):

@@ -66,7 +66,7 @@ class Archive:
         if not places:
             raise KeyError(key)
         if len(places) > 1:
-            raise ArchiveError(f"{key!r} is in {self.store.url} {len(places)} times")
+            raise ArchiveError(f"{key!r} occurs {len(places)} times in {self.store.url}")
         [(shard, place)] = places
         with suppress(ArchiveError):
             row = read_row(self.store, shard.path, *place)

@@ -42,7 +42,7 @@ def read_summary(store: Store, path: str, *, num_bytes: int | None = None) -> Sh
 
 def _count(value: Any) -> int:
     if not isinstance(value, int) or value < 0:
-        raise ValueError(f"{value!r} is no count")
+        raise ValueError(f"{value!r} is not a count")
     return value
 
 

@@ -138,7 +138,7 @@ def _in_order(rows: Sequence[ArchiveRow]) -> list[ArchiveRow]:
     ordered = sorted(rows, key=lambda row: row.key)  # by code point, which is also the order of the UTF-8 bytes
     for one, next_ in itertools.pairwise(ordered):
         if one.key == next_.key:
-            raise ValueError(f"{one.key!r} is twice in one shard")
+            raise ValueError(f"{one.key!r} occurs twice in one shard")
     return ordered
 
 

@@ -143,7 +143,9 @@ class _Parser:
     def _advance(self) -> None:
         found = _TOKEN.match(self._text, self._position)
         if found is None and self._text[self._position :].strip():
-            raise UsageError(f"not a condition: {self._text!r}: {self._text[self._position :].strip()[:20]!r} is no word of it")
+            raise UsageError(
+                f"not a condition: {self._text!r}: {self._text[self._position :].strip()[:20]!r} is not understood"
+            )
         self.next = None if found is None else next(group for group in found.groups() if group is not None)
         self._position = len(self._text) if found is None else found.end()
 

@@ -24,7 +24,7 @@ def info(options: argparse.Namespace) -> None:
     """Figures of an archive, or the metadata of a ``.cnb`` file."""
     if Path(options.what).is_file():
         if options.sql:
-            raise UsageError(f"{options.what!r} is one picture: --sql is of archives")
+            raise UsageError(f"{options.what!r} is one picture: --sql is for archives")
         row = read_cnb(options.what)
         show(options, row_document(row), describe_row(row))
     else:

@@ -59,7 +59,7 @@ def check_output(path: str, options: argparse.Namespace, *, source: str | None =
     if not options.force:
         raise UsageError(f"{path!r} exists; --force replaces it")
     if source is not None and os.path.realpath(path) == os.path.realpath(source):
-        raise UsageError(f"{path!r} is what is read: choose another name")
+        raise UsageError(f"{path!r} is also the input: choose another name")
 
 
 def write(path: str, data: bytes, *, force: bool) -> None:
@@ -129,7 +129,7 @@ def write_picture(
     format = format or options.format or _format_of(output, picture.row)
     path = _default_name(output_key(picture.row, format)) if output is None else output
     if archive is not None and path != STDOUT and overlaps(archive, path):
-        raise UsageError(f"{path!r} lies in the archive: choose another place")
+        raise UsageError(f"{path!r} is inside the archive: choose another place")
     check_output(path, options)
     scale = 1 / int(options.scale.rpartition("/")[2])
     data = _file_of(picture, format, options, scale)
@@ -151,7 +151,7 @@ def _format_of(output: str | None, row: "ArchiveRow") -> str:
         return "original"
     if ending not in ENDINGS:
         known = ", ".join(sorted(ENDINGS))
-        raise UsageError(f"no file that ends in {ending} is written: it is one of {known}; --format original writes it so")
+        raise UsageError(f"no file ending in {ending} can be written, only {known}; --format original writes it as it is")
     return "original" if ENDINGS[ending] == (CONVERTED_TO if converted else row.source_format) else ENDINGS[ending]
 
 

@@ -119,7 +119,7 @@ def restore_rows(options: argparse.Namespace) -> None:
 
 def _grace(options: argparse.Namespace) -> timedelta:
     if not 0 <= options.grace <= 24 * 3650:
-        raise UsageError(f"--grace: {options.grace:g} is no number of hours from 0 to {24 * 3650}")
+        raise UsageError(f"--grace: {options.grace:g} is not a number of hours from 0 to {24 * 3650}")
     grace = timedelta(hours=options.grace)
     check_grace(grace, forced=options.force)
     return grace
@@ -129,7 +129,7 @@ def _checked_key(key: str) -> str:
     try:
         key.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"not a key, which is UTF-8: {key!r}") from None
+        raise UsageError(f"not a key, as it is not UTF-8: {key!r}") from None
     return key
 
 

@@ -117,7 +117,7 @@ class Table:
             if not images and not self._columns:
                 return None
             if not images:
-                raise ValueError(f"none of the columns {', '.join(self._columns)} is there")
+                raise ValueError(f"none of the columns {', '.join(self._columns)} exists")
             column |= {"schema": pack_schema(table.schema), "images": images, "group": max(table.groups, default=0)}
             first = 0
             for group, count in enumerate(table.groups):

@@ -23,7 +23,7 @@ class Window(SeekableReader):
     def read(self, size: int | None = -1) -> bytes:
         """Up to ``size`` bytes, fewer only at the end. Raises OSError for more than anybody should ask for at once."""
         if size is None or not 0 <= size <= MAX_READ_BYTES:
-            raise OSError(f"{size} bytes are asked for at once")
+            raise OSError(f"{size} bytes are too many for one read")
         parts: list[bytes] = []
         while size > 0:
             if not self._start <= self._position < self._start + len(self._data):
@@ -43,7 +43,7 @@ class Window(SeekableReader):
         return self.read(size)
 
     def _end(self) -> int:
-        raise io.UnsupportedOperation("the end is not known")
+        raise io.UnsupportedOperation("the length is not known")
 
     def _load(self, position: int) -> None:
         """Makes ``_data`` begin at or before ``position`` and end behind it, unless the file ends there."""

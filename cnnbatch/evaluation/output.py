@@ -33,7 +33,7 @@ def check_place(out: Store) -> None:
     names = (RUN, PAGE, MEASUREMENTS, SHEET, SUMMARY, *PLOTS.values())
     there = [name for name in names if out.head(name) is not None]
     if there and not _is_of_an_evaluation(out):
-        raise UsageError(f"{out.url} holds {there[0]!r}, which no evaluation has written: choose another folder")
+        raise UsageError(f"{out.url} holds {there[0]!r}, which was not written by an evaluation: choose another folder")
 
 
 def _is_of_an_evaluation(out: Store) -> bool:

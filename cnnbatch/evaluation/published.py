@@ -30,7 +30,7 @@ def read_published(folder: Path) -> tuple[Published, ...]:
     Raises UsageError where the folder has no curve, or a file with points is not as above.
     """
     if not folder.is_dir():
-        raise UsageError(f"--published names a folder of JSON files, and {folder} is none")
+        raise UsageError(f"--published needs a folder of JSON files, and {folder} is not a folder")
     curves = [curve for path in sorted(folder.glob("*.json")) if (curve := _curve(path)) is not None]
     if not curves:
         raise UsageError(f"no JSON file with points of bpp and psnr in {folder}")

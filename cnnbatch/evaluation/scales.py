@@ -69,6 +69,6 @@ def measures_of(words: Sequence[str]) -> tuple[Measure, ...]:
     """The measures of these words, in the order of `SCALES`; raises UsageError for an unknown word."""
     unknown = [word for word in words if word not in WORDS]
     if unknown:
-        raise UsageError(f"no measure is called {unknown[0]!r}; there are {', '.join(WORDS)}")
+        raise UsageError(f"unknown measure {unknown[0]!r}: choose from {', '.join(WORDS)}")
     asked = {measure for word in ("psnr", *words) for measure in WORDS[word]}
     return tuple(measure for measure in SCALES if measure in asked)

@@ -39,7 +39,7 @@ def select(words: Sequence[str], cnn: Sequence[CodecSpec], qualities: Mapping[st
     qualities = {ALIASES.get(word, word): points for word, points in qualities.items()}
     unknown = [word for word in words if word not in WORDS and codecs.entry(word) is None]
     if unknown:
-        raise UsageError(f"no codec is called {unknown[0]!r}; there are {', '.join(WORDS)}, and avif@0 … avif-psnr@10")
+        raise UsageError(f"unknown codec {unknown[0]!r}: choose from {', '.join(WORDS)}, and avif@0 … avif-psnr@10")
     ours_asked = tuple(cnn) if ours.NAME in words else ()
     classical, left_out = [], []
     for word in (word for word in dict.fromkeys(words) if word != ours.NAME):

@@ -47,7 +47,7 @@ def encode(image: DecodedImage, *, format: str, max_bytes: int | None = None) ->
     own = CONVERTED_TO if image.format in CONVERTED else image.format
     target = own if format == "original" else format
     if target not in WRITERS:
-        raise ValueError(f"format {target!r} is none of {', '.join(('original', *FORMATS))}")
+        raise ValueError(f"format {target!r} is not one of {', '.join(('original', *FORMATS))}")
     words = dict(word.split("=", 1) for word in image.mode.split()[1:] if "=" in word)
     height, width = image.pixels.shape[:2]
     if max(height, width) > LARGEST_SIDE.get(target, max(height, width)):

@@ -32,7 +32,7 @@ def scan(data: bytes, *, convert: bool = False) -> Scan:
     """
     foreign = recognise(data)
     if foreign is not None and not (convert and foreign.name in CONVERTED):
-        raise Undecodable(foreign.name, f"{foreign.name}: nothing here decodes it")
+        raise Undecodable(foreign.name, f"no decoder for {foreign.name}")
     known = next((scanner for magic, scanner in SCANNERS if magic.match(data)), None)
     scanner = known if foreign is None else converting.SCANNERS[foreign.name]
     if scanner is None:

@@ -73,7 +73,7 @@ def scan_ppm(data: bytes) -> Scan:
     """Header, comments and end of a PBM, PGM or PPM."""
     match = (PBM if data[1:2] in b"14" else PPM).match(data, 0, MAX_PPM_HEADER)
     if match is None:
-        raise Undecodable("corrupt", "PPM header that is none")
+        raise Undecodable("corrupt", "PPM without a valid header")
     width, height, maximum = (int(number) for number in (*match.groups(), b"1")[:3])
     mode = {0: "RGB", 1: "1", 2: "L"}[data[1] % 3]
     header = ImageHeader("ppm", width, height, mode, bits_per_sample=max(maximum.bit_length(), 1))

@@ -68,7 +68,7 @@ class Guarded(ABC, Generic[Worker, Task, Result]):
         before = self.attempts.begin(task.number)
         if before >= MAX_ATTEMPTS:
             name = f"shard {task.number} ({self._name(task)})"
-            raise CnnbatchError(f"{name} was begun {before} times without an end: see the workers' logs")
+            raise CnnbatchError(f"{name} was begun {before} times without finishing: see the workers' logs")
         try:
             result = self._carefully(task, before) if before >= TRUSTED_ATTEMPTS else self._trusting(task)
         except CnnbatchError:
@@ -86,7 +86,7 @@ class Guarded(ABC, Generic[Worker, Task, Result]):
         return result
 
     def _carefully(self, task: Task, before: int) -> Result:
-        logger.warning("shard %d was begun %d times without an end: its inputs are taken one by one", task.number, before)
+        logger.warning("shard %d was begun %d times without finishing: its inputs are taken one by one", task.number, before)
         child = Child(self._build, type(self)._answer, self._seconds)
         try:
             return self._one_by_one(task, child)

@@ -69,7 +69,7 @@ class Watch:
             limit = time.monotonic() - self._seconds
             for key, since in list(self._begun.values()):
                 if since < limit:
-                    logger.error("%r is being decoded for over %g s: this worker ends", key, self._seconds)
+                    logger.error("%r has been decoding for over %g s: this worker ends", key, self._seconds)
                     os._exit(1)
 
 

@@ -68,7 +68,7 @@ def _original(archive: Archive, tasks: Sequence[ShardTask], pattern: str, format
         counts += found
     if wholes and format != "original":
         first = min(key for _, key in wholes)
-        raise UsageError(f"{first} and the like come back with files of their own formats only: use --layout folder")
+        raise UsageError(f"{first} and the like can only come back in their own formats: use --layout folder")
     for container, whole in sorted(wholes.items()):
         planned.append(ShardTask(0, *whole.shards[0], counts[container], None, whole=whole))
     return [replace(task, number=number) for number, task in enumerate(planned)]

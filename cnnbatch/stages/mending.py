@@ -88,7 +88,9 @@ def examine_shards(log: ArchiveLog, source: Source | None, *, run_id: str, mend:
     if not mend:
         return list(losses.values())
     if len(losses) == len(snapshot.shards) > 1 and next(iter(log.store.list(DATA)), None) is None:
-        raise ArchiveError(f"none of the {len(losses):,} shards is there: is the disk away? Nothing was taken out of the log")
+        raise ArchiveError(
+            f"none of the {len(losses):,} shards is there: is the disk not mounted? Nothing was taken out of the log"
+        )
     return [_take_out(log, shard, loss, run_id, number) for number, (shard, loss) in enumerate(losses.items())]
 
 

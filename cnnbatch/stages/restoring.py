@@ -65,11 +65,11 @@ def restore_file(row: ArchiveRow, pixels: Pixels | None, *, format: str, by: int
 
         data = restore(row.payload, row.payload_coding, num_bytes=row.source_size)
         if row.payload_coding != "verbatim" and hashlib.sha256(data).digest() != row.source_sha256:
-            raise ImageError("checksum", f"{row.key!r}: what was restored is not the original")
+            raise ImageError("checksum", f"{row.key!r}: the restored file is not the original")
         return data
     size = row.height or 0, row.width or 0
     if pixels is None or reduced_size(*size, by) != pixels.shape[:2]:
-        raise ImageError("size", f"{row.key!r}: {row.width} × {row.height} in the row, other pixels in the bitstream")
+        raise ImageError("size", f"{row.key!r}: {row.width} × {row.height} in the row, another size in the bitstream")
     if format == "original" and row.source_format not in (*IMAGE_FORMATS, *CONVERTED):
         raise ImageError("format", f"{row.key!r}: no image format {row.source_format!r}")
     image = DecodedImage(

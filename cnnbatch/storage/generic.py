@@ -262,7 +262,9 @@ class FsspecStore:
                     raise self._trouble("read", info.key, error) from error
                 if pause is None:
                     self.check()  # only this file, when the server answers otherwise
-                    raise Unreadable("store-error", f"{info.key}: the server has an error on it, also after retries") from error
+                    raise Unreadable(
+                        "store-error", f"{info.key}: the server fails to deliver it, even after retries"
+                    ) from error
             time.sleep(pause)
         raise AssertionError("unreachable")
 

@@ -185,4 +185,4 @@ class Store(Source, Protocol):
 def require_small(where: str, size: int, max_bytes: int) -> None:
     """Raise `TooLarge` for an object over the limit of what is read at once."""
     if size > max_bytes:
-        raise TooLarge(f"{where} has {size} bytes: what it should be has {max_bytes} at most")
+        raise TooLarge(f"{where} has {size} bytes: the limit is {max_bytes}")

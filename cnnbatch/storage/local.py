@@ -64,7 +64,7 @@ class LocalStore:
     def check_writable(self) -> None:
         folder = next(folder for folder in (self._root, *self._root.parents) if os.path.lexists(folder))
         if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-            raise StorageError(f"{self.url} cannot be written: {folder} is not a folder that we may write to")
+            raise StorageError(f"{self.url} cannot be written: {folder} is not a writable folder")
 
     def list(self, prefix: str = "", *, markers: bool = False) -> Iterator[ObjectInfo]:
         prefix = prefix.strip("/")

@@ -92,7 +92,7 @@ class ObjectStore:
         except CLIENT_ERRORS as error:
             if code_of(error) == "InternalError":
                 self.check()  # only this object, when the store answers otherwise: a lost volume, say
-                raise Unreadable("store-error", f"{info.key}: the store has an error on it, after retries") from error
+                raise Unreadable("store-error", f"{info.key}: the store fails to deliver it, even after retries") from error
             if code_of(error) == "AccessDenied":
                 self.check()  # or every object: the credentials were revoked
             raise_own_fault(error, info.key, f"{self.url}/{info.key}{self._at}")

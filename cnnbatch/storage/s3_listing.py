@@ -74,7 +74,7 @@ class S3Client:
             if not token:
                 return
             if token == request.get("ContinuationToken"):
-                raise StorageError(f"cannot list s3://{self._bucket}: the store gives the same page again and again")
+                raise StorageError(f"cannot list s3://{self._bucket}: the store keeps returning the same page")
             request["ContinuationToken"] = token
 
     def get(self, key: str, etag: str | None) -> bytes:
@@ -193,7 +193,7 @@ def _parse_page(response_dict: dict[str, Any], customized_response_dict: dict[st
     is_last = page.findtext(f"{space}IsTruncated") != "true"
     token = page.findtext(f"{space}NextContinuationToken")
     if not (is_last or token):
-        raise StorageError("the store says that its listing goes on, and not where")
+        raise StorageError("the store says that its listing continues, but not where")
     customized_response_dict["CnnbatchToken"] = None if is_last else token
     response_dict["body"] = b"<ListBucketResult/>"
 

@@ -73,7 +73,7 @@ def _other_location(scheme: str, host: str, path: str) -> Location:
 
 def _object_location(scheme: str, bucket: str, path: str) -> Location:
     if not _BUCKET.fullmatch(bucket):
-        raise UsageError(f"a URL of this kind reads {scheme}://bucket/prefix, and this one names no valid bucket")
+        raise UsageError(f"expected {scheme}://bucket/prefix with a valid bucket name")
     parts = tuple(path.strip("/").split("/")) if path.strip("/") else ()
     if any(part in {"", ".", ".."} for part in parts):
         raise UsageError(f"the prefix of {scheme}://{bucket}/… has empty, '.' or '..' parts")

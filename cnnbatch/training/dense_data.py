@@ -127,7 +127,7 @@ def gather(pictures: Iterable[tuple[str, Pixels]], labels: Mapping[str, str] | N
         return SmallPictures(pixels, np.full(len(kept), UNLABELLED, np.int64))
     classes = tuple(sorted({labels[key] for key, _ in kept if key in labels}))
     if len(classes) < 2:
-        raise UsageError(f"of {len(labels)} labels those of pictures below {where} name {len(classes)} classes, expected 2")
+        raise UsageError(f"the labels of pictures below {where} name {len(classes)} classes, expected at least 2")
     places = {name: place for place, name in enumerate(classes)}
     numbers = np.array([places[labels[key]] if key in labels else UNLABELLED for key, _ in kept], np.int64)
     labelled = int((numbers != UNLABELLED).sum())

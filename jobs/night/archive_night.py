@@ -246,7 +246,7 @@ def _since(started: float) -> float:
 def _leave_evidence(verified: Step) -> Figures:
     if verified.exit_code == VerifyFailed.exit_code:
         raise _LeftOut("verification found damage: nothing is merged or deleted until somebody has looked")
-    raise _LeftOut("verification did not come to its end: nothing is merged or deleted before it does")
+    raise _LeftOut("verification did not finish: nothing is merged or deleted before it does")
 
 
 def clock_fault(store: Store, wall: float, monotonic: float) -> str | None:

@@ -35,9 +35,9 @@ def webhook_url(variable: str) -> str:
     """Raises UsageError where the environment has no such variable, or no http(s) URL in it; the message has no part of it."""
     url = os.environ.get(variable, "")
     if not url:
-        raise UsageError(f"the environment has no {variable}, which setting webhook_variable names")
+        raise UsageError(f"the environment variable {variable}, named by the setting webhook_variable, is not set")
     if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
-        raise UsageError(f"the environment variable {variable} holds no http:// or https:// URL")
+        raise UsageError(f"the environment variable {variable} does not hold an http:// or https:// URL")
     return url
 
 

@@ -26,7 +26,7 @@ def check_after_a_kill(url: str, config: StorageConfig | None) -> None:
     try:
         assert len(open_archive(url, config)) % small_job.KEYS_PER_SHARD == 0
     except ArchiveError as error:
-        assert "there is no cnnbatch archive" in str(error) or "creation was not finished" in str(error)  # noqa: PT017
+        assert "there is no cnnbatch archive" in str(error) or "creation did not finish" in str(error)  # noqa: PT017
     small_job.run(url, "rerun", config)
     rows = list(open_archive(url, config).rows())
     assert [row.key for row in rows if isinstance(row, ArchiveRow)] == small_job.KEYS

@@ -47,8 +47,8 @@ def test_opening_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     [
         ({"version": 2}, "format version 2"),
         ({"reader_features": ["delta-payloads"]}, "delta-payloads"),
-        ({"format": "another"}, "not the one of a cnnbatch archive"),
-        ({"version": None}, "not the one of a cnnbatch archive"),
+        ({"format": "another"}, "does not belong to a cnnbatch archive"),
+        ({"version": None}, "does not belong to a cnnbatch archive"),
     ],
 )
 def test_an_unknown_format_is_refused(log: ArchiveLog, change: dict[str, object], message: str) -> None:
@@ -192,5 +192,5 @@ def test_a_log_with_something_else_than_files_is_refused_unopened(log: ArchiveLo
     else:
         entry.touch()
         os.truncate(entry, 40 << 30)
-    with pytest.raises(ArchiveError, match="is no file of a log"):
+    with pytest.raises(ArchiveError, match="cannot be part of a log"):
         open_archive(log.store.url)

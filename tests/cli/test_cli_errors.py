@@ -53,7 +53,7 @@ def test_a_wrong_command_line_is_refused_with_its_usage(run: Run, words: list[st
         (["get", "nowhere", "key"], 1, "there is no cnnbatch archive at "),
         (["ls", "https://host/archive"], 2, "an archive is a local folder or an object store"),
         (["ls", "nonsense://host/archive"], 2, "nonsense"),
-        (["ls", "s3://"], 2, "names no valid bucket"),
+        (["ls", "s3://"], 2, "with a valid bucket name"),
         (["ls", ""], 2, "an empty URL"),
         (["info", "a.png"], 1, "'a.png': not a .cnb file"),
         (["decode", "a.png", "b.png"], 1, "'a.png': not a .cnb file"),

@@ -68,7 +68,7 @@ def test_an_error_leaves_what_was_committed_and_nothing_else(tmp_path: Path) -> 
     with pytest.raises(ZeroDivisionError):
         fail()
     assert list(cnnbatch.open(tmp_path / "archive")) == ["a"]
-    with pytest.raises(UsageError, match="inside of `with"):
+    with pytest.raises(UsageError, match="inside `with"):
         writer.add("c", CORRUPT)
 
 

@@ -1,4 +1,4 @@
-"""An archive of two tars and a file that is no picture, made once."""
+"""An archive of two tars and not a picture, made once."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -111,7 +111,7 @@ def test_a_picture_has_the_measures_that_were_asked_for() -> None:
 def test_measures_are_asked_for_by_their_words() -> None:
     assert measures_of(["ssimulacra2", "butteraugli"]) == ("psnr_db", "ssimulacra2", "butteraugli", "butteraugli_max")
     assert measures_of([]) == ("psnr_db",)
-    with pytest.raises(UsageError, match="no measure is called 'vmaf'"):
+    with pytest.raises(UsageError, match="unknown measure 'vmaf'"):
         measures_of(["psnr", "vmaf"])
 
 

@@ -56,7 +56,7 @@ def test_a_disk_that_becomes_read_only_ends_the_run_in_a_sentence_and_the_next_r
     in_the_middle, from_the_start, *then = outcomes["read-only"]
     assert in_the_middle[0] == from_the_start[0] == 1
     assert "Read-only file system" in in_the_middle[1]
-    assert "is not a folder that we may write to" in from_the_start[1]
+    assert "is not a writable folder" in from_the_start[1]
     assert [code for code, _ in then] == [0, 0]
 
 

@@ -297,7 +297,7 @@ def test_an_evaluation_replaces_another_one_and_nothing_else(jobs: Evaluations, 
         if others is not None:
             (out / "run.json").write_bytes(others)
         ended = jobs.evaluate(source, *words)
-        assert (ended.code, "which no evaluation has written" in ended.stderr) == (2, True)
+        assert (ended.code, "which was not written by an evaluation" in ended.stderr) == (2, True)
         assert (out / "report.html").read_bytes() == b"mine"
     (out / "report.html").unlink()
     (out / "run.json").unlink()

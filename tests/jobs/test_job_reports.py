@@ -60,7 +60,7 @@ def test_a_report_takes_the_place_of_a_report_and_of_nothing_else(jobs: Jobs, ar
     for number, content in enumerate((b"a picture", b"{}", b"[" * 100_000)):
         (tmp_path / f"{number}.json").write_bytes(content)
         ended = jobs.verify(archive, "--report", tmp_path / f"{number}.json")
-        assert (ended.code, "is no run report" in ended.stderr) == (2, True)
+        assert (ended.code, "is not a run report" in ended.stderr) == (2, True)
         assert (tmp_path / f"{number}.json").read_bytes() == content
     for _ in range(2):
         assert jobs.verify(archive, "--report", tmp_path / "report.json").code == 0

@@ -70,7 +70,7 @@ def test_two_workers_train_one_dies_and_the_run_goes_on(
     assert any("going on from the last checkpoint" in line for line in report["lines"]), report["lines"]
     assert any(line.startswith("goes on from the checkpoint of step") for line in report["lines"]), report["lines"]
     assert run_command(train.main, words) == 2  # the file is there
-    assert "exists: --resume goes on" in capfd.readouterr().err
+    assert "exists: --resume continues" in capfd.readouterr().err
 
 
 def test_progress_tells_speed_and_time_left() -> None:

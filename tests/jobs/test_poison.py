@@ -128,7 +128,7 @@ def test_a_shard_that_never_ends_ends_the_job(pictures: Path, tmp_path: Path) ->
     compressor = guarded(tmp_path)
     for _ in range(guarded_workers.MAX_ATTEMPTS):
         compressor.attempts.begin(0)
-    with pytest.raises(CnnbatchError, match=r"shard 0 \('0.png' … '2.png'\) was begun 20 times without an end"):
+    with pytest.raises(CnnbatchError, match=r"shard 0 \('0.png' … '2.png'\) was begun 20 times without finishing"):
         compressor(task_of(compressor))
 
 
@@ -150,4 +150,4 @@ def test_a_worker_that_hangs_ends_itself(pictures: Path, tmp_path: Path) -> None
         [sys.executable, "-c", words, str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 1
-    assert "'tar.png' is being decoded for over 3 s: this worker ends" in done.stderr
+    assert "'tar.png' has been decoding for over 3 s: this worker ends" in done.stderr

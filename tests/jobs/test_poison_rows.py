@@ -126,5 +126,5 @@ def test_a_shard_that_never_ends_is_named_and_ends_the_job(tmp_path: Path, kind:
     path = task.path if isinstance(task, ShardTask) else task.shard.path
     for _ in range(MAX_ATTEMPTS):
         worker.attempts.begin(task.number)
-    with pytest.raises(CnnbatchError, match=rf"shard 0 \({path}\) was begun 20 times without an end"):
+    with pytest.raises(CnnbatchError, match=rf"shard 0 \({path}\) was begun 20 times without finishing"):
         worker(task)

@@ -56,7 +56,7 @@ def read(world: World) -> Contents:
     try:
         archive = open_archive(world.archive, None if world.server is None else world.server.config)
     except ArchiveError as error:
-        if "there is no cnnbatch archive" in str(error) or "creation was not finished" in str(error):
+        if "there is no cnnbatch archive" in str(error) or "creation did not finish" in str(error):
             return NOTHING
         raise
     found = list(archive.rows())

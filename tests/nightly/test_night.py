@@ -264,7 +264,7 @@ def test_nothing_is_merged_or_deleted_before_verification_came_to_its_end(
     monkeypatch.setattr(VerifyJob, "execute", execute)
     ended = nights.run()
     assert (ended.code, outcomes_of(ended)["compact"], outcomes_of(ended)["retention"]) == (1, "skipped", "skipped")
-    assert "did not come to its end" in steps_of(ended)["retention"]["message"]
+    assert "did not finish" in steps_of(ended)["retention"]["message"]
     assert orphan.exists()
 
 

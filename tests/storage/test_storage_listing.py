@@ -344,7 +344,7 @@ def listed(page: str) -> list[ObjectInfo]:
     [
         ("<html><a>Sign in to the network</a></html>", "answered a listing with <html>"),
         ("<Error><Code>AccessDenied</Code></Error>", "the credentials do not permit it"),  # with the status 200
-        (PAGE.format("<IsTruncated>true</IsTruncated>"), "goes on, and not where"),
+        (PAGE.format("<IsTruncated>true</IsTruncated>"), "continues, but not where"),
         (PAGE.format("<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>"), "same page"),
         (PAGE.format("<Contents><Size>3</Size></Contents>"), "without a key"),
         (PAGE.format(OBJECT.format("other/a", TIME)), "outside of it"),

@@ -125,7 +125,7 @@ def test_labels_find_their_pictures_and_what_has_none_is_counted(caplog: pytest.
 
 @pytest.mark.parametrize("labels", [{"gone.png": "a", "lost.png": "b"}, {"0.png": "a", "1.png": "a", "gone": "b"}])
 def test_labels_that_leave_one_class_are_refused(labels: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match=r"name [01] classes, expected 2"):
+    with pytest.raises(UsageError, match=r"name [01] classes, expected at least 2"):
         gather(named(), labels, where="here")
 
 

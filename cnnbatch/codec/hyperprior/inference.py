@@ -1,7 +1,7 @@
 """The inference engine of a trained hyperprior's decoder: its networks in whole numbers and fewer passes over memory.
 
 `decoding_networks` builds it from a trained model, on the model's device; nothing in it changes any more, whatever becomes of
-the model. The synthesis computes in eight bits, as every decoder does: that rounding is part of the format.
+the model. The synthesis computes in int8, as every decoder does: that rounding is part of the format.
 
 Shapes: N images, h × w latent positions of M channels.
 """

@@ -53,7 +53,7 @@ class Refinement:
         improve = self._descent(y, passes) if self._g_s.settings.objective == "ssimulacra2" else self._majorised(quality)
         for number in range(passes + 1):
             y_hat = self._latents.latents_of(tiles, y)
-            decoded = self._decoding.pixels(y_hat, quality)  # clamped, filtered and computed in eight bits
+            decoded = self._decoding.pixels(y_hat, quality)  # clamped, filtered and computed in int8
             bits = sum(self._latents.bits(tile.choice, tile.side) for tile in tiles)
             seen, outwards = self._distortion(decoded, x, quality)
             cost = seen.cpu().numpy() + bits

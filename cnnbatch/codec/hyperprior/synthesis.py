@@ -67,7 +67,7 @@ class Synthesis(nn.Module):
         return cast(Tensor, self.adaptive_filter(quality)).reshape(-1, COLOURS, FEATURES)
 
     def rounded_layers(self) -> list[nn.Linear | Block]:
-        """The layers that a decoder computes in eight bits, in order; a layer has one activation scale, a block two.
+        """The layers that a decoder computes in int8, in order; a layer has one activation scale, a block two.
 
         Not what reads or writes pixels: `see` and `leave` would cost as much as all others together.
         """

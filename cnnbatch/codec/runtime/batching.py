@@ -65,7 +65,7 @@ class Batches:
             if len(batch) == 1:
                 raise
         # Not in the handler: its traceback holds on to the tensors of the batch that did not fit.
-        logger.warning("no memory on %s for a batch of %d: halved", self._device, len(batch))
+        logger.warning("out of memory on %s with a batch of %d: trying halves", self._device, len(batch))
         self._most = max(1, self._most // 2)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

@@ -66,6 +66,6 @@ def cpu_has_int8() -> bool:
         layer = packed(weights, torch.ones(48), torch.zeros(48))
         answer = product_of_integers(levels.to(torch.uint8), 1.0, ZERO_POINT, layer, Output())
     except (AttributeError, RuntimeError, TypeError, NotImplementedError) as error:
-        logger.warning("decoding without products of integers: %s", str(error).splitlines()[0])
+        logger.warning("decoding without int8 products: %s", str(error).splitlines()[0])
         return False
     return torch.equal(answer, ((levels - ZERO_POINT) @ weights.T).float())

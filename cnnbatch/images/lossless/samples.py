@@ -185,7 +185,7 @@ def _pixel_bytes(layout: Layout) -> int:
 def _unfiltered(rows: NDArray[np.uint8], layout: Layout) -> NDArray[np.uint8]:
     plain = np.empty((len(rows), rows.shape[1] - 1), np.uint8)
     if not unfilter(rows, _pixel_bytes(layout), plain):
-        raise ValueError("a PNG filter that is none")
+        raise ValueError("an unknown PNG filter")
     return plain
 
 
