@@ -96,7 +96,7 @@ def test_of_tiny_rows_little_is_written_beside_digests_and_payloads(store: Store
 def test_no_rows_and_a_key_twice_are_refused(store: Store) -> None:
     with pytest.raises(ValueError, match="at least one row"):
         write_shard(store, [], footer=LINEAGE)
-    with pytest.raises(ValueError, match="'a' is twice"):
+    with pytest.raises(ValueError, match="'a' occurs twice"):
         write_shard(store, [stored("a"), stored("a", b"other")], footer=LINEAGE)
     assert list(store.list()) == []
 

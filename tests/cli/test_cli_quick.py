@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import cnnbatch
-from cnnbatch import cli, warm
+from cnnbatch import command_options, warm
 from cnnbatch.codec.geometry import SCALES, reduced
 from cnnbatch.metrics import psnr_db
 from tests.cli.conftest import Run, photograph, pictures
@@ -64,7 +64,7 @@ def test_a_cnb_file_too_and_a_stored_picture_is_made_smaller(run: Run) -> None:
 
 
 def test_the_scales_are_those_of_the_codec() -> None:
-    assert tuple("1" if number == 1 else f"1/{number}" for number in SCALES) == cli.SCALES
+    assert tuple("1" if number == 1 else f"1/{number}" for number in SCALES) == command_options.SCALES
 
 
 def test_warming_up_does_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnbatch import cli
+from cnnbatch import command_options
 from cnnbatch.evaluation.scales import WORDS
 from cnnbatch.job_options import JOBS, MODULES, job_parser
 from cnnbatch.reading import open as open_archive
@@ -88,7 +88,7 @@ def test_a_shell_completes_commands_options_and_files() -> None:
     assert "README.md" in completed("cnnbatch", "info", "READ")
 
 
-@pytest.mark.parametrize("shell", cli.SHELLS)
+@pytest.mark.parametrize("shell", command_options.SHELLS)
 def test_each_shell_has_its_script(run: Run, shell: str) -> None:
     result = run("completion", shell)
     assert (result.code, "restore-rows" in result.out) == (0, True)

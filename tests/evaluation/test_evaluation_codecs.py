@@ -99,7 +99,7 @@ def test_an_imagecodecs_built_without_a_codec_is_named(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("words", "qualities", "said"),
     [
-        (["webp", "heic"], {}, "'heic'; there are cnn, jpeg444"),
+        (["webp", "heic"], {}, "'heic': choose from cnn, jpeg444"),
         (["webp"], {"webp": [50, 101]}, "0…100 in steps of 1, not 101"),
         (["jpeg444"], {"jpeg444": [0]}, "1…100"),
         (["webp"], {"webp": [50.5]}, "not 50.5"),

@@ -239,7 +239,7 @@ def test_pictures_below_the_window_of_ms_ssim_have_none_and_change_no_mean(jobs:
         ("empty", 2, "no files below"),
         ("letters", 2, "no picture among 2 files"),
         ("nowhere", 1, "no such folder"),
-        ("source --codecs webp,heic", 2, "'heic'; there are cnn, jpeg444"),
+        ("source --codecs webp,heic", 2, "'heic': choose from cnn, jpeg444"),
         ("source --codecs webp qualities.webp=[50,101]", 2, "0…100 in steps of 1, not 101"),
         ("source --codecs png qualities.png=[1]", 2, "lossless"),
         ("source --codecs webp qualities.jxl=[50]", 2, "qualities.jxl"),
