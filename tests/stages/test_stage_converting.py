@@ -4,9 +4,12 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
+import pytest
 
 from cnnbatch.archive import ArchiveLog, open_archive
 from cnnbatch.codec import Codec
+from cnnbatch.commands.output import _format_of
+from cnnbatch.errors import UsageError
 from cnnbatch.images import probe
 from cnnbatch.spill import Scratch
 from cnnbatch.stages.codec_shelf import CodecShelf
@@ -62,6 +65,11 @@ def test_pictures_of_such_formats_are_coded_where_it_is_asked_for_and_come_back(
     assert any(line.startswith("converted: 1 heic (back as avif): ") for line in result.tally.describe_kinds())
 
     archive, destination = open_archive(log.store.url), tmp_path / "back"
+    heic_row = archive["a.heic"]
+    assert _format_of("x.avif", heic_row) == _format_of(None, heic_row) == "original"
+    assert _format_of("x.png", heic_row) == "png"
+    with pytest.raises(UsageError, match=r"no file that ends in \.heic is written"):
+        _format_of("x.heic", heic_row)
     worker = ShardReconstructor(log.store, open_store(str(destination)), CodecShelf(log.store), ReconstructionSettings())
     for task in plan_tasks(archive, "*", format="original"):
         assert not worker(task).failures
