@@ -98,6 +98,8 @@ def _complete_files(parser: argparse.ArgumentParser, files: Mapping[str, object]
 
 
 def _serve(options: argparse.Namespace) -> None:
+    # Requests are the threads: those of BLAS and OpenMP beside them only wait for one another, at twice the processor time.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         from cnnbatch.serve.command import serve
     except ModuleNotFoundError as error:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cnnbatch.archive import ArchiveRow
     from cnnbatch.codec import Codec
     from cnnbatch.codec.codec import Decoder, Pixels
+    from cnnbatch.codec.interface import Keep
 
 MAX_PIXELS = 1 << 30
 """A larger stored picture is not decoded, though its file can be had; the limit of a bitstream, too."""
@@ -108,15 +109,25 @@ class Picture:
         return reduced(decode(self.file(), max_pixels=max_pixels).pixels, divisor(scale))
 
     def region(
-        self, *, top: int, left: int, height: int, width: int, decoder: "Decoder" = "full", scale: float = 1
+        self,
+        *,
+        top: int,
+        left: int,
+        height: int,
+        width: int,
+        decoder: "Decoder" = "full",
+        scale: float = 1,
+        keep: "Keep | None" = None,
     ) -> "Pixels":
         """Part of `image` with the same ``decoder`` and ``scale``, of which no more is decoded than needed; errors as there.
+
+        ``keep``: see `Codec.reconstruct_region`.
 
         Raises ValueError for a region that is not inside the picture.
         """
         if self.row.outcome == "cnn":
             return self.codecs[self.row.codec_id or ""].reconstruct_region(
-                self.row.payload, top=top, left=left, height=height, width=width, decoder=decoder, scale=scale
+                self.row.payload, top=top, left=left, height=height, width=width, decoder=decoder, scale=scale, keep=keep
             )
         from cnnbatch.codec.geometry import Region
 

@@ -91,10 +91,10 @@ class Archive(Mapping[str, Picture]):
     __eq__ = object.__eq__  # that of a mapping would read all of both
     __hash__ = object.__hash__
 
-    def __init__(self, rows: archive.Archive, *, device: str | None = None) -> None:
-        """``rows``: the archive's table; ``device``: where codecs run, by default a GPU if there is one."""
+    def __init__(self, rows: archive.Archive, *, device: str | None = None, threads: int = 1) -> None:
+        """``rows``: the archive's table; ``device``: where codecs run, by default a GPU; ``threads``: of each codec."""
         self.rows = rows
-        self._codecs = CodecShelf(rows.store, device=device, lazy=True)
+        self._codecs = CodecShelf(rows.store, device=device, threads=threads, lazy=True)
 
     @property
     def url(self) -> str:
@@ -186,12 +186,16 @@ class Archive(Mapping[str, Picture]):
         return self.rows.kinds()
 
 
-def open(url: str | os.PathLike[str], config: StorageConfig | None = None, *, device: str | None = None) -> Archive:
+def open(
+    url: str | os.PathLike[str], config: StorageConfig | None = None, *, device: str | None = None, threads: int = 1
+) -> Archive:
     """Open the newest version of an archive; without ``config`` the environment counts. This is ``cnnbatch.open``.
+
+    ``threads`` decode the parts of a large picture at once.
 
     Raises:
         ArchiveError: there is none, or one of an unknown format.
         StorageError: the store refused.
         UsageError: not a URL of an archive.
     """
-    return Archive(archive.open_archive(os.fspath(url), config), device=device)
+    return Archive(archive.open_archive(os.fspath(url), config), device=device, threads=threads)

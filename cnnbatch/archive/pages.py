@@ -12,9 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
-
 from cnnbatch.leb128 import read_leb128
 
 DATA_PAGE: Final = 0
@@ -73,71 +70,39 @@ def _encoding(header: dict[int, Any]) -> int | None:
     return encoding
 
 
-def find_page(
-    footer: memoryview, read: Callable[[int, int], memoryview], group: int, column: str, row: int
-) -> tuple[memoryview, int]:
-    """The page that has the value of a ``row`` of a row group, in an uncompressed column, and which of its values that is.
+@dataclass(frozen=True, slots=True)
+class PagePlace:
+    """Where a page begins and ends in the file, and its first row in the row group."""
+
+    start: int
+    end: int
+    first_row: int
+
+
+def read_footer_struct(footer: memoryview) -> dict[int, Any]:
+    """The fields of a footer. Raises ValueError where it is damaged."""
+    return _read_struct(footer, 0, 0)[0]
+
+
+def column_pages(fields: Mapping[int, Any], read: Callable[[int, int], memoryview], group: int, column: str) -> list[PagePlace]:
+    """The pages of an uncompressed column of a row group, by the page index; ``fields``: of the footer.
 
     ``read`` gives the bytes of the file from one position to another.
 
     Raises:
         LookupError: there is no page index, or not such a column.
-        ValueError: footer or page index are damaged.
+        ValueError, TypeError: footer or page index are damaged.
     """
-    start, end, first, _ = page_span(footer, read, group, column, row)
-    return read(start, end), row - first
-
-
-def find_value(
-    footer: memoryview, read: Callable[[int, int], memoryview], group: int, column: str, row: int
-) -> tuple[int, int]:
-    """Where in the file a value of such a column begins, and how many bytes it has; as `find_page` and `plain_value`."""
-    start, end, first, _ = page_span(footer, read, group, column, row)
-    offset, length = _plain_span(read(start, end), row - first)
-    return start + offset, length
-
-
-def page_span(
-    footer: memoryview, read: Callable[[int, int], memoryview], group: int, column: str, row: int
-) -> tuple[int, int, int, int | None]:
-    """Where the page with the value of a ``row`` begins and ends in the file, its first row, and that of the page behind it."""
-    fields, _ = _read_struct(footer, 0, 0)
-    pages = _pages_of(_chunk(fields, group, column), column, read)
-    at = bisect_right(pages, row, key=lambda page: page[3]) - 1
-    behind = pages[at + 1][3] if at + 1 < len(pages) else None
-    return pages[at][1], pages[at][1] + pages[at][2], pages[at][3], behind
-
-
-def bytes_of_rows(
-    footer: memoryview, read: Callable[[int, int], memoryview], column: str, counts: Sequence[int]
-) -> list[npt.NDArray[np.float64]]:
-    """Bytes in the file that each row takes of such a column, for row groups of so many rows; rows of one page share its bytes.
-
-    Raises LookupError and ValueError as `find_page`, and TypeError where something damaged is of another kind.
-    """
-    fields, _ = _read_struct(footer, 0, 0)
-    found: list[npt.NDArray[np.float64]] = []
-    for group, count in enumerate(counts):
-        pages = _pages_of(_chunk(fields, group, column), column, read)
-        first = np.array([page[3] for page in pages] + [count])
-        rows = np.diff(first)
-        if first[0] != 0 or (rows <= 0).any():
-            raise ValueError("the pages are not in order")
-        found.append(np.repeat(np.array([page[2] for page in pages], np.float64) / rows, rows))
-    return found
-
-
-def _chunk(fields: Mapping[int, Any], group: int, column: str) -> dict[int, Any]:
-    """The entry of a column of a row group in the footer."""
     [chunk] = [chunk for chunk in fields[4][group][1] if chunk[3][3] == [column.encode()]]
-    return dict(chunk)
-
-
-def _pages_of(chunk: Mapping[int, Any], column: str, read: Callable[[int, int], memoryview]) -> list[dict[int, Any]]:
-    """The entries of its page index: offset (1), bytes (2) and first row (3)."""
     if chunk[3][4] != UNCOMPRESSED:
         raise LookupError(f"{column} is compressed")
-    return list(_read_struct(read(chunk[4], chunk[4] + chunk[5]), 0, 0)[0][1])
+    entries = _read_struct(read(chunk[4], chunk[4] + chunk[5]), 0, 0)[0][1]
+    return [PagePlace(entry[1], entry[1] + entry[2], entry[3]) for entry in entries]
+
+
+def page_of_row(pages: Sequence[PagePlace], row: int) -> int:
+    """Which page has a row."""
+    return bisect_right(pages, row, key=lambda page: page.first_row) - 1
 
 
 def plain_value(page: memoryview, index: int) -> memoryview:
@@ -147,11 +112,12 @@ def plain_value(page: memoryview, index: int) -> memoryview:
         LookupError: it is another page.
         ValueError: it is damaged.
     """
-    start, length = _plain_span(page, index)
+    start, length = plain_span(page, index)
     return _take(page, start, length)
 
 
-def _plain_span(page: memoryview, index: int) -> tuple[int, int]:
+def plain_span(page: memoryview, index: int) -> tuple[int, int]:
+    """Where in such a page a value begins, and how many bytes it has; raises as `plain_value`."""
     header, position = _read_struct(page, 0, 0)
     if _encoding(header) != PLAIN:
         raise LookupError("the page has another encoding")

@@ -3,21 +3,28 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cnnbatch.archive.damage import again_if_damaged, damage_as_archive_error
-from cnnbatch.archive.pages import BOUNDED_ENCODINGS, bytes_of_rows, find_page, find_value, page_span, plain_value, read_pages
+from cnnbatch.archive.pages import (
+    BOUNDED_ENCODINGS,
+    PagePlace,
+    column_pages,
+    page_of_row,
+    plain_span,
+    plain_value,
+    read_footer_struct,
+    read_pages,
+)
 from cnnbatch.archive.schema import MAX_BYTES, SCHEMA, conform
 from cnnbatch.errors import ArchiveError
 from cnnbatch.storage import Store
-from cnnbatch.storage.ranged_file import RangedFile
+from cnnbatch.storage.ranged_file import RangedFile, ReadRange
 
 MAX_GROUP_ROWS = 1 << 20  # a file that claims more in one row group is refused before anything is allocated
 MAX_GROUP_BYTES = 1 << 33  # uncompressed; our largest is one image of 2 GiB with its alpha
@@ -67,14 +74,15 @@ class ParquetObject:
     its checksum, but for payloads, whose rows have one, so that one flipped bit costs one image and not its row group.
     """
 
-    def __init__(self, store: Store, path: str, num_bytes: int) -> None:
+    def __init__(self, store: Store, path: str, num_bytes: int, read_range: ReadRange | None = None) -> None:
         """Raises what Arrow says of a file that is not sound, see `damage_as_archive_error`."""
-        self._file = RangedFile(store, path, num_bytes)
+        self._file = RangedFile(store, path, num_bytes, read_range)
         self._footer = _fetch_footer(self._file)
         self._parquet = pq.ParquetFile(pa.PythonFile(self._file, mode="r"), pre_buffer=False)
         self._file.fetch(())
         self.metadata = self._parquet.metadata
         _check_metadata(self.metadata, self._parquet.schema_arrow)
+        self._pages: dict[int, list[PagePlace]] = {}
         self._kinds = {field.name: field.type for field in self._parquet.schema_arrow}
 
     def read_group(self, group: int, columns: Sequence[str]) -> pa.Table:
@@ -90,35 +98,42 @@ class ParquetObject:
         try:
             if len(self._footer) > MAX_INDEXED_BYTES:
                 raise LookupError("the footer is too large to inspect")
-            page, index = find_page(self._footer, self._file.view, group, "payload", row)
-            return bytes(plain_value(page, index))
+            pages = self._payload_pages(group)
+            page = pages[page_of_row(pages, row)]
+            return bytes(plain_value(self._file.view(page.start, page.end), row - page.first_row))
         except (LookupError, ValueError, TypeError):  # there is no index, or it is damaged, or is none of ours
             return bytes(self.read_group(group, ["payload"]).column("payload")[row].as_py() or b"")
 
     def payload_place(self, group: int, row: int) -> tuple[int, int]:
         """Where in the file the payload of a row is, and how long. Raises LookupError where nothing tells."""
         try:
-            return find_value(self._footer, self._file.view, group, "payload", row)
-        except LookupError:
-            return self._packed_place(group, row)
+            pages = self._payload_pages(group)
+            at = page_of_row(pages, row)
+            page = pages[at]
+            try:
+                offset, length = plain_span(self._file.view(page.start, page.end), row - page.first_row)
+            except LookupError:
+                behind = pages[at + 1].first_row if at + 1 < len(pages) else None
+                return self._packed_place(group, row, page.end, behind)
+            return page.start + offset, length
         except (ValueError, TypeError) as error:
             raise LookupError(str(error)) from error
 
-    def payload_bytes(self) -> npt.NDArray[np.float64]:
-        """Bytes in the file that the payload of each row takes, by the page index; where there is none, equal shares of all."""
-        counts = [self.metadata.row_group(group).num_rows for group in range(self.metadata.num_row_groups)]
-        try:
-            return np.concatenate([np.empty(0), *bytes_of_rows(self._footer, self._file.view, "payload", counts)])
-        except (LookupError, ValueError, TypeError):
-            rows = sum(counts)
-            return np.full(rows, self._file.num_bytes / max(1, rows))
+    def _payload_pages(self, group: int) -> list[PagePlace]:
+        """The pages of a row group's payloads, read once; raises as `column_pages`."""
+        if group not in self._pages:
+            self._pages[group] = column_pages(self._footer_fields, self._file.view, group, "payload")
+        return self._pages[group]
 
-    def _packed_place(self, group: int, row: int) -> tuple[int, int]:
-        """The same where all lengths of a page come before its values, which end with it (DELTA_LENGTH_BYTE_ARRAY)."""
-        try:
-            _, end, _, behind = page_span(self._footer, self._file.view, group, "payload", row)
-        except (ValueError, TypeError) as error:
-            raise LookupError(str(error)) from error
+    @cached_property
+    def _footer_fields(self) -> dict[int, Any]:
+        return read_footer_struct(self._footer)
+
+    def _packed_place(self, group: int, row: int, end: int, behind: int | None) -> tuple[int, int]:
+        """The same where all lengths of a page come before its values, which end with it (DELTA_LENGTH_BYTE_ARRAY).
+
+        ``end`` of the page; ``behind``: the first row of the next.
+        """
         payloads = self.read_group(group, ["payload"]).column("payload")
         last = len(payloads) if behind is None else behind
         lengths = pc.binary_length(payloads.slice(row, last - row)).to_pylist()
@@ -230,8 +245,10 @@ def _check_lengths(batch: pa.RecordBatch) -> None:
             raise pa.ArrowInvalid(f"a {name} has {longest} bytes, the limit is {MAX_BYTES[name]}")
 
 
-def open_parquet(store: Store, path: str, *, num_bytes: int | None = None) -> ParquetObject:
-    """Open one Parquet object; pass ``num_bytes`` where it is known, it saves a request.
+def open_parquet(
+    store: Store, path: str, *, num_bytes: int | None = None, read_range: ReadRange | None = None
+) -> ParquetObject:
+    """Open one Parquet object; pass ``num_bytes`` where it is known, it saves a request. ``read_range``: see `RangedFile`.
 
     Raises:
         ArchiveError: missing, not Parquet, or a row group over the limits.
@@ -241,12 +258,12 @@ def open_parquet(store: Store, path: str, *, num_bytes: int | None = None) -> Pa
         if info is None:
             raise ArchiveError(f"{path} is missing from {store.url}")
         num_bytes = info.known_bytes
-    return again_if_damaged(partial(_open, store, path, num_bytes))
+    return again_if_damaged(partial(_open, store, path, num_bytes, read_range))
 
 
-def _open(store: Store, path: str, num_bytes: int) -> ParquetObject:
+def _open(store: Store, path: str, num_bytes: int, read_range: ReadRange | None) -> ParquetObject:
     with damage_as_archive_error(store, path):
-        return ParquetObject(store, path, num_bytes)
+        return ParquetObject(store, path, num_bytes, read_range)
 
 
 def _check_metadata(metadata: Any, schema: pa.Schema) -> None:

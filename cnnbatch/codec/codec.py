@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from cnnbatch.codec.codec_file import CodecFile, parse_codec
 from cnnbatch.codec.geometry import Pixels, Region, divisor
-from cnnbatch.codec.interface import MAX_QUALITY, Coder, Limits, QuickDecoder
+from cnnbatch.codec.interface import MAX_QUALITY, Coder, Keep, Limits, QuickDecoder
 from cnnbatch.errors import CodecFileError
 
 if TYPE_CHECKING:
@@ -166,16 +166,19 @@ class Codec:
         width: int,
         decoder: Decoder = "full",
         scale: float = 1,
+        keep: Keep | None = None,
     ) -> Pixels:
         """Part of an image, as `reconstruct` with the same ``decoder`` and ``scale`` would give it, in pixels of that; only
         the tiles of 1024² source pixels that it needs are decoded.
+
+        ``keep``, for drafts and reduced pictures: where the latents of this bitstream's tiles are kept for the next region.
 
         Raises ValueError for a region that is not inside the image, BitstreamError for damage in what it needs.
         """
         region = Region(top, left, height, width)
         if (by := divisor(scale)) == 1 and not _is_draft(decoder):
             return self.coder.reconstruct_region(bitstream, region)
-        return self.quick_decoder.reconstruct_region(bitstream, region, by)
+        return self.quick_decoder.reconstruct_region(bitstream, region, by, keep)
 
     def shape(self, bitstream: bytes) -> tuple[int, int]:
         """(height, width) of what a bitstream claims to hold, without decoding it; raises BitstreamError."""

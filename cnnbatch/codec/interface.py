@@ -5,7 +5,7 @@ An `Architecture` turns models into the arrays of a codec file and back, a `Code
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
@@ -21,6 +21,9 @@ from cnnbatch.errors import BitstreamError
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+Keep = Callable[[Hashable, Callable[[], npt.NDArray[np.float32]]], npt.NDArray[np.float32]]
+"""``keep(name, make)``: what is kept of a bitstream under a name, or else ``make()``, which may then be kept."""
 
 Expected = dict[str, tuple[str, tuple[int | None, ...]]]
 """Name → (dtype, shape; None: any length) of the arrays of a codec file."""
@@ -82,7 +85,7 @@ class QuickDecoder(Protocol):
     def reconstruct(self, bitstreams: Sequence[bytes], by: int) -> list[Pixels]:
         """Drafts where ``by`` is 1, else pictures whose sides are divided by it; raises as `Coder.reconstruct`."""
 
-    def reconstruct_region(self, bitstream: bytes, region: Region, by: int) -> Pixels:
+    def reconstruct_region(self, bitstream: bytes, region: Region, by: int, keep: Keep | None = None) -> Pixels:
         """The pixels of ``region`` as `reconstruct` gives them; raises BitstreamError, and ValueError if it is not inside."""
 
 
@@ -96,7 +99,7 @@ class Reducing:
         """See `QuickDecoder.reconstruct`."""
         return [reduced(image, by) for image in self._coder.reconstruct(bitstreams)]
 
-    def reconstruct_region(self, bitstream: bytes, region: Region, by: int) -> Pixels:
+    def reconstruct_region(self, bitstream: bytes, region: Region, by: int, keep: Keep | None = None) -> Pixels:
         """See `QuickDecoder.reconstruct_region`."""
         [image] = self.reconstruct([bitstream], by)
         return region.cut(image)

@@ -4,15 +4,16 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from cnnbatch.codec.geometry import Pixels
-from cnnbatch.serve import images, listing, pages
+from cnnbatch.codec.transforms.integer_arrays import Floats
+from cnnbatch.serve import images, listing, monitoring, pages
 from cnnbatch.serve.caching import ByteCache
 from cnnbatch.serve.connections import TimeLimit
 from cnnbatch.serve.foreign import PROCESSES, ForeignDecoder
@@ -20,9 +21,10 @@ from cnnbatch.serve.guard import Access, Guard
 from cnnbatch.serve.http import handlers
 from cnnbatch.serve.iiif import Limits
 from cnnbatch.serve.library import Library
-from cnnbatch.serve.metrics import CONTENT_TYPE, Counted, Metrics
+from cnnbatch.serve.metrics import Counted, Metrics
 from cnnbatch.serve.pixels import PixelReader
 from cnnbatch.serve.state import State
+from cnnbatch.serve.warming import warm
 from cnnbatch.serve.workroom import Workroom
 
 MIB = 1 << 20
@@ -42,68 +44,72 @@ class Options:
     public_url: str | None = None
 
 
+ROUTES: Final = (
+    Route("/healthz", monitoring.health),
+    Route("/metrics", monitoring.metrics),
+    Route("/", pages.first),
+    Route("/static/{name}", pages.static),
+    Route("/a/{archive}/thumb", images.thumbnail),
+    Route("/a/{archive}/file", images.download),
+    Route("/a/{archive}/", pages.page),
+    Route("/a/{archive}/{page}", pages.page),
+    Route("/api/archives", pages.archives),
+    Route("/api/{archive}/folders", listing.folders),
+    Route("/api/{archive}/pictures", listing.pictures),
+    Route("/api/{archive}/picture", listing.picture),
+    Route("/api/{archive}/figures", listing.dashboard),
+    Route("/api/{archive}/runs", listing.runs),
+    Route("/iiif/{rest:path}", images.iiif_image),
+    Route("/presentation/{rest:path}", listing.presentation),
+)
+
+
 def build_app(library: Library, access: Access, options: Options) -> Starlette:
     """The ASGI application; its lifespan starts and ends threads and processes."""
-    foreign = ForeignDecoder()
-    pixels: ByteCache[Pixels] = ByteCache(options.cache_bytes // 2, lambda array: int(array.nbytes))
-    rendered: ByteCache[bytes] = ByteCache(options.cache_bytes // 2, len)
-    workroom = Workroom(options.workers, queue=options.queue, max_bytes=options.decode_bytes)
-    state = State(
-        library=library,
-        workroom=workroom,
-        searches=Workroom(SEARCHES, queue=options.queue, max_bytes=options.decode_bytes),
-        foreigners=Workroom(PROCESSES, queue=options.queue, max_bytes=options.decode_bytes),
-        pixels=PixelReader(pixels, foreign, max_pixels=options.max_pixels),
-        rendered=rendered,
-        foreign=foreign,
-        limits=options.limits,
-        public_url=options.public_url,
-    )
-    metrics = Metrics(library, workroom, {"pixels": pixels, "rendered": rendered})
-
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[Mapping[str, object]]:
-        library.start()
-        yield {}
-        library.stop()
-        state.workroom.close()
-        state.searches.close()
-        state.foreigners.close()
-        foreign.close()
-
-    async def health(request: Request) -> Response:
-        """Whether the process answers, and whether each index is there."""
-        ready = {name: one.is_ready for name, one in library.served.items()}
-        status = 200 if all(ready.values()) or "live" in request.query_params else 503
-        return JSONResponse({"ready": all(ready.values())}, status, {"Cache-Control": "no-store"})
-
-    async def scraped(request: Request) -> Response:
-        return Response(metrics.text(), headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
-
-    routes = [
-        Route("/healthz", health),
-        Route("/metrics", scraped),
-        Route("/", pages.first),
-        Route("/static/{name}", pages.static),
-        Route("/a/{archive}/thumb", images.thumbnail),
-        Route("/a/{archive}/file", images.download),
-        Route("/a/{archive}/", pages.page),
-        Route("/a/{archive}/{page}", pages.page),
-        Route("/api/archives", pages.archives),
-        Route("/api/{archive}/folders", listing.folders),
-        Route("/api/{archive}/pictures", listing.pictures),
-        Route("/api/{archive}/picture", listing.picture),
-        Route("/api/{archive}/figures", listing.dashboard),
-        Route("/api/{archive}/runs", listing.runs),
-        Route("/iiif/{rest:path}", images.iiif_image),
-        Route("/presentation/{rest:path}", listing.presentation),
-    ]
+    state = build_state(library, options)
+    library.warm = partial(warm, state)
     app = Starlette(
-        routes=routes,
-        lifespan=lifespan,
+        routes=ROUTES,
+        lifespan=_lifespan,
         exception_handlers=handlers(),
-        middleware=[Middleware(Counted, metrics=metrics), Middleware(Guard, access=access), Middleware(TimeLimit)],
+        middleware=[
+            Middleware(Counted, metrics=state.metrics),
+            Middleware(Guard, access=access),
+            Middleware(TimeLimit),
+        ],
     )
     app.state.cnnbatch = state
     app.state.kept = listing.Kept.make()
     return app
+
+
+def build_state(library: Library, options: Options) -> State:
+    """The state that all requests share, within the bounds of ``options``."""
+    foreign = ForeignDecoder()
+    pixels: ByteCache[Pixels] = ByteCache(options.cache_bytes // 4, lambda array: int(array.nbytes))
+    latents: ByteCache[Floats] = ByteCache(options.cache_bytes // 2, lambda array: int(array.nbytes))
+    rendered: ByteCache[bytes] = ByteCache(options.cache_bytes // 4, len)
+    room = partial(Workroom, queue=options.queue, max_bytes=options.decode_bytes)
+    workroom = room(options.workers)
+    return State(
+        library=library,
+        workroom=workroom,
+        searches=room(SEARCHES),
+        foreigners=room(PROCESSES),
+        pixels=PixelReader(pixels, latents, foreign, max_pixels=options.max_pixels),
+        rendered=rendered,
+        foreign=foreign,
+        metrics=Metrics(library, workroom, {"pixels": pixels, "latents": latents, "rendered": rendered}),
+        limits=options.limits,
+        public_url=options.public_url,
+    )
+
+
+@asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[Mapping[str, object]]:
+    state: State = app.state.cnnbatch
+    state.library.start()
+    try:
+        yield {}
+    finally:
+        state.close()

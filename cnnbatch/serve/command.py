@@ -14,6 +14,7 @@ import uvicorn
 
 from cnnbatch.containers import open_source
 from cnnbatch.errors import UsageError
+from cnnbatch.processes import keep_freed_memory
 from cnnbatch.serve.app import MIB, Options, build_app
 from cnnbatch.serve.connections import PatientProtocol
 from cnnbatch.serve.guard import LOOPBACK, Access
@@ -30,6 +31,7 @@ SECONDS_TO_END: Final = 10
 
 def serve(options: argparse.Namespace) -> None:
     """Serves until it is interrupted."""
+    keep_freed_memory()
     access, token = _access(options)
     if len(options.source) not in (0, len(options.archives)):
         raise UsageError("one --source for each archive, in their order, or none")

@@ -1,6 +1,7 @@
 """Connections that take their time: one that sends no request, or does not read its answer, is closed."""
 
 import asyncio
+import socket
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -16,7 +17,8 @@ class PatientProtocol(H11Protocol):
     _waiting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """Begins to wait."""
+        """Begins to wait, and sends what there is at once: a header that waits for its body costs 40 ms a request."""
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().connection_made(transport)
         self._wait()
 

@@ -42,6 +42,12 @@ class ForeignDecoder:
         for child in self._children:
             self._free.put(child)
 
+    def start(self) -> None:
+        """Starts all of them now. Raises CnnbatchError where one does not start."""
+        for _ in self._children:
+            with self._child() as child:
+                child.start()
+
     def probe(self, file: ArchiveRow | bytes) -> Probed:
         """Size and orientation of a stored row or a file. Raises ImageError."""
         width, height, orientation = _SIZE.unpack(self._ask(("probe", file)))

@@ -14,11 +14,11 @@ from cnnbatch.serve.http import ASK_AGAIN, FOR_A_WHILE, FOR_EVER, NotFound, atta
 from cnnbatch.serve.iiif import FORMATS, BadRequest, ImageRequest, Plan, parse_request
 from cnnbatch.serve.library import Served, Version
 from cnnbatch.serve.pixels import VIEWS, Shown, View
-from cnnbatch.serve.rendering import render
+from cnnbatch.serve.rendering import as_jpeg, render
 from cnnbatch.serve.state import State, original_of, segments
 
 PARTS: Final = 4
-THUMBNAIL_SIDES: Final = (160, 320, 640)
+THUMBNAIL_SIDES: Final = (128, 256, 512)
 DOWNLOADS: Final = ("original", "png", "webp", "jpeg", "cnb", "source")
 MEDIA_TYPE: Final = "application/octet-stream"
 JSON_LD: Final = f'application/ld+json;profile="{iiif.CONTEXT}"'
@@ -38,7 +38,7 @@ async def iiif_image(request: Request) -> Response:
     shown_view: View = view or "archive"
     if shown_view in ("source", "difference") and served.source is None:
         raise NotFound("the source is not reachable from here")
-    version = await state.search(request, lambda: served.version)
+    version = await state.version(request, served)
     if rest[-1] == "info.json":
         return await _info(request, state, version, "/".join(rest[:-1]))
     if len(rest) > PARTS:
@@ -50,14 +50,14 @@ async def iiif_image(request: Request) -> Response:
 
 
 async def thumbnail(request: Request) -> Response:
-    """``/a/ARCHIVE/thumb?key=…&side=320&v=…``: a small upright picture."""
+    """``/a/ARCHIVE/thumb?key=…&side=256&v=…``: a small upright picture."""
     state: State = request.app.state.cnnbatch
     served = state.served(request.path_params["archive"])
     key = request.query_params.get("key", "")
-    side = request.query_params.get("side", "320")
+    side = request.query_params.get("side", "256")
     if side not in map(str, THUMBNAIL_SIDES):
         raise BadRequest(f"side is one of {', '.join(map(str, THUMBNAIL_SIDES))}")
-    version = await state.search(request, lambda: served.version)
+    version = await state.version(request, served)
     number = state.found(version, key)
     identity = version.index.identity(number)
     tag = etag(identity, "thumb", side)
@@ -78,7 +78,7 @@ async def download(request: Request) -> Response:
     key, format = request.query_params.get("key", ""), request.query_params.get("as", "original")
     if format not in DOWNLOADS:
         raise UsageError(f"as is one of {', '.join(DOWNLOADS)}")
-    version = await state.search(request, lambda: served.version)
+    version = await state.version(request, served)
     number = state.found(version, key)
     body = await state.run_row(request, version, number, partial(_file, state, served, version, number, key, format), format)
     name = key.rpartition("/")[2]
@@ -130,11 +130,8 @@ def _render(state: State, served: Served, shown: Shown, plan: Plan, view: View) 
 
 def _thumbnail(state: State, version: Version, number: int, side: int) -> bytes:
     shown = state.shown(version, number)
-    width, height = shown.upright_size
-    small = f"!{side},{side}"
-    plan = parse_request("full", small, "0", "default.jpg").resolve(width, height, state.limits)
-    with state.workroom.memory(state.pixels.cost(shown, plan, "archive")):
-        return render(state.pixels.pixels(shown, plan, "archive", lambda: b""), plan, icc=shown.row.icc)
+    with state.workroom.memory(state.pixels.thumbnail_cost(shown, side)):
+        return as_jpeg(state.pixels.thumbnail(shown, side), icc=shown.row.icc)
 
 
 def _file(state: State, served: Served, version: Version, number: int, key: str, format: str) -> bytes:

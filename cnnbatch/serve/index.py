@@ -7,6 +7,7 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +17,8 @@ import pyarrow.compute as pc
 
 from cnnbatch.archive.damage import or_fault
 from cnnbatch.archive.parallel import map_parallel
-from cnnbatch.archive.parquet import open_parquet, read_columns
+from cnnbatch.archive.parquet import read_columns
+from cnnbatch.archive.shard_reading import payload_sizes
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard
 from cnnbatch.errors import ArchiveError
 from cnnbatch.storage import Store
@@ -40,7 +42,7 @@ class Folder:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Index:
     """``table`` has `COLUMNS`, ``shard`` and ``row``; ``faults`` says which shards could not be read."""
 
@@ -52,6 +54,18 @@ class Index:
     """Every folder that directly or indirectly has pictures → how many."""
     children: dict[str, list[str]] = field(repr=False)
     faults: tuple[str, ...] = ()
+
+    @cached_property
+    def _shard_numbers(self) -> npt.NDArray[np.int32]:
+        return np.asarray(self.table.column("shard"))
+
+    @cached_property
+    def _row_numbers(self) -> npt.NDArray[np.int32]:
+        return np.asarray(self.table.column("row"))
+
+    @cached_property
+    def _stored(self) -> npt.NDArray[np.bool_]:
+        return np.asarray(pc.fill_null(pc.equal(self.table.column("outcome"), "store"), False))
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -74,7 +88,7 @@ class Index:
 
     def place(self, row: int) -> tuple[LiveShard, int]:
         """The shard that has a row, and which of its rows that is."""
-        return self.shards[self.table.column("shard")[row].as_py()], self.table.column("row")[row].as_py()
+        return self.shards[self._shard_numbers[row]], int(self._row_numbers[row])
 
     def identity(self, row: int) -> str:
         """A word that is another one where the key has other content: shards are never changed."""
@@ -83,7 +97,7 @@ class Index:
 
     def is_stored(self, row: int) -> bool:
         """Whether its original was kept as it was."""
-        return bool(self.table.column("outcome")[row].as_py() == "store")
+        return bool(self._stored[row])
 
     def rows(self, rows: Rows) -> list[dict[str, Any]]:
         """Those rows as dictionaries of `COLUMNS`, with their `identity`."""
@@ -127,10 +141,12 @@ def build_index(store: Store, version: int, shards: Sequence[LiveShard], *, thre
 
 
 def payload_bytes(store: Store, index: Index, *, threads: int = DEFAULT_THREADS) -> npt.NDArray[np.float64]:
-    """Bytes of the payload of each row of the index, by the page indexes of the shards: a few small requests for each."""
+    """Bytes of the payload of each row of the index: a small request for each shard. Where its footer does not tell, as in
+    shards that were written by older versions, equal shares of it."""
 
     def read(shard: LiveShard) -> npt.NDArray[np.float64]:
-        return open_parquet(store, shard.path, num_bytes=shard.num_bytes).payload_bytes()
+        sizes = np.array(payload_sizes(store, shard.path, num_bytes=shard.num_bytes), np.float64)  # None: not a number
+        return np.where(np.isnan(sizes), shard.num_bytes / max(1, shard.num_rows), sizes)
 
     by_shard: list[npt.NDArray[np.float64]] = []
     for shard, found in zip(

@@ -1,8 +1,9 @@
 """The archives that are served, each by its name, and always one version of each with its index."""
 
 import logging
+import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from threading import Lock
@@ -13,15 +14,18 @@ from cnnbatch import reading
 from cnnbatch.archive import ArchiveRow
 from cnnbatch.archive.damage import damage_as_archive_error
 from cnnbatch.archive.parquet import ParquetObject, open_parquet
-from cnnbatch.archive.schema import COLUMNS, SCHEMA, SMALL_COLUMNS, table_to_rows
+from cnnbatch.archive.schema import BLOBS, COLUMNS, SCHEMA, SMALL_COLUMNS, table_to_rows
 from cnnbatch.archive.snapshot import LiveShard
 from cnnbatch.errors import CnnbatchError, UsageError
 from cnnbatch.reading import Archive
+from cnnbatch.serve.blocks import Blocks
 from cnnbatch.serve.caching import ByteCache
 from cnnbatch.serve.index import Index, build_index
 from cnnbatch.storage import Source, StorageConfig
 
 GROUP_CACHE_BYTES = 64 << 20
+ROW_CACHE_BYTES = 128 << 20
+BLOCK_CACHE_BYTES = 64 << 20
 OPEN_FILES = 256
 
 logger = logging.getLogger(__name__)
@@ -33,12 +37,17 @@ class RowReader:
     def __init__(self, archive: Archive) -> None:
         self._store = archive.rows.store
         self._groups: ByteCache[pa.Table] = ByteCache(GROUP_CACHE_BYTES, lambda table: int(table.nbytes))
+        self._rows: ByteCache[ArchiveRow] = ByteCache(ROW_CACHE_BYTES, _row_bytes)
+        self._blocks: ByteCache[bytes] = ByteCache(BLOCK_CACHE_BYTES, len)
         self._files: dict[str, list[ParquetObject]] = {}
         self._num_files = 0
         self._lock = Lock()
 
     def row(self, shard: LiveShard, number: int) -> ArchiveRow:
         """One row, checked as every other. Raises ArchiveError."""
+        return self._rows.get((shard.path, number), partial(self._read, shard, number))
+
+    def _read(self, shard: LiveShard, number: int) -> ArchiveRow:
         with self._file(shard) as file, damage_as_archive_error(self._store, shard.path):
             group, row = _in_group(file, number)
             small = self._groups.get((shard.path, group), partial(file.read_group, group, SMALL_COLUMNS)).slice(row, 1)
@@ -57,13 +66,18 @@ class RowReader:
             file = free.pop() if free else None
             self._num_files -= file is not None
         if file is None:
-            file = open_parquet(self._store, shard.path, num_bytes=shard.num_bytes)
+            read_range = Blocks(self._store, shard.path, shard.num_bytes, self._blocks)
+            file = open_parquet(self._store, shard.path, num_bytes=shard.num_bytes, read_range=read_range)
         yield file  # one that met damage is not used again
         with self._lock:
             if self._num_files >= OPEN_FILES:
                 self._files, self._num_files = {}, 0
             self._files.setdefault(shard.path, []).append(file)
             self._num_files += 1
+
+
+def _row_bytes(row: ArchiveRow) -> int:
+    return len(row.payload) + sum(len(getattr(row, name) or b"") for name in BLOBS)
 
 
 def _in_group(file: ParquetObject, number: int) -> tuple[int, int]:
@@ -98,16 +112,17 @@ class Served:
     def __init__(self, name: str, url: str, config: StorageConfig | None, source: Source | None) -> None:
         self.name, self.source = name, source
         self._url, self._config = url, config
-        self._archive = reading.open(url, config)
+        self._archive = self._open()
         self._version: Version | None = None
         self._lock = Lock()
 
     @property
     def version(self) -> Version:
         """The newest that has an index; the first who asks waits for that to be read."""
-        with self._lock:
-            if self._version is None:
-                self._version = Version(self._archive)
+        if self._version is None:
+            with self._lock:
+                if self._version is None:
+                    self._version = Version(self._archive)
         return self._version
 
     @property
@@ -119,21 +134,34 @@ class Served:
         """Replaces the version by the newest; what cannot be read leaves the one that there is."""
         current = self.version
         try:
-            archive = reading.open(self._url, self._config)
+            archive = self._open()
             if archive.rows.snapshot.version != current.index.version:
                 self._version = Version(archive)
         except CnnbatchError as error:
             logger.warning("archive %s could not be opened again: %s", self.name, error)
 
+    def _open(self) -> Archive:
+        return reading.open(self._url, self._config, threads=len(os.sched_getaffinity(0)))
+
 
 class Library:
     """All archives that are served."""
 
-    def __init__(self, served: Sequence[Served], *, refresh_seconds: float = 60.0) -> None:
+    def __init__(
+        self, served: Sequence[Served], *, refresh_seconds: float = 60.0, warm: Callable[[Served], None] = lambda served: None
+    ) -> None:
+        """``warm`` is called with each archive when its index is there, before it is said to be ready."""
         self.served = {one.name: one for one in served}
+        self.warm = warm
         self._seconds = refresh_seconds
+        self._ready: set[str] = set()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep_fresh, name="cnnbatch-refresh", daemon=True)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether each archive has its index, and was warmed."""
+        return len(self._ready) == len(self.served)
 
     def start(self) -> None:
         """Reads the indexes, and goes on looking for new versions."""
@@ -150,9 +178,20 @@ class Library:
     def _keep_fresh(self) -> None:
         while True:
             for one in self.served.values():
-                one.refresh()
+                self._freshen(one)
             if self._ended.wait(self._seconds):
                 return
+
+    def _freshen(self, one: Served) -> None:
+        try:
+            one.refresh()
+            if one.name not in self._ready:
+                self.warm(one)
+            self._ready.add(one.name)
+        except CnnbatchError as error:  # its index cannot be had: whoever asks for it is told so, and it is tried again
+            logger.warning("archive %s could not be read: %s", one.name, error)
+        except Exception:  # a fault of ours ends no thread that others wait for
+            logger.exception("archive %s could not be read", one.name)
 
 
 def names_of(urls: Sequence[str]) -> list[str]:

@@ -102,7 +102,7 @@ async def presentation(request: Request) -> Response:
     state: State = request.app.state.cnnbatch
     name, *rest = segments(request, "presentation")
     served = state.served(name)
-    version = await state.search(request, lambda: served.version)
+    version = await state.version(request, served)
 
     def address(path: str) -> str:
         return f"{state.base(request)}{path}"
@@ -125,7 +125,7 @@ async def presentation(request: Request) -> Response:
 async def _opened(request: Request) -> tuple[State, Served, Version]:
     state: State = request.app.state.cnnbatch
     served = state.served(request.path_params["archive"])
-    return state, served, await state.search(request, lambda: served.version)
+    return state, served, await state.version(request, served)
 
 
 async def _rows(request: Request, state: State, served: Served, version: Version, query: Query) -> Rows:

@@ -14,7 +14,7 @@ from cnnbatch.text import visible
 CONTEXT: Final = "http://iiif.io/api/presentation/3/context.json"
 CANVASES: Final = 500
 MOST_MEMBERS: Final = 10_000
-THUMBNAIL: Final = 320
+THUMBNAIL: Final = 256
 UNKNOWN_SIDE: Final = 1000
 
 Address = Callable[[str], str]

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from cnnbatch.archive import ArchiveRow
-from cnnbatch.codec.geometry import Pixels, Region, reduced
+from cnnbatch.codec.geometry import SCALES, Pixels, Region, reduced
+from cnnbatch.codec.transforms.integer_arrays import Floats
 from cnnbatch.errors import BitstreamError, ImageError
 from cnnbatch.picture import Picture
 from cnnbatch.serve.caching import ByteCache
@@ -33,6 +34,8 @@ GAIN: Final = 4
 WHOLE_PIXELS: Final = 1 << 20
 """A picture that is no larger is decoded whole and kept; of a larger one a region is decoded."""
 
+ENOUGH: Final = 0.75
+"""A thumbnail that is decoded at this share of the side that was asked for, or more, is not decoded at the next size."""
 
 BYTES_PER_PIXEL: Final = 32
 """Latents, planes of floats and pixels of what is decoded by the codec."""
@@ -68,8 +71,11 @@ class Shown:
 class PixelReader:
     """Pixels of pictures, with a cache of those that tiles and thumbnails share."""
 
-    def __init__(self, cache: ByteCache[Pixels], foreign: ForeignDecoder, *, max_pixels: int) -> None:
-        self._cache, self._foreign, self._max_pixels = cache, foreign, max_pixels
+    def __init__(
+        self, cache: ByteCache[Pixels], latents: ByteCache[Floats], foreign: ForeignDecoder, *, max_pixels: int
+    ) -> None:
+        """``latents``: of the tiles of large pictures, which neighbouring regions share."""
+        self._cache, self._latents, self._foreign, self._max_pixels = cache, latents, foreign, max_pixels
         self._probed: ByteCache[Probed] = ByteCache(PROBED, lambda _: 1)
 
     def open(self, picture: Picture, identity: str) -> Shown:
@@ -108,12 +114,30 @@ class PixelReader:
         size = shown_size(*plan.size, shown.orientation)
         return upright(_resized(found, size, box), shown.orientation)
 
+    def thumbnail(self, shown: Shown, side: int) -> Pixels:
+        """The whole picture, upright, about ``side`` pixels at its longer side and never more. Raises as `pixels`."""
+        width, height = shown.size
+        by = thumbnail_divisor(width, height, side)
+        found = self._cut(shown, _cells(Region(0, 0, height, width), by), by, "archive", lambda: b"")
+        scale = side / max(found.shape[:2])
+        if scale < 1:
+            rows, columns = found.shape[:2]
+            size = max(1, round(columns * scale)), max(1, round(rows * scale))
+            found = _resized(found, size, (0, 0, columns, rows))
+        return upright(found, shown.orientation)
+
     def cost(self, shown: Shown, plan: Plan, view: View) -> int:
         """About how many bytes that takes while it is computed."""
         width, height = shown.size
         region = plan.region.width * plan.region.height // plan.divisor**2
         whole = width * height if view in ("source", "difference") or shown.row.outcome == "store" or shown.row.alpha else 0
         return BYTES_PER_PIXEL * (region + plan.size[0] * plan.size[1]) + 4 * whole
+
+    def thumbnail_cost(self, shown: Shown, side: int) -> int:
+        """The same of `thumbnail`."""
+        width, height = shown.size
+        whole = width * height if shown.row.outcome == "store" or shown.row.alpha else 0
+        return BYTES_PER_PIXEL * width * height // thumbnail_divisor(width, height, side) ** 2 + 4 * whole
 
     def _cut(self, shown: Shown, cells: Region, by: int, view: View, original: Callable[[], bytes]) -> Pixels:
         if view == "source":
@@ -139,7 +163,13 @@ class PixelReader:
             )
             return cells.cut(whole)
         return shown.picture.region(
-            top=cells.top, left=cells.left, height=cells.height, width=cells.width, decoder=decoder, scale=1 / by
+            top=cells.top,
+            left=cells.left,
+            height=cells.height,
+            width=cells.width,
+            decoder=decoder,
+            scale=1 / by,
+            keep=lambda name, make: self._latents.get((shown.identity, name), make),
         )
 
     def _alpha(self, shown: Shown, by: int) -> Pixels:
@@ -160,6 +190,11 @@ class PixelReader:
         if by == 1:
             return self._cache.get((shown.identity, 1, view), whole)
         return self._cache.get((shown.identity, by, view), lambda: reduced(self._foreign_pixels(shown, 1, view, file), by))
+
+
+def thumbnail_divisor(width: int, height: int, side: int) -> int:
+    """By how much a picture is made smaller when it is decoded for a thumbnail."""
+    return max((by for by in SCALES if max(width, height) >= ENOUGH * side * by), default=1)
 
 
 def _cells(region: Region, by: int) -> Region:

@@ -15,6 +15,7 @@ OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "webp": {"format": "WEBP", "quality": 82, "method": 1},
 }
 WHITE: Final = 255
+SMALL_PROFILE_BYTES: Final = 4 << 10
 
 
 def render(pixels: Pixels, plan: Plan, *, icc: bytes | None = None) -> bytes:
@@ -36,6 +37,14 @@ def render(pixels: Pixels, plan: Plan, *, icc: bytes | None = None) -> bytes:
     keeps = icc if plan.quality in ("default", "color") else None
     options = OPTIONS[plan.format] | ({"icc_profile": keeps} if keeps else {})
     image.save(buffer, **options)
+    return buffer.getvalue()
+
+
+def as_jpeg(pixels: Pixels, *, icc: bytes | None) -> bytes:
+    """A whole picture as it is; without a profile that would be larger than the file."""
+    buffer = io.BytesIO()
+    profile = icc if icc and len(icc) <= SMALL_PROFILE_BYTES else None
+    Image.fromarray(np.ascontiguousarray(on_white(pixels))).save(buffer, **OPTIONS["jpg"], icc_profile=profile)
     return buffer.getvalue()
 
 

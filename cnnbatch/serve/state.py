@@ -14,6 +14,7 @@ from cnnbatch.serve.foreign import ForeignDecoder
 from cnnbatch.serve.http import NotFound
 from cnnbatch.serve.iiif import BadRequest, Limits
 from cnnbatch.serve.library import Library, Served, Version
+from cnnbatch.serve.metrics import Metrics
 from cnnbatch.serve.pixels import PixelReader, Shown
 from cnnbatch.serve.workroom import Workroom
 from cnnbatch.storage import is_safe_key
@@ -32,6 +33,7 @@ class State:
     pixels: PixelReader
     rendered: ByteCache[bytes]
     foreign: ForeignDecoder
+    metrics: Metrics
     limits: Limits
     public_url: str | None = None
 
@@ -47,6 +49,17 @@ class State:
     async def search(self, request: Request, function: Callable[[], T]) -> T:
         """The same for what reads an index, or builds one."""
         return await self.searches.run(request.is_disconnected, function)
+
+    async def version(self, request: Request, served: Served) -> Version:
+        """The newest version of an archive; waits where its index is being read."""
+        return served.version if served.is_ready else await self.search(request, lambda: served.version)
+
+    def close(self) -> None:
+        """Ends threads and processes when what they are at is done."""
+        self.library.stop()
+        for room in (self.workroom, self.searches, self.foreigners):
+            room.close()
+        self.foreign.close()
 
     def served(self, name: str) -> Served:
         """An archive by its name. Raises NotFound."""

@@ -44,6 +44,7 @@ class Workroom:
                 return await asyncio.shield(work)
             except asyncio.CancelledError:
                 await asyncio.wait([work])
+                work.exception()  # nobody is there to be told
                 raise
 
     @contextmanager

@@ -85,6 +85,10 @@ class Child:
         self._pipe: Connection | None = None
         self._memory = 0
 
+    def start(self) -> None:
+        """Starts it now, where it does not run; raises CnnbatchError as its first `ask` would."""
+        self._connected()
+
     def ask(self, request: object) -> bytes | None:
         """The answer, or None if the child died, hung or grew over it. Raises the CnnbatchError that the child raised."""
         pipe = self._connected()
@@ -104,7 +108,11 @@ class Child:
             self._process = context.Process(
                 target=_serve, args=(self._build, self._answer_of, end), name="cnnbatch-isolated", daemon=True
             )
-            self._process.start()
+            try:
+                self._process.start()
+            except (OSError, RuntimeError) as error:  # no more processes, or a main module that may not be imported
+                self._process = self._pipe = None
+                raise CnnbatchError(f"the process that takes inputs one by one did not start: {error}") from error
             end.close()
             try:
                 self._answer(self._pipe, SECONDS_TO_START)

@@ -2,11 +2,15 @@
 
 import io
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from cnnbatch.storage.interface import Store
+
+ReadRange = Callable[[int, int], bytes]
+"""(start, length) → bytes of a file."""
 
 MAX_HOLE_BYTES = 8192
 """Bytes between two wanted ranges up to which one request for both is cheaper than two."""
@@ -54,9 +58,10 @@ class SeekableReader(io.RawIOBase):
 class RangedFile(SeekableReader):
     """One object as a seekable file; each read is one range request, unless `fetch` has brought those bytes."""
 
-    def __init__(self, store: Store, path: str, num_bytes: int) -> None:
+    def __init__(self, store: Store, path: str, num_bytes: int, read_range: ReadRange | None = None) -> None:
+        """``read_range``: instead of the store's."""
         super().__init__()
-        self._store, self._path, self.num_bytes = store, path, num_bytes
+        self._read_range, self.num_bytes = read_range or partial(store.read_range, path), num_bytes
         self._fetched: list[tuple[int, memoryview]] = []
         self._asked: list[tuple[int, int]] | None = None
 
@@ -73,7 +78,7 @@ class RangedFile(SeekableReader):
         """Read these (start, end), neighbours together, and keep them until the next call."""
         self._fetched = []
         for start, end in _joined(sorted(ranges)):
-            self._fetched.append((start, memoryview(self._store.read_range(self._path, start, end - start))))
+            self._fetched.append((start, memoryview(self._read_range(start, end - start))))
 
     def read(self, size: int | None = -1) -> Any:
         """Bytes, or a view of what was fetched: Arrow holds all chunks of a row group at once."""
@@ -96,7 +101,7 @@ class RangedFile(SeekableReader):
                 return data[start - known : end - known]
         if not 0 <= start <= end <= self.num_bytes:
             raise ValueError(f"there are no bytes {start} to {end}")
-        return memoryview(self._store.read_range(self._path, start, end - start))
+        return memoryview(self._read_range(start, end - start))
 
 
 def _joined(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:

@@ -89,7 +89,8 @@ def test_figures_add_up(version: Version) -> None:
         assert sum(group["source_bytes"] for group in found[groups]) == found["source_bytes"]
     assert {group["name"] for group in found["folders"]} == {"", "2024/", "2025/", "odd/"}
     exact = sum(len(version.archive[key].row.payload) for key in sources())
-    assert exact <= found["payload_bytes"] <= exact + 200_000
+    crafted = found["payload_bytes"] - exact
+    assert crafted == len(version.archive["2024/summer/photo.png"].row.payload)
     histogram = found["histograms"]["psnr_db"]
     assert sum(histogram["counts"]) == histogram["images"] > 3
 

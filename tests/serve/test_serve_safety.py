@@ -36,7 +36,7 @@ def test_without_the_token_there_is_nothing(guarded: Running) -> None:
         assert TOKEN.encode() not in found.body
         assert guarded.get(path, {"Authorization": "Bearer another"}).status == 401
         assert guarded.get(path, {"Cookie": "cnnbatch-token=é"}).status == 401
-    assert guarded.get("/healthz").status == 200
+    assert guarded.get("/healthz?live").status == 200
 
 
 def test_the_token_comes_by_header_or_once_in_the_address(guarded: Running) -> None:
@@ -164,7 +164,7 @@ def test_beyond_the_queue_it_says_come_again(guarded: Running) -> None:
         found = list(pool.map(lambda path: guarded.get(path, headers), paths))
     assert {answer.status for answer in found} == {200, 503}
     assert all(answer.headers["retry-after"] for answer in found if answer.status == 503)
-    assert guarded.get("/healthz").status == 200
+    assert guarded.get("/healthz?live").status == 200
 
 
 def test_slow_clients_hold_nobody_up_and_are_closed(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ def test_slow_clients_hold_nobody_up_and_are_closed(server: Running, monkeypatch
         for one in slow[:20]:
             one.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
         started = time.monotonic()
-        assert server.get("/healthz").status == 200
+        assert server.get("/healthz?live").status == 200
         assert time.monotonic() - started < 1.0
         for one in slow:
             one.settimeout(20)
@@ -190,7 +190,7 @@ def test_a_client_that_does_not_read_blocks_no_other(server: Running) -> None:
     one.sendall(b"GET /iiif/photos~full/squares.png/full/max/0/default.png HTTP/1.1\r\nHost: localhost\r\n\r\n")
     time.sleep(0.3)
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda n: server.get(f"/a/photos/thumb?key=squares.png&side={n}"), [160, 320, 640] * 4))
+        found = list(pool.map(lambda n: server.get(f"/a/photos/thumb?key=squares.png&side={n}"), [128, 256, 512] * 4))
     assert {answer.status for answer in found} == {200}
     one.close()
 

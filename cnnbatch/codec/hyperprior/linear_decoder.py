@@ -10,7 +10,7 @@ Shapes: h × w latent positions of a window, M latent channels, of which the fir
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import TypeVar
 
 import numpy as np
@@ -23,7 +23,7 @@ from cnnbatch.codec.hyperprior.draft_filter import DraftFilter
 from cnnbatch.codec.hyperprior.parsing import BitstreamParser
 from cnnbatch.codec.hyperprior.tile_decoder import TileDecoder
 from cnnbatch.codec.hyperprior.windows import TileJob, latent_shape, moved, overlap, region_window, tile_jobs
-from cnnbatch.codec.interface import Limits, Parsed, naming
+from cnnbatch.codec.interface import Keep, Limits, Parsed, naming
 from cnnbatch.codec.transforms.integer_arrays import Floats
 from cnnbatch.codec.transforms.lapped_kernels import lapped_planes
 from cnnbatch.codec.transforms.quality_laws import curve_at
@@ -69,20 +69,31 @@ class LinearDecoder:
         self._each(render, ((n, piece) for n, image in enumerate(images) for piece in _whole(image).pieces(WINDOW_SIDE // by)))
         return [uncoloured(image, gray=h.gray, neutral=h.neutral) for image, h in zip(images, headers, strict=True)]
 
-    def reconstruct_region(self, bitstream: bytes, region: Region, by: int) -> Pixels:
-        """The pixels of ``region`` as `reconstruct` gives them. Raises BitstreamError, and ValueError if it is not inside."""
+    def reconstruct_region(self, bitstream: bytes, region: Region, by: int, keep: Keep | None = None) -> Pixels:
+        """The pixels of ``region`` as `reconstruct` gives them; ``keep`` has the ŷ of tiles that it was given before.
+
+        Raises BitstreamError, and ValueError if it is not inside.
+        """
         [parsed], scaled = self._parse([bitstream]), self._scaled(by)
         header = parsed.header
         region.check(*reduced_size(header.height, header.width, by))
         rows, columns = _around(region, by, header)
         y_hat = np.empty((rows.stop - rows.start, columns.stop - columns.start, scaled.tiles.wanted), np.float32)
-        for job in tile_jobs(0, header):
+
+        def decode(job: TileJob) -> None:
             common = overlap(rows, job.rows), overlap(columns, job.columns)
             if all(part.stop > part.start for part in common):
-                y_hat[moved(common, rows, columns)] = _tile(scaled, parsed, job)[moved(common, job.rows, job.columns)]
+                make = partial(_tile, scaled, parsed, job)
+                tile = make() if keep is None else keep((job.number, scaled.tiles.wanted), make)
+                y_hat[moved(common, rows, columns)] = tile[moved(common, job.rows, job.columns)]
+
+        self._each(decode, tile_jobs(0, header))
         image = np.empty((region.height, region.width, COLOURS), np.uint8)
-        for piece in region.pieces(WINDOW_SIDE // by):
+
+        def render(piece: Region) -> None:
             scaled.fill(image[piece.within(region)], piece, y_hat, (rows.start, columns.start), header)
+
+        self._each(render, region.pieces(WINDOW_SIDE // by))
         return uncoloured(image, gray=header.gray, neutral=header.neutral)
 
     def planes(self, bitstream: bytes) -> tuple[Floats, float]:
@@ -92,7 +103,8 @@ class LinearDecoder:
         return scaled.planes(_tile(scaled, parsed, job), parsed.header.quality), scaled.step(parsed.header.quality)
 
     def _each(self, function: Callable[[T], None], items: Iterable[T]) -> None:
-        for _ in (map if self._pool is None else self._pool.map)(function, items):
+        parts = list(items)
+        for _ in (map if self._pool is None or len(parts) == 1 else self._pool.map)(function, parts):
             pass
 
 

@@ -34,7 +34,7 @@ function show(item, picture) {
   const size = picture.width ? `${picture.width} × ${picture.height}, ` : "";
   link.title = `${visible(picture.key)}\n${size}${bytes(picture.source_size)}, ${picture.outcome}`;
   name.textContent = lastPart(picture.key);
-  const source = `thumb?${new URLSearchParams({ key: picture.key, side: window.devicePixelRatio > 1.5 ? 640 : 320, v: picture.v })}`;
+  const source = `thumb?${new URLSearchParams({ key: picture.key, side: window.devicePixelRatio > 1.5 ? 512 : 256, v: picture.v })}`;
   const image = make("img", { alt: lastPart(picture.key), decoding: "async", draggable: "false" });
   let tries = 0;
   image.addEventListener("error", () => {
