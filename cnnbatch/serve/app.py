@@ -18,7 +18,7 @@ from cnnbatch.serve.caching import ByteCache
 from cnnbatch.serve.connections import TimeLimit
 from cnnbatch.serve.foreign import PROCESSES, ForeignDecoder
 from cnnbatch.serve.guard import Access, Guard
-from cnnbatch.serve.http import handlers
+from cnnbatch.serve.http import Sending, handlers
 from cnnbatch.serve.iiif import Limits
 from cnnbatch.serve.library import Library
 from cnnbatch.serve.metrics import Counted, Metrics
@@ -80,6 +80,7 @@ def build_app(library: Library, access: Access, options: Options) -> Starlette:
     )
     app.state.cnnbatch = state
     app.state.kept = listing.Kept.make()
+    app.state.sending = Sending(options.decode_bytes)
     return app
 
 

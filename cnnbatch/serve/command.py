@@ -83,7 +83,8 @@ def _access(options: argparse.Namespace) -> tuple[Access, str | None]:
     hosts: frozenset[str] = frozenset()
     if local and token is None:
         hosts = LOOPBACK | ({urlsplit(options.public_url).hostname or ""} if options.public_url else frozenset())
-    return Access(token, hosts, frozenset(options.cors)), None if given else token
+    secure = (options.public_url or "").startswith("https:")
+    return Access(token, hosts, frozenset(options.cors), secure), None if given else token
 
 
 def _listen(host: str, port: int) -> socket.socket:

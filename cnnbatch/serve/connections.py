@@ -4,11 +4,16 @@ import asyncio
 import socket
 from typing import Any, Final
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 SECONDS_TO_ASK: Final = 15.0
 SECONDS_TO_ANSWER: Final = 120.0
+SECONDS_TO_READ: Final = 30
+"""Time in which a client takes nothing of what lies ready for it."""
+
+LEAST_RATE: Final = 64 << 10
+"""Bytes a second that a client takes, on average, of a long answer."""
 
 
 class PatientProtocol(H11Protocol):
@@ -18,7 +23,10 @@ class PatientProtocol(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         """Begins to wait, and sends what there is at once: a header that waits for its body costs 40 ms a request."""
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection: socket.socket = transport.get_extra_info("socket")
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * SECONDS_TO_READ)
         super().connection_made(transport)
         self._wait()
 
@@ -53,7 +61,7 @@ class PatientProtocol(H11Protocol):
 
 
 class TimeLimit:
-    """ASGI middleware: an answer that is not sent in time is given up, and its connection with it."""
+    """ASGI middleware: an answer that does not begin in time, or is not taken in time, is given up with its connection."""
 
     def __init__(self, app: ASGIApp, seconds: float = SECONDS_TO_ANSWER) -> None:
         self._app, self._seconds = app, seconds
@@ -64,7 +72,14 @@ class TimeLimit:
             await self._app(scope, receive, send)
             return
         try:
-            async with asyncio.timeout(self._seconds):
-                await self._app(scope, receive, send)
+            async with asyncio.timeout(self._seconds) as limit:
+
+                async def begun(message: Message) -> None:
+                    if message["type"] == "http.response.start":
+                        length = int(dict(message["headers"]).get(b"content-length", 0))
+                        limit.reschedule(asyncio.get_running_loop().time() + self._seconds + length / LEAST_RATE)
+                    await send(message)
+
+                await self._app(scope, receive, begun)
         except TimeoutError:
             raise ConnectionAbortedError("the answer took too long") from None

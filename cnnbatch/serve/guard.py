@@ -45,12 +45,13 @@ _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:\d{
 class Access:
     """``token`` None: none is asked for. ``hosts``: names under which the server may be asked, empty for any.
 
-    ``origins``: of pages elsewhere that may read IIIF answers, ``*`` for all.
+    ``origins``: of pages elsewhere that may read IIIF answers, ``*`` for all. ``secure``: whether clients come by https.
     """
 
     token: str | None = field(default=None, repr=False)
     hosts: frozenset[str] = frozenset()
     origins: frozenset[str] = frozenset()
+    secure: bool = False
 
     def knows_host(self, host: str) -> bool:
         """Whether it is a Host header that may be answered: other names that lead here are somebody's trick."""
@@ -110,7 +111,7 @@ class Guard:
         rest = urlencode([(name, value) for name, value in query if name != "token"])
         path = (request.scope.get("raw_path") or request.scope["path"].encode()).decode("latin-1").partition("?")[0]
         response = RedirectResponse(f"/{path.lstrip('/')}{'?' if rest else ''}{rest}", 303, {"Cache-Control": "no-store"})
-        secure = request.url.scheme == "https"
+        secure = self._access.secure or request.url.scheme == "https"
         response.set_cookie(COOKIE, given[0], httponly=True, samesite="strict", secure=secure, path="/")
         return response
 
@@ -129,7 +130,8 @@ class Guard:
                     headers["Access-Control-Allow-Origin"] = origin
                     headers["Access-Control-Expose-Headers"] = "Link"
                     headers["Access-Control-Allow-Headers"] = "Accept, Authorization, Range"
-                headers["Cross-Origin-Resource-Policy"] = "cross-origin" if shared and origin else "same-origin"
+                # A viewer's <img> says no origin: where one may read pictures, every page may show them.
+                headers["Cross-Origin-Resource-Policy"] = "cross-origin" if shared and self._access.origins else "same-origin"
                 if shared and "*" not in self._access.origins:
                     headers.add_vary_header("Origin")
             await send(message)

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from cnnbatch.errors import (
     ArchiveError,
@@ -30,6 +32,7 @@ FOR_EVER: Final = "private, max-age=31536000, immutable"
 FOR_A_WHILE: Final = "private, max-age=60, must-revalidate"
 ASK_AGAIN: Final = "private, no-cache"
 SECONDS_TO_WAIT: Final = "2"
+CHUNK_BYTES: Final = 256 << 10
 
 
 class NotFound(Exception):
@@ -113,9 +116,48 @@ def _part(request: Request, body: bytes, asked: ByteRange | None, labels: dict[s
     if asked is not None:
         labels["Content-Range"] = f"bytes {asked.start}-{asked.end - 1}/{len(body)}"
         body, status = body[asked.start : asked.end], 206
+    labels["Content-Length"] = str(len(body))
     if request.method == "HEAD":
-        return Response(status_code=status, headers=labels | {"Content-Length": str(len(body))}, media_type=media_type)
-    return Response(body, status, labels, media_type)
+        return Response(status_code=status, headers=labels, media_type=media_type)
+    if len(body) <= CHUNK_BYTES:
+        return Response(body, status, labels, media_type)
+    return LongResponse(request.app.state.sending, body, status, labels, media_type)
+
+
+@dataclass(slots=True)
+class Sending:
+    """Bytes of long bodies that are being sent, at most ``max_bytes`` at once: clients may take their time over them."""
+
+    max_bytes: int
+    held_bytes: int = 0
+
+    def take(self, num_bytes: int) -> None:
+        """Counts a body in. Raises Busy where others leave no room; one that is larger than all there is is sent alone."""
+        if self.held_bytes and self.held_bytes + num_bytes > self.max_bytes:
+            raise Busy
+        self.held_bytes += num_bytes
+
+
+class LongResponse(StreamingResponse):
+    """A body that is sent piece by piece, the next when the client has taken the last. Raises Busy, see `Sending`."""
+
+    def __init__(self, sending: Sending, body: bytes, status: int, headers: dict[str, str], media_type: str) -> None:
+        sending.take(len(body))
+        self._sending, self._num_bytes = sending, len(body)
+        pieces = (body[start : start + CHUNK_BYTES] for start in range(0, len(body), CHUNK_BYTES))
+        super().__init__(_each(pieces), status, headers, media_type)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends it, and counts it out, whatever becomes of that."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._sending.held_bytes -= self._num_bytes
+
+
+async def _each(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
 
 
 def attachment(name: str) -> dict[str, str]:

@@ -19,6 +19,9 @@ MEDIA_TYPES: Final = {
     "svg": "image/svg+xml",
     "txt": "text/plain; charset=utf-8",
 }
+HEAD: Final = "head.html"
+"""The beginning of each page's head, which stands where the page names it."""
+
 PAGES: Final = {"": "gallery.html", "picture": "picture.html", "dashboard": "dashboard.html"}
 
 
@@ -60,8 +63,8 @@ def _file(request: Request, name: str, cache_control: str, headers: dict[str, st
 
 @cache
 def _assets() -> dict[str, tuple[bytes, str]]:
-    found = {}
-    for entry in files("cnnbatch.serve").joinpath("static").iterdir():
-        body = entry.read_bytes()
-        found[entry.name] = body, hashlib.blake2s(body, digest_size=12).hexdigest()
-    return found
+    bodies = {entry.name: entry.read_bytes() for entry in files("cnnbatch.serve").joinpath("static").iterdir()}
+    head = bodies.pop(HEAD)
+    for name in PAGES.values():
+        bodies[name] = bodies[name].replace(f"<!-- {HEAD} -->\n".encode(), head)
+    return {name: (body, hashlib.blake2s(body, digest_size=12).hexdigest()) for name, body in bodies.items()}

@@ -7,6 +7,7 @@ from urllib.parse import unquote_to_bytes
 
 from starlette.requests import Request
 
+from cnnbatch.archive.schema import MAX_PAYLOAD_BYTES
 from cnnbatch.errors import CnnbatchError, StorageError, Unreadable
 from cnnbatch.picture import Picture
 from cnnbatch.serve.caching import ByteCache
@@ -92,6 +93,8 @@ def original_of(served: Served, key: str) -> bytes:
         info = served.source.head(key)
         if info is None:
             raise NotFound("the source has no such file any more")
+        if (info.size or 0) > MAX_PAYLOAD_BYTES:
+            raise NotFound("the source's file is too large for this server")
         return served.source.get(info)
     except Unreadable as error:
         raise NotFound("the source does not give this file") from error

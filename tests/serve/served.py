@@ -23,7 +23,7 @@ from cnnbatch.serve.guard import LOOPBACK, Access
 from cnnbatch.serve.library import Library, Served
 from cnnbatch.stages.compress import ShardCompressor
 from cnnbatch.stages.settings import CompressionSettings
-from cnnbatch.storage import ObjectInfo, open_store
+from cnnbatch.storage import ObjectInfo, StorageConfig, open_store
 
 GRID = 10
 SQUARE = 100
@@ -113,9 +113,9 @@ def rows_of(files: Mapping[str, bytes], codec: Codec, settings: CompressionSetti
     return [compressor.row(ObjectInfo(key, len(data)), data) for key, data in files.items()]
 
 
-def write_archive(url: str, rows: list[ArchiveRow], codec: Codec) -> str:
+def write_archive(url: str, rows: list[ArchiveRow], codec: Codec, config: StorageConfig | None = None) -> str:
     """Commits the rows as two shards."""
-    log = ArchiveLog.create_or_open(url, None, codec_files=[codec.data])
+    log = ArchiveLog.create_or_open(url, config, codec_files=[codec.data])
     shards = [write_shard(log.store, part, footer={}) for part in (rows[::2], rows[1::2]) if part]
     log.commit("run-1", 0, shards)
     return url

@@ -1,6 +1,25 @@
 """The IIIF server: the checks of the official validator (github.com/IIIF/image-validator), and the right pixels.
 
-One check of it is left out: that ``!2000,3000`` of a smaller picture is refused. The specification says "as large as
+Its checks for version 3.0 and level 2, and the test here that has each:
+
+    info_json, http_cors                                       test_info_json
+    http_jsonld                                                test_json_ld_where_it_is_asked_for
+    http_baseurl_redirect                                      test_the_image_itself_leads_to_its_description
+    http_linkheader_canonical, http_linkheader_profile         test_links_to_the_canonical_form_and_the_profile
+    id_squares, id_basic, id_escaped                           test_rotations, test_an_escaped_identifier_is_the_same
+    id_error_random, id_error_unescaped, id_error_escapedslash test_what_is_not_there_is_not_found
+    region_pixels, region_percent, region_square               test_regions_by_pixels_and_percent
+    size_wc, size_ch, size_percent, size_wh, size_bwh, size_up test_sizes
+    size_region, rot_region_basic                              test_regions_that_are_made_smaller_and_turned
+    size_noup, size_nofull                                     test_nothing_is_enlarged_unless_it_is_said
+    rot_full_basic, rot_mirror, rot_mirror_180                 test_rotations
+    quality_color, quality_grey, quality_bitonal               test_qualities_and_formats
+    format_jpg, format_png, format_webp                        test_qualities_and_formats
+    region_error_random, size_error_random, rot_error_random,
+    quality_error_random, format_error_random                  test_what_makes_no_sense_is_refused
+    rot_full_non90, rot_region_non90, format_tif and others    beyond level 2: 501, test_what_makes_no_sense_is_refused
+
+One check of ``size_noup`` is left out: that ``!2000,3000`` of a smaller picture is refused. The specification says "as large as
 possible but not larger than the extracted region".
 """
 
@@ -96,6 +115,15 @@ def test_regions_by_pixels_and_percent(server: Running) -> None:
             middle = np.asarray(picture).astype(int)[30:44, 30:44].mean((0, 1))
             assert np.abs(middle - PALETTE[y, x]).max() <= NEAR
     assert image(server, "square/max/0/default.jpg").size == (SIDE, SIDE)
+
+
+@pytest.mark.parametrize(("rotation", "quarters"), [("0", 0), ("90", -1), ("180", 2), ("270", 1)])
+def test_regions_that_are_made_smaller_and_turned(server: Running, rotation: str, quarters: int) -> None:
+    for x, y in ((0, 0), (8, 8), (3, 6)):
+        picture = image(server, f"{x * SQUARE},{y * SQUARE},{2 * SQUARE},{2 * SQUARE}/120,/{rotation}/default.png")
+        assert picture.size == (120, 120)
+        found = np.asarray(picture.convert("RGB")).astype(int)[np.ix_((30, 90), (30, 90))]
+        assert np.abs(found - np.rot90(PALETTE[y : y + 2, x : x + 2], quarters)).max() <= NEAR
 
 
 @pytest.mark.parametrize("size", ["513,", ",613", "pct:45", "437,437", "!350,750", "64,", "16,", "^1100,", "^!1200,1300"])

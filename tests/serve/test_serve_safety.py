@@ -4,12 +4,15 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
+import numpy as np
 import pytest
 
+import cnnbatch
 from cnnbatch.cli import main
 from cnnbatch.errors import UsageError
 from cnnbatch.serve import connections
@@ -20,6 +23,7 @@ from cnnbatch.serve.library import names_of
 from tests.serve.served import HOSTILE, Running, running, sources
 
 TOKEN = "a-token-of-the-test"
+LONG_BYTES = 8 << 20
 PAGES = ("/a/photos/", "/a/photos/picture?key=squares.png", "/a/photos/dashboard")
 
 
@@ -61,6 +65,9 @@ def test_a_server_that_others_reach_has_a_token(monkeypatch: pytest.MonkeyPatch)
     open_, printed = _access(Namespace(host="0.0.0.0", cors=[], public_url=None))
     assert open_.token == printed
     assert len(printed or "") >= 32
+    assert not open_.secure
+    behind, _ = _access(Namespace(host="0.0.0.0", cors=[], public_url="https://pictures.example"))
+    assert behind.secure
     monkeypatch.setenv("CNNBATCH_SERVE_TOKEN", "short")
     with pytest.raises(UsageError, match="fewer than 16"):
         _access(Namespace(host="0.0.0.0", cors=[], public_url=None))
@@ -102,6 +109,7 @@ def test_others_pages_read_nothing_unless_it_is_said(archive: str) -> None:
         allowed = found.get(path, {"Origin": "https://mirador.example"}).headers
         assert allowed["access-control-allow-origin"] == "https://mirador.example"
         assert "Origin" in allowed["vary"]
+        assert found.get(path).headers["cross-origin-resource-policy"] == "cross-origin"  # an <img> says no origin
         api = found.get("/api/photos/pictures", {"Origin": "https://mirador.example"}).headers
         assert "access-control-allow-origin" not in api
         assert api["cross-origin-resource-policy"] == "same-origin"
@@ -193,6 +201,52 @@ def test_a_client_that_does_not_read_blocks_no_other(server: Running) -> None:
         found = list(pool.map(lambda n: server.get(f"/a/photos/thumb?key=squares.png&side={n}"), [128, 256, 512] * 4))
     assert {answer.status for answer in found} == {200}
     one.close()
+
+
+@pytest.fixture(scope="module")
+def long_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Two files of 8 MB, and room for one and a half of them to be sent at once."""
+    url = str(tmp_path_factory.mktemp("long") / "archive")
+    with cnnbatch.create(url) as archive:
+        for name in ("a.bin", "b.bin"):
+            archive.add(name, np.random.default_rng(0).bytes(LONG_BYTES))
+    with running(url, options=Options(workers=2, decode_bytes=3 * LONG_BYTES // 2)) as found:
+        yield found
+
+
+def test_long_answers_are_sent_as_they_are_taken_and_are_bounded(long_files: Running) -> None:
+    """A client that reads nothing holds so many bytes, and others are told to come again; once it is gone there is room."""
+    path = "/a/photos/file?key={}.bin"
+    whole = np.random.default_rng(0).bytes(LONG_BYTES)
+    assert long_files.get(path.format("a")).body == whole
+    assert long_files.get(path.format("b"), {"Range": "bytes=1000-6000000"}).body == whole[1000:6_000_001]
+    slow = socket.create_connection(("127.0.0.1", long_files.port))
+    slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    slow.sendall(b"GET /a/photos/file?key=a.bin HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    wait_until(lambda: long_files.get(path.format("b")).status == 503)
+    refused = long_files.get(path.format("b"))
+    assert (refused.status, refused.headers["retry-after"]) == (503, "2")
+    assert long_files.get("/api/photos/pictures").status == 200
+    slow.close()
+    wait_until(lambda: long_files.get(path.format("b")).status == 200)
+
+
+def test_who_takes_too_long_over_an_answer_is_cut_off(long_files: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "SECONDS_TO_READ", 1)
+    slow = socket.socket()
+    slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    slow.connect(("127.0.0.1", long_files.port))
+    slow.sendall(b"GET /a/photos/file?key=a.bin HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    wait_until(lambda: long_files.get("/a/photos/file?key=b.bin").status == 503)
+    wait_until(lambda: long_files.get("/a/photos/file?key=b.bin").status == 200)  # though it has not let go
+    slow.close()
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_name_for_each_archive() -> None:
