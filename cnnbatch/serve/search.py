@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 from cnnbatch.archive.where import parse_condition
 from cnnbatch.errors import UsageError
 from cnnbatch.reading import Archive
-from cnnbatch.serve.index import Index, Rows
+from cnnbatch.serve.index import COLUMNS, Index, Rows
 
 SORTS: Final = {"key": "key", "date": "source_mtime", "bytes": "source_size", "psnr": "psnr_db", "ssimulacra2": "ssimulacra2"}
+ROWS_AT_ONCE: Final = 1 << 16
 MOST_CHARACTERS: Final = 1000
 """Longest glob or condition."""
 
@@ -125,6 +126,10 @@ def _masks(table: pa.Table, query: Query) -> Iterable[npt.NDArray[np.bool_]]:
 
 def _condition_mask(archive: Archive, index: Index, query: Query, rows: range) -> npt.NDArray[np.bool_]:
     condition = parse_condition(query.where)
+    if set(condition.columns) <= set(COLUMNS):  # the index has all that it asks for
+        table = index.table.slice(rows.start, len(rows)).select(list(condition.columns))
+        batches = table.to_batches(max_chunksize=ROWS_AT_ONCE)
+        return np.fromiter((condition.holds(row) for batch in batches for row in batch.to_pylist()), bool, len(rows))
     prefix = re.sub(r"([*?\[])", r"[\1]", query.folder)
     keys = [row["key"] for row in archive.listing(f"{prefix}*", condition, columns=("key",))]
     return _truth(pc.is_in(index.table.column("key").slice(rows.start, len(rows)), value_set=pa.array(keys, pa.string())))

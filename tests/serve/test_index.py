@@ -47,7 +47,9 @@ def test_queries(version: Version) -> None:
     assert keys(version, Query(glob="2024/*/g*.png")) == ["2024/winter/gray.png"]
     assert keys(version, Query(glob="SQUARES")) == ["squares.png"]
     assert keys(version, Query(glob="<script>")) == [HOSTILE]
-    assert keys(version, Query(where="source_format = 'jpeg' and width > 0")) != []
+    assert keys(version, Query(where="source_format = 'jpeg' and width > 0")) == ["2024/summer/turned.jpg", "2025/cmyk.jpg"]
+    by_shards = keys(version, Query(where="source_format = 'jpeg' and width > 0 and mode is not null"))
+    assert by_shards == ["2024/summer/turned.jpg"]  # the mode is not in the index
     assert keys(version, Query(folder="2024/", descending=True))[0] == "2024/winter/gray.png"
     sizes = [len(sources().get(key, b"")) for key in keys(version, Query(folder="2024/", sort="bytes"))]
     assert sizes == sorted(sizes)

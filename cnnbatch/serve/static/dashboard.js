@@ -7,8 +7,8 @@ const MOST_BARS = 10;
 const drawn = [];
 
 /** A card with a chart that is drawn again when its width changes. */
-function card(title, note, said, paint, table, isWide = false) {
-  const svg = draw("svg", { role: "img", "aria-label": said });
+function card(title, note, said, paint, table, { isWide = false, role = "img" } = {}) {
+  const svg = draw("svg", { role, "aria-label": said });
   const element = make("section", { class: isWide ? "card wide" : "card" }, make("h2", {}, title), ...(note ? [make("p", { class: "note" }, note)] : []), svg, ...(table ? [table] : []));
   byId("cards").append(element);
   again(svg, paint);
@@ -36,7 +36,7 @@ function groupCard(title, note, groups, href) {
   const named = groups.map((group) => ({ ...group, name: group.name || "(no folder)" }));
   const most = named.slice(0, MOST_BARS);
   const said = most.slice(0, 3).map((group) => `${visible(group.name)} ${bytes(group.source_bytes)} to ${bytes(group.payload_bytes)}`).join(", ");
-  card(title, note, `${title}: ${said}`, (svg, width) => pairs(svg, most, { width, href }), numbers(HEADS, rows(named)));
+  card(title, note, `${title}: ${said}`, (svg, width) => pairs(svg, most, { width, href }), numbers(HEADS, rows(named)), { role: href ? "group" : "img" });
 }
 
 function hero(found) {
@@ -88,7 +88,7 @@ function lastRuns({ runs }) {
   const bad = runs.filter((run) => run.exit_code !== 0).length;
   const said = `${count(runs.length, "run")}, ${bad} of them with a fault`;
   const lines = runs.slice().reverse().map((run) => [`${run.started_at.slice(0, 16).replace("T", " ")} ${run.job}`, number(run.images), number(run.failures), run.steps.filter((step) => step.outcome === "failed").map((step) => step.name).join(", ") || "–", `${run.exit_code}`]);
-  card("Last runs", said, said, (svg, width) => nights(svg, runs, { width }), numbers(["Run", "Pictures", "Failed", "Failed steps", "Exit code"], lines), true);
+  card("Last runs", said, said, (svg, width) => nights(svg, runs, { width }), numbers(["Run", "Pictures", "Failed", "Failed steps", "Exit code"], lines), { isWide: true });
 }
 
 document.title = `${archive} · cnnbatch`;
@@ -98,7 +98,7 @@ try {
   hero(found);
   if (found.months.length > 1) {
     const ends = `${found.months[0].name} to ${found.months.at(-1).name}`;
-    card("By month of the originals", ends, `Bytes by month, ${ends}`, (svg, width) => columns(svg, found.months, { width }), numbers(HEADS, rows(found.months)), true);
+    card("By month of the originals", ends, `Bytes by month, ${ends}`, (svg, width) => columns(svg, found.months, { width }), numbers(HEADS, rows(found.months)), { isWide: true });
   }
   groupCard("By folder", "", found.folders, (group) => (group.others || !group.name.endsWith("/") ? null : `./?${new URLSearchParams({ folder: group.name })}`));
   groupCard("By format", "", found.formats, (group) => (group.others ? null : `./?${new URLSearchParams({ format: group.name })}`));

@@ -35,7 +35,7 @@ function show(item, picture) {
   link.title = `${visible(picture.key)}\n${size}${bytes(picture.source_size)}, ${picture.outcome}`;
   name.textContent = lastPart(picture.key);
   const source = `thumb?${new URLSearchParams({ key: picture.key, side: window.devicePixelRatio > 1.5 ? 512 : 256, v: picture.v })}`;
-  const image = make("img", { alt: lastPart(picture.key), decoding: "async", draggable: "false" });
+  const image = make("img", { alt: "", decoding: "async", draggable: "false" });
   let tries = 0;
   image.addEventListener("error", () => {
     tries += 1;
