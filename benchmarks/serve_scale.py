@@ -94,7 +94,7 @@ def row_of(rows: list[ArchiveRow], number: int, pictures: int) -> ArchiveRow:
 
 
 def questions(pictures: int) -> Iterator[tuple[str, str]]:
-    """What a visitor asks → path."""
+    """Yields a visitor's questions, each with its path."""
     page = "/api/photos/pictures?"
     yield "first page", page + urlencode({"limit": 200})
     yield "the middle", page + urlencode({"limit": 200, "offset": pictures // 2})

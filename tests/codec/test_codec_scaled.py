@@ -1,8 +1,10 @@
 """Reduced pictures: what the full decoder's picture is after a box filter, from the latents."""
 
+from collections.abc import Callable, Hashable
 from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from skimage import data
 
@@ -63,6 +65,25 @@ def test_windows_and_regions_are_parts_of_the_same(scale: float, monkeypatch: py
         assert np.abs(found.astype(int) - whole[top : top + h, left : left + w]).max() <= 1
     with pytest.raises(ValueError, match=f"is not inside an image of {width} × {height}"):
         tiny_codec().reconstruct_region(large(), top=0, left=width, height=1, width=1, scale=scale)
+
+
+def test_regions_share_the_tiles_that_are_kept() -> None:
+    """Two regions on the same four tiles: each tile is decoded once, and both regions are as they are without."""
+    kept: dict[Hashable, npt.NDArray[np.float32]] = {}
+    made: list[Hashable] = []
+
+    def keep(name: Hashable, make: Callable[[], npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+        if name not in kept:
+            made.append(name)
+            kept[name] = make()
+        return kept[name]
+
+    codec = Codec(tiny_codec().data, device="cpu", threads=2)
+    for top in (1000, 1010):
+        place = {"top": top, "left": 1010, "height": 40, "width": 50}
+        found = codec.reconstruct_region(large(), **place, decoder="draft", keep=keep)
+        assert np.array_equal(found, codec.reconstruct_region(large(), **place, decoder="draft"))
+    assert len(made) == len(kept) == 4
 
 
 def test_a_region_needs_no_other_tile() -> None:
