@@ -102,9 +102,9 @@ class ArchiveDataset(Dataset[Any]):
 class ArchiveStream(IterableDataset[Any]):
     """The pictures of an archive one after the other, each once an epoch over all ranks and workers.
 
-    Row groups are dealt out to ranks and workers. With ``shuffle`` their order and the order within `BUFFER_ROWS` rows follow
-    from ``seed``, the epoch (`set_epoch`) and who reads, and from nothing else. ``worker`` is (number, count); None: those of
-    the loader. Ranks may get a different number of pictures.
+    Parts of shards, some row groups each, are dealt out to ranks and workers. With ``shuffle`` their order and the order within
+    `BUFFER_ROWS` rows follow from ``seed``, the epoch (`set_epoch`) and who reads, and from nothing else. ``worker`` is
+    (number, count); None: those of the loader. Ranks may get a different number of pictures.
 
     `state_dict` says how far a stream is, `load_state_dict` goes on there.
     """
@@ -164,11 +164,11 @@ class ArchiveStream(IterableDataset[Any]):
         return self._rank * count + number, self._world_size * count
 
     def _rows(self, opened: OpenSamples, consumer: int, consumers: int) -> Iterator[ArchiveRow | DamagedRow]:
-        units = [(shard, group) for shard in range(len(opened.shards)) for group in range(len(opened.groups(shard)))]
+        units = [(shard, part) for shard in range(len(opened.shards)) for part in range(opened.parts(shard))]
         if self._shuffle:
             random.Random(f"{self._seed} {self._epoch}").shuffle(units)
         mine = units[consumer::consumers]
-        rows = (row for shard, group in mine for row in opened.read_group(shard, group))
+        rows = (row for shard, part in mine for row in opened.read_part(shard, part))
         return _shuffled(rows, random.Random(f"{self._seed} {self._epoch} {consumer}")) if self._shuffle else rows
 
     def _decoded(self, opened: OpenSamples, batch: Sequence[ArchiveRow | DamagedRow]) -> list[Any]:

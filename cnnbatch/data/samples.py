@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final
 
 import numpy as np
@@ -30,6 +30,9 @@ MAX_PIXELS: Final = 1 << 28
 OPEN_SHARDS: Final = 16
 KEPT_GROUPS: Final = 4
 """Row groups whose small columns stay in memory."""
+
+PART_ROWS: Final = 128
+"""Rows of a part of a shard, about, that a stream deals out."""
 
 NO_IMAGE: Final = "not an image"
 
@@ -65,15 +68,21 @@ class OpenSamples:
 
     def __init__(self, archive: Archive, samples: Samples) -> None:
         self.archive, self._how = archive, samples
-        pattern = samples.pattern
+        self._matches = None if samples.pattern == "*" else matcher(samples.pattern)
         self.shards: Sequence[LiveShard] = archive.shards()
-        chosen = partial(_chosen, archive, None if pattern == "*" else matcher(pattern))
-        self.rows = list(map_parallel(chosen, self.shards, threads=DEFAULT_THREADS))
-        """For each shard the numbers of its rows that are samples."""
-        self.ends = np.cumsum([len(rows) for rows in self.rows], dtype=np.int64)
         self._codecs = CodecShelf(archive.store)
         self._files: OrderedDict[int, ParquetObject] = OrderedDict()
         self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+
+    @cached_property
+    def rows(self) -> list[Any]:
+        """For each shard the numbers of its rows that are samples; all shards are looked at for it, which a stream need not."""
+        return list(map_parallel(partial(_chosen, self.archive, self._matches), self.shards, threads=DEFAULT_THREADS))
+
+    @cached_property
+    def ends(self) -> Any:
+        """For each shard how many samples there are up to its end."""
+        return np.cumsum([len(rows) for rows in self.rows], dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
@@ -92,12 +101,22 @@ class OpenSamples:
     def read_group(self, shard: int, group: int) -> Iterator[ArchiveRow | DamagedRow]:
         """The samples of a row group."""
         file, path = self._file(shard), self.shards[shard].path
-        first = sum(self.groups(shard)[:group])
         with damage_as_archive_error(self.archive.store, path):
             small, payload = file.read_group(group, SMALL_COLUMNS), file.read_group(group, ["payload"]).column("payload")
         table = small.append_column(SCHEMA.field("payload").with_nullable(True), payload)
-        inside = self.rows[shard][(self.rows[shard] >= first) & (self.rows[shard] < first + table.num_rows)] - first
+        inside = _samples_in(table, self._matches)
         yield from table_to_rows(table.select(COLUMNS).take(pa.array(inside)))
+
+    def parts(self, shard: int) -> int:
+        """In how many parts a shard is dealt out, by what the log says of it."""
+        return max(1, -(-self.shards[shard].num_rows // PART_ROWS))
+
+    def read_part(self, shard: int, part: int) -> Iterator[ArchiveRow | DamagedRow]:
+        """The samples of a part: of its row groups, which may be none."""
+        groups, parts = len(self.groups(shard)), self.parts(shard)
+        for group in range(groups):
+            if group * parts // groups == part:
+                yield from self.read_group(shard, group)
 
     def images(self, rows: Sequence[ArchiveRow]) -> list[Any]:
         """Their pictures, see `decode_pictures`."""
@@ -171,7 +190,11 @@ def _kept(kept: "OrderedDict[Any, Any]", key: Any, most: int, make: Callable[[],
 def _chosen(archive: Archive, matches: Callable[[str], bool] | None, shard: LiveShard) -> Any:
     """The numbers of the rows of a shard that are samples."""
     names = ["reason"] if matches is None else ["reason", "key"]
-    table = read_columns(archive.store, shard.path, names, num_bytes=shard.num_bytes)
+    return _samples_in(read_columns(archive.store, shard.path, names, num_bytes=shard.num_bytes), matches)
+
+
+def _samples_in(table: pa.Table, matches: Callable[[str], bool] | None) -> Any:
+    """The numbers of the rows that are samples, by the columns reason and, where ``matches`` asks for it, key."""
     mask = pc.fill_null(pc.not_equal(table.column("reason"), NO_IMAGE), True)
     if matches is not None:
         mask = pc.and_(mask, pa.array([matches(key) for key in table.column("key").to_pylist()], pa.bool_()))
