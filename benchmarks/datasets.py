@@ -58,11 +58,11 @@ def main() -> None:
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         if options.what == "jobs":
-            lines = measure_jobs(Path(folder), options.members, options.tars)
+            lines = list(measure_jobs(Path(folder), options.members, options.tars))
         elif options.what == "read":
-            lines = measure_reading(Path(folder), options.images)
+            lines = list(measure_reading(Path(folder), options.images))
         else:
-            lines = measure_start(Path(folder), options.rows)
+            lines = list(measure_start(Path(folder), options.rows))
     load = os.getloadavg()[0]
     print(*lines, ", ".join(hardware().values()) + f", load {load:.1f}", sep="\n")
 
