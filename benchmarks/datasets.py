@@ -174,8 +174,8 @@ def photographs(count: int) -> Iterator[Image.Image]:
         originals = [Image.open(source / name).convert("RGB") for name in NAMES]
     for number in range(count):
         original = originals[number % len(originals)]
-        side = int(generator.uniform(1, 2) * SIDE)
-        left, top = (int(generator.integers(0, max(1, length - side))) for length in original.size)
+        side = min(int(generator.uniform(1, 2) * SIDE), *original.size)
+        left, top = (int(generator.integers(0, length - side + 1)) for length in original.size)
         yield original.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
 
 
