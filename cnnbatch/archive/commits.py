@@ -131,8 +131,8 @@ class Commit:
         """
         if self.recorded is not None:
             return self.recorded == digest_of_actions(self.actions)
-        announced = {_part(action, "commitInfo").get(RUN_ID) for action in self.actions} - {None}
-        return announced <= {_part(action, "txn").get("appId") for action in self.actions}
+        announced = self._texts("commitInfo", RUN_ID)
+        return announced <= self._texts("txn", "appId")
 
     @cached_property
     def recorded(self) -> int | None:
@@ -144,6 +144,11 @@ class Commit:
     def sha256(self) -> str:
         """sha256 of its file."""
         return hashlib.sha256(self.data).hexdigest()
+
+    def _texts(self, kind: str, name: str) -> set[str]:
+        """Values of a name in all actions of a kind; what is no text, as only damage makes it, as text of its own."""
+        found = (_part(action, kind).get(name) for action in self.actions)
+        return {value if isinstance(value, str) else repr(value) for value in found if value is not None}
 
     def _digest(self, name: str) -> str | None:
         found = self.info.get(name)
