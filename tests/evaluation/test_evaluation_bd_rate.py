@@ -147,5 +147,5 @@ def test_published_curves_that_are_none_are_said(tmp_path: Path, name: str, cont
 
 
 def test_published_curves_come_from_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="names a folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         read_published(tmp_path / "nowhere")

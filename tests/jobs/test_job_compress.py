@@ -335,7 +335,7 @@ def test_of_two_runs_at_once_the_slower_ends_well_if_the_other_brought_the_same(
     ended = jobs.compress(source, archive, "--json")
     assert ended.code == code, ended.stderr
     assert ended.report["superseded"] == len(FILES)
-    assert ("another run wrote 7 of these images meanwhile, 1 of them otherwise" in ended.stderr) is changes
+    assert ("another run wrote 7 of these images meanwhile, 1 of them differently" in ended.stderr) is changes
     assert sorted(rows_of(archive)) == sorted(FILES)
     again = jobs.compress(source, archive, "--json")
     assert (again.code, again.report["unchanged"]) == (0, len(FILES) - changes)
