@@ -175,5 +175,5 @@ def test_a_picture_too_large_for_a_format_is_said() -> None:
 
 
 def test_an_unknown_format_is_the_callers_fault() -> None:
-    with pytest.raises(ValueError, match="none of original"):
+    with pytest.raises(ValueError, match="is not one of original"):
         encode(picture(), format="heic")
