@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cnnbatch.archive.schema import SCHEMA, ArchiveRow, check_row
     from cnnbatch.archive.shard_reading import read_footer, read_shard, read_summary
     from cnnbatch.archive.shards import ShardInfo, ShardSummary, write_shard
-    from cnnbatch.archive.snapshot import Inventory, LiveShard, Snapshot, read_inventory
+    from cnnbatch.archive.snapshot import LiveShard, Snapshot
 
 __all__ = [
     "SCHEMA",
@@ -25,7 +25,6 @@ __all__ = [
     "ArchiveLog",
     "ArchiveRow",
     "CommitResult",
-    "Inventory",
     "Lease",
     "LiveShard",
     "ShardInfo",
@@ -34,7 +33,6 @@ __all__ = [
     "check_row",
     "open_archive",
     "read_footer",
-    "read_inventory",
     "read_shard",
     "read_summary",
     "rewrite_without",
@@ -52,6 +50,6 @@ __getattr__ = lazily(
         "schema": "SCHEMA ArchiveRow check_row",
         "shard_reading": "read_footer read_shard read_summary",
         "shards": "ShardInfo ShardSummary write_shard",
-        "snapshot": "Inventory LiveShard Snapshot read_inventory",
+        "snapshot": "LiveShard Snapshot",
     },
 )

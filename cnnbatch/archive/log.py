@@ -4,7 +4,6 @@
 
     log = ArchiveLog.create_or_open("s3://bucket/archive", codec_files=[codec_file])
     base = log.snapshot()
-    inventory = log.inventory(base)                          # decide what is new
     shard = write_shard(log.store, rows, footer=lineage)     # on any machine
     result = log.commit(run_id, sequence, [shard], base=base)
 
@@ -31,7 +30,7 @@ from cnnbatch.archive.elsewhere import snapshot_elsewhere
 from cnnbatch.archive.log_table import LogTable
 from cnnbatch.archive.merge import Change, KeyCache, resolve
 from cnnbatch.archive.shards import ShardInfo
-from cnnbatch.archive.snapshot import DEFAULT_THREADS, Inventory, Snapshot, delta_faults, read_inventory, take_snapshot
+from cnnbatch.archive.snapshot import DEFAULT_THREADS, Snapshot, delta_faults, take_snapshot
 from cnnbatch.archive.transaction import FENCE, write_commit
 from cnnbatch.archive.trust import Look, check_live
 from cnnbatch.errors import ArchiveError
@@ -165,15 +164,6 @@ class ArchiveLog:
             if commit.run_id is not None and not commit.run_id.startswith(besides):
                 return commit.moment
         return None
-
-    def inventory(self, snapshot: Snapshot, *, threads: int = DEFAULT_THREADS) -> Inventory:
-        """Read key, size, ETag, time, outcome, codec and quality of every image: one request or a few per shard."""
-        return read_inventory(self.store, snapshot.shards, threads=threads)
-
-    def last_sequence(self, run_id: str) -> int | None:
-        """Return the highest sequence number that this run has committed, or ``None``."""
-        with delta_faults(f"the log of {self.store.url}"):
-            return self.table.open().transaction_version(run_id)
 
     def commit(
         self,

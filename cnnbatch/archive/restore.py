@@ -112,6 +112,6 @@ class _LiveKeys:
 
 
 def _keys_of(store: Store, shard: LiveShard) -> frozenset[str]:
-    [table] = read_rows(store, [shard], ["key"], threads=1)
+    table = read_rows(store, shard, ["key"])
     with damage_as_archive_error(store, shard.path):
         return frozenset(table.column("key").to_pylist())

@@ -1,17 +1,14 @@
-"""One version of an archive's log: which shards are live, and which images they hold."""
+"""One version of an archive's log: which shards are live."""
 
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from cnnbatch.archive.parallel import map_parallel
 from cnnbatch.archive.parquet import read_columns
 from cnnbatch.errors import ArchiveError, CnnbatchError, StorageError
 from cnnbatch.processes import FORKED
@@ -19,8 +16,6 @@ from cnnbatch.storage import Store
 from cnnbatch.storage.trouble import code_of, storage_error
 
 DEFAULT_THREADS = 16  # requests in flight, not processors: most of the time is spent waiting for the store
-INVENTORY_COLUMNS = ("key", "source_size", "source_etag", "source_mtime", "outcome", "codec_id", "quality")
-_REPEATED = ("outcome", "codec_id")
 _SHARD_PATH = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9_.=-]*(/[A-Za-z0-9_=-][A-Za-z0-9_.=-]*)*\.parquet")
 _NO_DAMAGE = {
     *("AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "NoCredentials"),
@@ -59,22 +54,6 @@ class Snapshot:
     @property
     def num_bytes(self) -> int:
         return sum(shard.num_bytes for shard in self.shards)
-
-
-@dataclass(frozen=True, slots=True)
-class Inventory:
-    """Every image of a snapshot in Arrow columns (`INVENTORY_COLUMNS` and ``shard``): about 150 bytes an image."""
-
-    table: pa.Table
-
-    @classmethod
-    def empty(cls) -> "Inventory":
-        """Inventory of an archive without images."""
-        return cls(_empty_inventory())
-
-    def find(self, keys: pa.Array) -> pa.Array:
-        """Return for each key the index of its row in ``table``, or null. Ask for many keys at once."""
-        return pc.index_in(keys, value_set=self.table.column("key"))
 
 
 @contextmanager
@@ -139,56 +118,11 @@ def _live_shards(actions: pa.Table) -> Iterator[LiveShard]:
     yield from map(LiveShard, *columns)
 
 
-def read_inventory(store: Store, shards: Sequence[LiveShard], *, threads: int = DEFAULT_THREADS) -> Inventory:
-    """Read what a diff needs of every image in these shards: small columns only, ``threads`` shards at a time.
+def read_rows(store: Store, shard: LiveShard, columns: Sequence[str]) -> pa.Table:
+    """These columns of a shard's rows.
 
     Raises:
-        ArchiveError: a shard is missing or damaged.
+        ArchiveError: it is missing or damaged.
         StorageError: the store refused.
     """
-    paths = pa.array([shard.path for shard in shards], type=pa.string())
-    parts = []
-    for index, table in enumerate(read_rows(store, shards, INVENTORY_COLUMNS, threads=threads)):
-        indices = pa.repeat(pa.scalar(index, pa.int32()), table.num_rows)
-        parts.append(_with_repeated(table).append_column("shard", pa.DictionaryArray.from_arrays(indices, paths)))
-    if not parts:
-        return Inventory.empty()
-    return Inventory(pa.concat_tables(parts).unify_dictionaries())
-
-
-def read_rows(
-    store: Store, shards: Sequence[LiveShard], columns: Sequence[str], *, threads: int = DEFAULT_THREADS
-) -> Iterator[pa.Table]:
-    """Yield these columns of each shard, in the order of ``shards``; memory does not grow with their number.
-
-    Raises:
-        ArchiveError: a shard is missing or damaged.
-        StorageError: the store refused.
-    """
-    yield from map_parallel(partial(_read_part, store, columns), shards, threads=threads)
-
-
-def _read_part(store: Store, columns: Sequence[str], shard: LiveShard) -> pa.Table:
     return read_columns(store, shard.path, columns, num_bytes=shard.num_bytes).combine_chunks()
-
-
-def _with_repeated(table: pa.Table) -> pa.Table:
-    for name in _REPEATED:
-        position = table.column_names.index(name)
-        table = table.set_column(position, name, table.column(name).dictionary_encode())
-    return table.combine_chunks()
-
-
-def _empty_inventory() -> pa.Table:
-    repeated = pa.dictionary(pa.int32(), pa.string())
-    kinds = [
-        pa.string(),
-        pa.int64(),
-        pa.string(),
-        pa.timestamp("us", tz="UTC"),
-        repeated,
-        repeated,
-        pa.float32(),
-        repeated,
-    ]
-    return pa.schema(list(zip((*INVENTORY_COLUMNS, "shard"), kinds, strict=True))).empty_table()

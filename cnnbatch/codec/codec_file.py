@@ -159,7 +159,7 @@ def _check_arrays(file: CodecFile) -> None:
     """Whoever wrote the file also wrote its checksum, and the compiled entropy coder believes what it is given."""
     architecture = _architecture_of(file.settings)
     extra = {name: kind for name, kind in architecture.optional(file.settings).items() if name in file.arrays}
-    expected = architecture.expected(file.settings) | extra
+    expected = {**expected_arrays(file.settings), **extra}
     if odd := sorted(expected.keys() ^ file.arrays.keys()):
         raise CodecFileError(f"codec file {file.id[:12]}: arrays missing or unknown: {', '.join(odd[:5])}")
     for name, (dtype, shape) in expected.items():

@@ -148,7 +148,7 @@ class ArchivedRows:
 
     def _read(self, shard: LiveShard) -> pa.Table:
         columns = _COMPARED if self._recoding is None else (*_COMPARED, *_CODING)
-        [table] = read_rows(self._store, [shard], columns, threads=1)
+        table = read_rows(self._store, shard, columns)
         with damage_as_archive_error(self._store, shard.path):
             table.validate(full=True)  # that keys are UTF-8
         again = pa.repeat(pa.scalar(False), table.num_rows)

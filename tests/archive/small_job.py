@@ -10,12 +10,12 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-import pyarrow as pa
 from deltalake import DeltaTable
 
 from cnnbatch.archive import ArchiveLog, write_shard
 from cnnbatch.archive import log as log_module
 from cnnbatch.archive.log_table import LogTable
+from cnnbatch.archive.snapshot import read_rows
 from cnnbatch.storage import StorageConfig, Store, open_store
 from tests.archive.rows import CODEC_FILE, LINEAGE, coded
 
@@ -28,8 +28,8 @@ def run(url: str, run_id: str, config: StorageConfig | None = None) -> None:
     """Bring every key of `KEYS` that is missing into the archive, a shard and a commit at a time."""
     log = ArchiveLog.create_or_open(url, config, codec_files=[CODEC_FILE])
     base = log.snapshot()
-    found = log.inventory(base).find(pa.array(KEYS))
-    missing = [key for key, index in zip(KEYS, found.to_pylist(), strict=True) if index is None]
+    there = {key for shard in base.shards for key in read_rows(log.store, shard, ["key"]).column("key").to_pylist()}
+    missing = [key for key in KEYS if key not in there]
     for sequence, start in enumerate(range(0, len(missing), KEYS_PER_SHARD)):
         rows = [coded(key, f"payload of {key}".encode()) for key in missing[start : start + KEYS_PER_SHARD]]
         shard = write_shard(log.store, rows, footer=LINEAGE)

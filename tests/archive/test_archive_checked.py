@@ -19,9 +19,11 @@ from cnnbatch.archive.leftovers import unneeded_codecs
 from cnnbatch.archive.orphans import GRACE
 from cnnbatch.archive.parquet import FOOTER_MARK, read_columns
 from cnnbatch.archive.schema import COLUMNS, SCHEMA
+from cnnbatch.archive.snapshot import read_rows
 from cnnbatch.errors import ArchiveError, DamagedRow
 from tests.archive.rows import CODEC_FILE, CODEC_ID, LINEAGE, coded, shard_of, stored
 
+COMPARED = ("key", "source_size", "source_etag", "source_mtime", "outcome", "codec_id", "quality")
 BLOBS = {"exif": b"MM\0*" + bytes(range(64)), "icc": bytes(range(200)), "xmp": b"<x/>", "alpha": bytes(range(99))}
 
 
@@ -36,7 +38,7 @@ def ways_out(log: ArchiveLog) -> dict[str, Any]:
         "keys": lambda: list(archive.keys()),
         "info": archive.info,
         "summary": lambda: read_summary(log.store, shard.path),
-        "inventory": lambda: log.inventory(archive.snapshot).table.to_pylist(),
+        "rows": lambda: read_rows(log.store, shard, COMPARED).to_pylist(),
     }
     found = {}
     for name, way in ways.items():

@@ -4,15 +4,14 @@ import json
 import os
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from cnnbatch.archive import ArchiveLog, open_archive, write_shard
+from cnnbatch.archive import ArchiveLog, open_archive
 from cnnbatch.archive import log as log_module
 from cnnbatch.archive.layout import FORMAT_PATH, README_PATH, codec_path
 from cnnbatch.errors import ArchiveError, StorageError, UsageError
-from tests.archive.rows import CODEC_FILE, CODEC_ID, LINEAGE, NOW, coded, shard_of, stored
+from tests.archive.rows import CODEC_FILE, CODEC_ID, shard_of
 
 
 def test_a_new_archive_has_its_control_files_and_no_rows(log: ArchiveLog) -> None:
@@ -89,8 +88,7 @@ def test_the_same_sequence_number_twice_commits_once(log: ArchiveLog) -> None:
     log.commit("run", 3, [shard])
     assert log.commit("run", 3, [shard]).repeated
     assert log.commit("run", 2, [shard_of(log, "b")]).repeated
-    assert log.last_sequence("run") == 3
-    assert log.last_sequence("other") is None
+    assert log.table.open().transaction_version("run") == 3
     assert log.snapshot().num_rows == 1
 
 
@@ -146,31 +144,6 @@ def test_a_log_of_a_newer_delta_protocol_is_refused(log: ArchiveLog) -> None:
     entry.write_text(json.dumps({"protocol": {"minReaderVersion": 3, "minWriterVersion": 7, **features}}))
     with pytest.raises(ArchiveError, match="Delta reader version 3"):
         ArchiveLog.open(log.store.url)
-
-
-def test_the_inventory_has_what_a_diff_needs(log: ArchiveLog) -> None:
-    first = write_shard(log.store, [coded("b"), stored("a")], footer=LINEAGE)
-    log.commit("run", 0, [first, shard_of(log, "c")])
-    snapshot = log.snapshot()
-    inventory = log.inventory(snapshot)
-    assert inventory.table.to_pylist()[1] == {
-        "key": "b",
-        "source_size": 90,
-        "source_etag": "0123456789abcdef",
-        "source_mtime": NOW,
-        "outcome": "cnn",
-        "codec_id": CODEC_ID,
-        "quality": 32.0,
-        "shard": first.path,
-    }
-    assert inventory.find(pa.array(["c", "unknown", "a"])).to_pylist() == [2, None, 0]
-
-
-def test_an_empty_inventory_has_the_same_columns(log: ArchiveLog) -> None:
-    empty = log.inventory(log.snapshot())
-    log.commit("run", 0, [shard_of(log, "a")])
-    assert empty.table.schema.names == log.inventory(log.snapshot()).table.schema.names
-    assert empty.find(pa.array(["a"])).to_pylist() == [None]
 
 
 def test_other_delta_readers_see_the_same_version(log: ArchiveLog) -> None:

@@ -21,10 +21,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cnnbatch.archive import ArchiveLog, ArchiveRow, LiveShard, open_archive, read_inventory, read_shard, read_summary
+from cnnbatch.archive import ArchiveLog, ArchiveRow, LiveShard, open_archive, read_shard, read_summary
 from cnnbatch.archive.erased import part_path, read_erased
 from cnnbatch.archive.schema import rows_to_table
 from cnnbatch.archive.single import FIELDS, dump_cnb, parse_cnb
+from cnnbatch.archive.snapshot import read_rows
 from cnnbatch.errors import CnnbatchError
 from cnnbatch.images import transcode_jpeg
 from cnnbatch.images.alpha import encode_alpha
@@ -204,7 +205,7 @@ def read_parquet(data: bytes) -> None:
     with suppress(CnnbatchError):
         read_summary(store, path, num_bytes=len(data))
     with suppress(CnnbatchError):
-        read_inventory(store, [LiveShard(path, len(data), 3, "a", "c")], threads=1)
+        read_rows(store, LiveShard(path, len(data), 3, "a", "c"), ("key", "source_size", "source_etag", "outcome", "codec_id"))
 
 
 SEGMENTS = pack([Segment(BEFORE, b"any bytes"), Segment(AFTER, b"more")])

@@ -8,6 +8,7 @@ import pytest
 
 from cnnbatch.archive import ArchiveLog, ArchiveRow, ShardInfo, Snapshot, open_archive
 from cnnbatch.archive.schema import SMALL_COLUMNS
+from cnnbatch.archive.snapshot import read_rows
 from cnnbatch.errors import DamagedRow
 from cnnbatch.stages import commit
 from cnnbatch.stages.commit import Committer
@@ -38,7 +39,8 @@ def committer(log: ArchiveLog, base: Snapshot, *, every: int = 100, run_id: str 
 
 def held(log: ArchiveLog, base: Snapshot, letters: str) -> dict[str, str]:
     """These images, each with its shard in ``base``."""
-    return {row["key"]: row["shard"] for row in log.inventory(base).table.to_pylist() if row["key"] in letters}
+    keys = {shard.path: read_rows(log.store, shard, ["key"]).column("key").to_pylist() for shard in base.shards}
+    return {key: path for path, found in keys.items() for key in found if key in letters}
 
 
 def result(number: int, shard: ShardInfo | None, failed: str = "") -> CompressResult:
