@@ -15,7 +15,6 @@ import numpy as np
 import cnnbatch
 from cnnbatch.archive import ArchiveLog, ArchiveRow, open_archive
 from cnnbatch.codec.entropy_coding import rans
-from cnnbatch.picture import Picture
 from cnnbatch.stages.codec_shelf import CodecShelf
 from cnnbatch.stages.settings import VerifySettings
 from cnnbatch.stages.verify import ShardVerifier
@@ -27,8 +26,9 @@ FORBIDDEN_EVENTS = {"socket.connect", "socket.bind", "socket.getaddrinfo"}
 def read(archive: Path) -> dict[str, dict[str, Any]]:
     """By key: the sha256 of original, payload and of the symbols in it, and the decoded ``pixels``; a stored file's sha256."""
     found: dict[str, dict[str, Any]] = {}
-    for picture in cnnbatch.open(str(archive)).pictures():
-        assert isinstance(picture, Picture), picture
+    opened = cnnbatch.open(str(archive))
+    for key in opened:  # one by one: `pictures` decodes others ahead, whose symbols would be counted here
+        picture = opened[key]
         row = picture.row
         one: dict[str, Any] = {"outcome": row.outcome, "coding": row.payload_coding, "reason": row.reason}
         one |= {"source_sha256": row.source_sha256.hex(), "payload_sha256": row.payload_sha256.hex()}
