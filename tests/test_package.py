@@ -1,6 +1,7 @@
 """The wheel works where it is installed alone, and README says what is there."""
 
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -17,8 +18,11 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
+    shutil.copytree(
+        ROOT, folder / "source", ignore=shutil.ignore_patterns(".*", "build", "dist", "site", "tests", "*.egg-info")
+    )
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, ROOT], check=True, timeout=240)
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, folder / "source"], check=True, timeout=240)
     [wheel] = folder.glob("cnnbatch-*.whl")
     zipfile.ZipFile(wheel).extractall(folder / "site")
     return folder / "site"
@@ -35,6 +39,15 @@ def _python(installed: Path, *arguments: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_the_wheel_has_every_module(installed: Path) -> None:
+    """What it lacks would be found in the checkout, where that is installed as well."""
+    names = {
+        folder: {str(path.relative_to(folder)) for name in ("cnnbatch", "jobs") for path in (folder / name).rglob("*.py")}
+        for folder in (ROOT, installed)
+    }
+    assert names[installed] == names[ROOT]
 
 
 def test_the_wheel_carries_its_codec_file_and_compresses(installed: Path) -> None:
