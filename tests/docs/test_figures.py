@@ -24,3 +24,17 @@ def test_the_savings_in_readme_are_those_of_the_record(ours: str, unit: str, sta
     sentence = re.split(r"\. |\(BD-rate", readme[readme.index(start) :].replace("\n", " "), maxsplit=1)[0]
     expected = [fewer_bits(ours, other, unit) for other in ("jpeg444", "webp", "jxl", "avif")]
     assert re.findall(r"\d+\.\d", sentence) == expected
+
+
+def test_the_speeds_in_readme_are_those_of_the_record() -> None:
+    readme = (ROOT / "README.md").read_text()
+    record = (ROOT / "benchmarks/results/codec_speed_avx2.txt").read_text()
+    rows = re.findall(r"^\| (.+?) \| ([\d.]+) \| ([\d.]+) \|$", readme, re.M)
+    assert len(rows) == 5
+    for name, *speeds in rows:
+        [found] = re.findall(rf"^{re.escape(name.lower())} +[\d.]+ +([\d.]+) +[\d.]+ +([\d.]+) ", record.lower(), re.M)
+        assert list(found) == speeds
+    sentence = r"decodes at ([\d.]+) MP/s, a preview of an eighth of the size at ([\d.]+) "
+    [(draft, preview)] = re.findall(sentence, readme.replace("\n", " "))
+    assert f"our draft: {draft} MP/s" in record
+    assert f"our scale 1/8: {preview} MP/s" in record
