@@ -56,7 +56,7 @@ def _run_job(name: str, words: Sequence[str], *, alone: bool) -> int:
     else:
         job_options.job_parser(name).parse_intermixed_args(words)
     _import_jobs()
-    run_as_module: Callable[..., int] = importlib.import_module("jobs.command_line").run_as_module
+    run_as_module: Callable[..., int] = importlib.import_module("jobs.command").run_as_module
     return run_as_module(job_options.MODULES[name], words, alone=alone)
 
 

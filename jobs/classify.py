@@ -15,7 +15,7 @@ from cnnbatch.job_options import classify_parser, job_parser
 from jobs.classify_job import ClassifyJob, ClassifyReport
 from jobs.classify_predict import PredictJob
 from jobs.classify_train import SAW_LABELS, TrainJob
-from jobs.command_line import run_as_module, run_job
+from jobs.command import run_as_module, run_job
 from jobs.configuration import resolve
 from jobs.report import RunReport
 from jobs.settings import ClassifyConfig

@@ -40,7 +40,7 @@ from cnnbatch.storage import Source, StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import parse_url
 from cnnbatch.text import visible_lines
 from jobs import engine
-from jobs.command_line import run_as_module, run_job
+from jobs.command import run_as_module, run_job
 from jobs.compress_outcome import check_complete, check_some_archived, describe
 from jobs.configuration import read_codec, resolve
 from jobs.metrics import record_shard, show

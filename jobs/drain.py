@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from cnnbatch.errors import CnnbatchError
-from jobs.command_line import run_as_module
+from jobs.command import run_as_module
 
 IMDS: Final = "http://169.254.169.254"
 TOKEN_SECONDS: Final = 21600

@@ -30,7 +30,7 @@ from cnnbatch.stages.listing import list_source
 from cnnbatch.stages.records import Failure, Tally
 from cnnbatch.storage import ObjectInfo, StorageConfig, open_store, overlaps
 from cnnbatch.storage.urls import plain_url
-from jobs.command_line import run_as_module, run_job
+from jobs.command import run_as_module, run_job
 from jobs.configuration import read_codec, resolve
 from jobs.evaluation_report import FAILED_STAGES, EvaluationReport, describe, tally_of
 from jobs.evaluation_workers import Cluster, CnnFile

@@ -1,7 +1,7 @@
 """A job as seen from outside: Prometheus metrics (through Ray) and one log line a shard.
 
 Ray exports the metrics on each node's metrics port under ``ray_`` + their name; `METRICS` is all of them. A job that has not
-started Ray has none. The log lines come from the logger `SHARDS`, which `jobs.command_line` turns on.
+started Ray has none. The log lines come from the logger `SHARDS`, which `jobs.command` turns on.
 """
 
 import functools

@@ -24,7 +24,7 @@ from cnnbatch.job_options import job_parser
 from cnnbatch.storage import StorageConfig, open_store
 from cnnbatch.text import visible_lines
 from jobs import engine
-from jobs.command_line import run_as_module, tell
+from jobs.command import run_as_module, tell
 from jobs.logs import log_shards
 from jobs.night.archive_night import ArchiveNight
 from jobs.night.cost import NodeMeter, total_cost

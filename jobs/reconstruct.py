@@ -24,7 +24,7 @@ from cnnbatch.stages.settings import ReconstructionSettings
 from cnnbatch.storage import StorageConfig, Store, open_store, overlaps
 from cnnbatch.storage.urls import may_overlap, parse_url
 from jobs import engine
-from jobs.command_line import check_report_file, run_as_module, run_job
+from jobs.command import check_report_file, run_as_module, run_job
 from jobs.configuration import resolve
 from jobs.metrics import record_shard
 from jobs.progress import Progress

@@ -32,7 +32,7 @@ from cnnbatch.training.checkpoint import is_checkpoint, save_start
 from cnnbatch.training.dense_data import read_labels
 from cnnbatch.training.growth import grown
 from jobs import train_ray
-from jobs.command_line import run_as_module, run_job
+from jobs.command import run_as_module, run_job
 from jobs.configuration import read_codec, resolve
 from jobs.progress import TrainingProgress
 from jobs.report import RunReport, new_run_id, shown

@@ -28,7 +28,7 @@ from cnnbatch.stages.settings import VerifySettings
 from cnnbatch.stages.verify import ShardVerifier
 from cnnbatch.storage import Source, StorageConfig, Store, open_store
 from jobs import engine
-from jobs.command_line import check_report_file, run_as_module, run_job
+from jobs.command import check_report_file, run_as_module, run_job
 from jobs.configuration import resolve
 from jobs.metrics import record_shard
 from jobs.progress import Progress

@@ -23,7 +23,7 @@ from cnnbatch.codec import Codec
 from cnnbatch.codec.codec_file import dump_codec
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from jobs import compress, engine
-from jobs.command_line import run_command
+from jobs.command import run_command
 from tests.codec.models import picture, tiny_model
 from tests.compat.reading import read
 from tests.jobs.conftest import run_inline

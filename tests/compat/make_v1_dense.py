@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from jobs import compress, engine
-from jobs.command_line import run_command
+from jobs.command import run_command
 from tests.codec.dense_models import COLOUR, dense_codec_file, pictures
 from tests.compat.reading import read
 from tests.jobs.conftest import run_inline

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jobs import compress, engine
-from jobs.command_line import run_command
+from jobs.command import run_command
 from tests.containers.datasets import samples, write_tar
 from tests.jobs.conftest import run_inline
 

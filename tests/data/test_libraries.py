@@ -14,7 +14,7 @@ import cnnbatch
 from cnnbatch.data import ArchiveDataset, RowDecoder, data_files, webdataset_sample
 from cnnbatch.errors import DamagedRow, UsageError
 from jobs import reconstruct
-from jobs.command_line import run_command
+from jobs.command import run_command
 from tests.data.conftest import COUNT, inline_jobs
 from tests.data.test_archive_dataset import KEYS
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import compress, engine, reconstruct, verify
-from jobs.command_line import run_command
+from jobs.command import run_command
 from tests.faults.conftest import CODEC, SETTINGS
 from tests.jobs.conftest import run_inline
 

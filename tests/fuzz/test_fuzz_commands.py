@@ -24,7 +24,7 @@ from cnnbatch.archive.parquet import seal_footer
 from cnnbatch.archive.schema import SCHEMA
 from cnnbatch.archive.shards import SUMMARY_KEY
 from jobs import compress, engine, nightly, reconstruct, verify
-from jobs.command_line import run_command
+from jobs.command import run_command
 from tests.fuzz.archives import DIGESTS, ODD_VALUES
 from tests.jobs.conftest import run_inline
 from tests.stages.pictures import as_file, waves

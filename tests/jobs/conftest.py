@@ -12,7 +12,7 @@ import ray
 
 from cnnbatch import cli
 from jobs import classify, compress, engine, reconstruct, verify
-from jobs.command_line import run_command
+from jobs.command import run_command
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cnnbatch.codec import Codec
 from jobs import train
-from jobs.command_line import run_command
+from jobs.command import run_command
 from jobs.progress import TrainingProgress
 from tests.codec.models import TINY, picture
 

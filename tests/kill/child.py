@@ -22,7 +22,7 @@ import torch
 from cnnbatch import cli
 from cnnbatch.archive import Lease
 from jobs import compress, engine, reconstruct
-from jobs.command_line import run_command
+from jobs.command import run_command
 from tests.jobs.conftest import run_inline
 from tests.kill.points import watch
 

@@ -34,7 +34,7 @@ from cnnbatch.images import decode
 from cnnbatch.images.lossless import restore
 from cnnbatch.metrics import psnr_db
 from jobs import engine, nightly
-from jobs.command_line import run_command
+from jobs.command import run_command
 from jobs.night.report import STEPS
 from tests.codec.models import tiny_codec_file
 from tests.jobs.conftest import run_inline

@@ -10,7 +10,7 @@ from PIL import Image
 from cnnbatch.codec.codec_file import dump_codec
 from cnnbatch.training.comparison import compare
 from jobs import train
-from jobs.command_line import run_command
+from jobs.command import run_command
 from jobs.training import TRAINED
 from tests.codec.models import picture, tiny_codec_file, tiny_model
 
