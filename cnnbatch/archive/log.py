@@ -31,7 +31,8 @@ from cnnbatch.archive.log_table import LogTable
 from cnnbatch.archive.merge import Change, KeyCache, resolve
 from cnnbatch.archive.shards import ShardInfo
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, Snapshot, delta_faults, take_snapshot
-from cnnbatch.archive.transaction import FENCE, write_commit
+from cnnbatch.archive.transaction import FENCE
+from cnnbatch.archive.transaction import write_commit as _write_commit
 from cnnbatch.archive.trust import Look, check_live
 from cnnbatch.errors import ArchiveError
 from cnnbatch.processes import require_rust, rust_works
@@ -231,7 +232,7 @@ class ArchiveLog:
             if not (change.adds or change.removes or needed):
                 return _result(snapshot.version, change)
             try:
-                write_commit(look, change, run_id, sequence)
+                _write_commit(look, change, run_id, sequence)
             except (DeltaError, OSError) as error:  # a conflict, or no answer: the log tells which
                 failure = error
                 self.table.require_hard_links()

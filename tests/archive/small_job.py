@@ -54,7 +54,7 @@ def exit_at(step: int, url: str) -> None:
         return call
 
     kind: type[Store] = type(open_store(url))
-    for owner, name in ((kind, "put"), (kind, "put_if_absent"), (log_module, "write_commit"), (LogTable, "sync")):
+    for owner, name in ((kind, "put"), (kind, "put_if_absent"), (log_module, "_write_commit"), (LogTable, "sync")):
         setattr(owner, name, watched(getattr(owner, name)))
     DeltaTable.create = watched(DeltaTable.create)  # type: ignore[method-assign]
 

@@ -84,7 +84,7 @@ def test_a_list_that_is_lost_is_made_again_by_the_same_erasure(log: ArchiveLog) 
 
 
 def test_a_commit_under_way_beside_an_erasure_is_decided_again(log: ArchiveLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = log_module.write_commit
+    write = log_module._write_commit
     erasures: list[Erasure] = []
 
     def is_late(look: Look, change: Change, run_id: str, sequence: int) -> None:
@@ -92,7 +92,7 @@ def test_a_commit_under_way_beside_an_erasure_is_decided_again(log: ArchiveLog, 
             erasures.append(erase(ArchiveLog.open(log.store.url), ["a"], run_id="erase"))
         write(look, change, run_id, sequence)
 
-    monkeypatch.setattr(log_module, "write_commit", is_late)
+    monkeypatch.setattr(log_module, "_write_commit", is_late)
     assert log.commit("run", 0, [shard_of(log, "a", "b")]).dropped == ("a",)
     assert erasures[0].erased == ()
     assert keys_of(rows_of(log)) == ["b"]

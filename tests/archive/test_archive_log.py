@@ -104,7 +104,7 @@ def test_a_missing_or_short_shard_is_not_committed(log: ArchiveLog) -> None:
 
 
 def test_an_error_after_the_commit_went_in_is_not_an_error(log: ArchiveLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = log_module.write_commit
+    write = log_module._write_commit
     attempts: list[int] = []
 
     def loses_the_answer(*arguments: object) -> None:
@@ -112,7 +112,7 @@ def test_an_error_after_the_commit_went_in_is_not_an_error(log: ArchiveLog, monk
         write(*arguments)  # type: ignore[arg-type]
         raise OSError("connection reset")
 
-    monkeypatch.setattr(log_module, "write_commit", loses_the_answer)
+    monkeypatch.setattr(log_module, "_write_commit", loses_the_answer)
     shard = shard_of(log, "a")
     result = log.commit("run", 0, [shard])
     assert (result.version, result.added, result.repeated, len(attempts)) == (1, (shard.path,), False, 1)
@@ -123,7 +123,7 @@ def test_a_store_that_never_takes_the_commit_is_reported_in_time(log: ArchiveLog
     def refuses(*_: object) -> None:
         raise OSError("read-only")
 
-    monkeypatch.setattr(log_module, "write_commit", refuses)
+    monkeypatch.setattr(log_module, "_write_commit", refuses)
     monkeypatch.setattr(log_module, "COMMIT_SECONDS", 0.3)
     with pytest.raises(StorageError, match=r"cannot commit within 0\.3 s to .*read-only"):
         log.commit("run", 0, [shard_of(log, "a")])

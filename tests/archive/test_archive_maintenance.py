@@ -157,7 +157,7 @@ def dying_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
         return call
 
-    for owner, name in ((LocalStore, "put"), (log_module, "write_commit"), (LogTable, "sync"), (LocalStore, "delete")):
+    for owner, name in ((LocalStore, "put"), (log_module, "_write_commit"), (LogTable, "sync"), (LocalStore, "delete")):
         monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
 
 

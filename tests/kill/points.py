@@ -84,7 +84,7 @@ def watch(kill_at: int | None, disk_path: Path | None = None) -> Points:
     points = Points(kill_at, disk)
     for name in OBJECT_CALLS:
         points.around(ObjectStore, name)
-    points.around(log_module, "write_commit")
+    points.around(log_module, "_write_commit")
     points.around(DeltaTable, "create")
     points.around(os, "fsync", lambda descriptor: disk.synced(descriptor) if disk else None)
     points.around(os, "link")

@@ -91,7 +91,7 @@ def flipped_payload(world: World) -> None:
 def twin(world: World) -> None:
     log = ArchiveLog.open(world.archive)
     change = Change((shard_of(log, "notes.txt"),), (), (), ())
-    log_module.write_commit(log.load(), change, "forger", 0)
+    log_module._write_commit(log.load(), change, "forger", 0)
 
 
 def no_row(world: World) -> None:
