@@ -74,9 +74,8 @@ class TrainTask:
     @contextmanager
     def start(self) -> Iterator[Path | None]:
         """The state that the run begins with as a local file, None where there is none."""
-        try:
-            data = self.place.read(START, max_bytes=MAX_BYTES)
-        except FileNotFoundError:
+        data = self._kept(START)
+        if data is None:
             yield None
             return
         with tempfile.TemporaryDirectory() as folder:
@@ -86,8 +85,11 @@ class TrainTask:
 
     def before(self) -> bytes | None:
         """The codec file whose weights the run began with; None where it began with none."""
+        return self._kept(BEFORE)
+
+    def _kept(self, name: str) -> bytes | None:
         try:
-            return self.place.read(BEFORE, max_bytes=MAX_BYTES)
+            return self.place.read(name, max_bytes=MAX_BYTES)
         except FileNotFoundError:
             return None
 

@@ -12,10 +12,10 @@ from cnnbatch.archive.fields import dump_fields
 from cnnbatch.containers.beside import read_beside, with_columns
 from cnnbatch.containers.manifest import Entry, Manifest, key_below
 from cnnbatch.containers.samples import MAX_FIELDS_BYTES
-from cnnbatch.errors import StorageError, Unreadable
+from cnnbatch.errors import StorageError
 from cnnbatch.storage import ObjectInfo, Store
 from cnnbatch.storage.generic_listing import fault_of
-from cnnbatch.storage.many import Outcome
+from cnnbatch.storage.many import Outcome, get_one
 from cnnbatch.storage.urls import parse_url
 
 LOOK_THREADS: Final = 16
@@ -65,10 +65,7 @@ class ListedSource:
         return self.base.head(key) if _digest(key) in self._named else None
 
     def get(self, info: ObjectInfo) -> bytes:
-        [(_, body)] = self.get_many([info], max_bytes=max(info.known_bytes, 1 << 30), concurrency=1)
-        if isinstance(body, Unreadable):
-            raise body
-        return body
+        return get_one(self.get_many, info)
 
     def get_many(self, infos: Iterable[ObjectInfo], *, max_bytes: int, concurrency: int) -> Iterator[Outcome]:
         plain: list[ObjectInfo] = []

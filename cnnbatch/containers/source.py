@@ -27,7 +27,7 @@ from cnnbatch.containers.part import Part, identity, parse_part
 from cnnbatch.errors import StorageError, Unreadable
 from cnnbatch.storage import ObjectInfo, StorageConfig, Store
 from cnnbatch.storage.interface import Source
-from cnnbatch.storage.many import Outcome, read_many
+from cnnbatch.storage.many import Outcome, get_one, read_many
 from cnnbatch.storage.opening import open_object
 
 LOOKED_AT: Final = 10_000
@@ -158,10 +158,7 @@ class ContainerSource:
         return None
 
     def get(self, info: ObjectInfo) -> bytes:
-        [(_, body)] = self.get_many([info], max_bytes=max(info.known_bytes, 1 << 30), concurrency=1)
-        if isinstance(body, Unreadable):
-            raise body
-        return body
+        return get_one(self.get_many, info)
 
     def get_many(self, infos: Iterable[ObjectInfo], *, max_bytes: int, concurrency: int) -> Iterator[Outcome]:
         inside: list[_Input] = []

@@ -18,6 +18,14 @@ GROUP_BYTES = 1 << 18
 """Bytes of objects that one thread reads after the other: handing over each alone costs more than reading a tiny file."""
 
 
+def get_one(get_many: Callable[..., Iterator[Outcome]], info: ObjectInfo) -> bytes:
+    """One object by a source's ``get_many``; raises the Unreadable that says why there is none."""
+    [(_, body)] = get_many([info], max_bytes=max(info.known_bytes, 1 << 30), concurrency=1)
+    if isinstance(body, Unreadable):
+        raise body
+    return body
+
+
 def read_many(
     get: Callable[[ObjectInfo], bytes],
     infos: Iterable[ObjectInfo],

@@ -97,5 +97,5 @@ def _difference(before: Sequence[_Point], after: Sequence[_Point]) -> float | No
     if low >= high:
         return -BEYOND if max(after) > max(before) else BEYOND
     grid = np.linspace(low, high, GRID)
-    rates = [np.interp(grid, np.array(sorted(curve))[:, 0], np.array(sorted(curve))[:, 1]) for curve in (before, after)]
+    rates = [np.interp(grid, *np.array(sorted(curve)).T) for curve in (before, after)]
     return float(np.mean(rates[1] - rates[0]))
