@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -99,18 +99,36 @@ class Client:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=200, help="photographs in the folder (default %(default)s)")
-    parser.add_argument("--megapixels", type=int, default=100, help="of the large picture (default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="servers for the folder (default %(default)s)")
+    numbers = {
+        "images": (200, "photographs in the folder"),
+        "megapixels": (100, "of the large picture"),
+        "rounds": (3, "servers for the folder"),
+    }
+    run_benchmark(__doc__, numbers, benchmark, table)
+
+
+def benchmark(folder: Path, numbers: Mapping[str, int]) -> dict[str, Any]:
+    archive = make_archive(folder, numbers["images"], numbers["megapixels"])
+    return measure(archive, images=numbers["images"], rounds=numbers["rounds"]) | {"megapixels": numbers["megapixels"]}
+
+
+def run_benchmark(
+    description: str | None,
+    numbers: Mapping[str, tuple[int, str]],
+    benchmark: Callable[[Path, Mapping[str, int]], dict[str, Any]],
+    table: Callable[[dict[str, Any]], list[str]],
+) -> None:
+    """The command of a benchmark of the server: ``numbers`` are its options; prints what ``benchmark`` measures in a folder."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, (default, help) in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{help} (default %(default)s)")
     parser.add_argument("--folder", type=Path, help="where the archive is made, or lies from the last time")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    options = parser.parse_args()
+    options = vars(parser.parse_args())
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary)
-        archive = make_archive(folder, options.images, options.megapixels)
-        result = measure(archive, images=options.images, rounds=options.rounds) | {"megapixels": options.megapixels}
-    print(json.dumps(result, indent=2) if options.json else table(result))
+        result = benchmark(options["folder"] or Path(temporary), {name: options[name] for name in numbers}) | hardware()
+    lines = [*table(result), f"{result['hardware']}; {result['software']}"]
+    print(json.dumps(result, indent=2) if options["json"] else "\n".join(lines))
 
 
 def make_archive(folder: Path, images: int, megapixels: int) -> Path:
@@ -146,7 +164,6 @@ def measure(archive: Path, *, images: int, rounds: int) -> dict[str, Any]:
         "folders": {name: asdict(sorted(found, key=lambda one: one.total)[len(found) // 2]) for name, found in folders.items()},
         "tiles": tiles,
         "targets": TARGETS,
-        **hardware(),
     }
 
 
@@ -218,7 +235,7 @@ def ask_tiles(client: Client) -> Iterator[Times]:
             yield Times.of(f"{name}, 1/{by}", seconds, time.perf_counter() - begin, client.processor() - processor)
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: dict[str, Any]) -> list[str]:
     def line(name: str, one: dict[str, Any]) -> str:
         times = " ".join(f"{one[part]:7.3f}" for part in ("p50", "p95", "most"))
         return f"{name:32} {one['answers']:7} {one['total']:8.2f} {one['processor']:7.2f} {times}"
@@ -232,7 +249,7 @@ def table(result: dict[str, Any]) -> str:
         f"warm tile p95 {result['tiles'][0]['p95']:.3f} s (target ≤ {TARGETS['tile_seconds']:g} s); "
         f"started in {result['start_seconds']:.1f} s"
     )
-    return "\n".join([*lines, f"{result['hardware']}; {result['software']}"])
+    return lines
 
 
 if __name__ == "__main__":

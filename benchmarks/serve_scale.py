@@ -7,10 +7,9 @@ are days of ten years. Each question is asked once, and then once more, of what 
     python -m benchmarks.serve_scale [--pictures 1000000] [--folder DIR] [--json]
 """
 
-import argparse
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -23,9 +22,8 @@ import numpy as np
 from PIL import Image
 
 import cnnbatch
-from benchmarks.hardware import hardware
 from benchmarks.photographs import copy_photographs
-from benchmarks.serve import Client, serving
+from benchmarks.serve import Client, run_benchmark, serving
 from cnnbatch.archive import ArchiveLog, ArchiveRow, ShardInfo
 from cnnbatch.archive.shards import write_shard
 from cnnbatch.codec import Codec
@@ -40,15 +38,11 @@ WORKERS = 2
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=1_000_000, help="(default %(default)s)")
-    parser.add_argument("--folder", type=Path, help="where the archive is made, or lies from the last time")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        archive = make_archive(options.folder or Path(temporary), options.pictures)
-        result = measure(archive, options.pictures)
-    print(json.dumps(result, indent=2) if options.json else table(result))
+    run_benchmark(__doc__, {"pictures": (1_000_000, "pictures in the archive")}, benchmark, table)
+
+
+def benchmark(folder: Path, numbers: Mapping[str, int]) -> dict[str, Any]:
+    return measure(make_archive(folder, numbers["pictures"]), numbers["pictures"])
 
 
 def make_archive(folder: Path, pictures: int) -> Path:
@@ -129,7 +123,6 @@ def measure(archive: Path, pictures: int) -> dict[str, Any]:
             "memory_bytes_after": memory_bytes(client),
             "asked_seconds": asked,
             "thumbnail_seconds": dict(zip(("p50", "p95"), np.percentile(thumbnails, [50, 95]).tolist(), strict=True)),
-            **hardware(),
         }
 
 
@@ -139,7 +132,7 @@ def memory_bytes(client: Client) -> int:
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("Private_Dirty:", "Private_Clean:")))
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: dict[str, Any]) -> list[str]:
     lines = [f"{'':24} once s  again s"]
     lines += [f"{name:24} {once:6.3f} {again:8.3f}" for name, (once, again) in result["asked_seconds"].items()]
     lines.append(
@@ -147,7 +140,7 @@ def table(result: dict[str, Any]) -> str:
         f"{result['memory_bytes_started'] / 2**20:.0f} MiB, in the end {result['memory_bytes_after'] / 2**20:.0f} MiB; "
         f"a thumbnail p50 {result['thumbnail_seconds']['p50']:.3f} s, p95 {result['thumbnail_seconds']['p95']:.3f} s"
     )
-    return "\n".join([*lines, f"{result['hardware']}; {result['software']}"])
+    return lines
 
 
 if __name__ == "__main__":

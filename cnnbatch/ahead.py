@@ -39,6 +39,7 @@ class Batch:
         self.how: How | None = None
         """In which it was decoded."""
         self._codecs, self._lock = codecs, threading.Lock()
+        self._num_pixels = self._num_bytes = 0
         self._decoded: dict[int, Pixels | BitstreamError] = {}
         self._asked: tuple[int, How] | None = None
 
@@ -46,11 +47,15 @@ class Batch:
         """A picture is pickled without it."""
         return type(None), ()
 
-    def has_room(self, row: "ArchiveRow | DamagedRow") -> bool:
-        """Whether a row may join the others."""
-        together = [one for one in (*self.rows, row) if not isinstance(one, DamagedRow)]
-        pixels, size = sum(map(_pixels, together)), sum(len(one.payload) for one in together)
-        return not self.rows or (len(self.rows) < BATCH_IMAGES and pixels <= BATCH_PIXELS and size <= BATCH_BYTES)
+    def add(self, row: "ArchiveRow | DamagedRow") -> bool:
+        """Takes a row where there is room for it; an empty batch takes any. Returns whether it did."""
+        pixels, size = (0, 0) if isinstance(row, DamagedRow) else (_pixels(row), len(row.payload))
+        pixels, size = self._num_pixels + pixels, self._num_bytes + size
+        if self.rows and (len(self.rows) >= BATCH_IMAGES or pixels > BATCH_PIXELS or size > BATCH_BYTES):
+            return False
+        self.rows.append(row)
+        self._num_pixels, self._num_bytes = pixels, size
+        return True
 
     def decode(self, how: How, start: int = 0) -> None:
         """Decodes the rows from ``start`` on; what cannot be says so where it is asked for."""
@@ -95,18 +100,20 @@ class _Reader:
     def __init__(self, rows: "Iterator[ArchiveRow | DamagedRow]", codecs: Codecs) -> None:
         self.how: How | None = None
         self._rows, self._codecs = rows, codecs
-        self._left: list[ArchiveRow | DamagedRow] = []
+        self._left: ArchiveRow | DamagedRow | None = None
+        """The row that did not fit the last batch."""
 
     def batch(self) -> Batch:
         """The next one."""
         batch = Batch(self._codecs)
-        batch.rows, self._left = self._left, []
+        if self._left is not None:
+            batch.add(self._left)
+            self._left = None
         try:
             for row in self._rows:
-                if not batch.has_room(row):
-                    self._left = [row]
+                if not batch.add(row):
+                    self._left = row
                     break
-                batch.rows.append(row)
             else:
                 batch.is_last = True
         except CnnbatchError as error:

@@ -26,13 +26,22 @@ PLACES: Final = re.compile(r"SOURCE|ARCHIVE|DESTINATION|.*(FILE|IMAGE|FOLDER|LAB
 """Names of arguments for which a shell offers its files."""
 
 
+WITH_SOURCE: Final = {"doctor", "serve"}
+"""Commands that take settings of their ``--source`` among their words."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; return its exit code (2 for a wrong command line, as SystemExit)."""
     write_anything(sys.stdout, sys.stderr)
     words = sys.argv[1:] if argv is None else list(argv)
     if words and words[0] in job_options.MODULES:
         return _run_job(words[0], words[1:], alone=argv is None)
+    settings: list[str] = []
+    if words and words[0] in WITH_SOURCE:
+        settings = [word for word in words if job_options.SOURCE_SETTING.match(word)]
+        words = [word for word in words if word not in settings]
     options = command_parser().parse_args(words)
+    options.settings = settings
     try:
         with signals.ended_by_signals():
             _run(options)

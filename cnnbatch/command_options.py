@@ -139,37 +139,41 @@ def _add_get(subparsers: "Subparsers") -> None:
 def _add_serve(subparsers: "Subparsers") -> None:
     help = "show archives in a browser: gallery, IIIF and dashboard, read-only"
     parser = subparsers.add_parser("serve", help=help, description=f"{help[0].upper()}{help[1:]}.", allow_abbrev=False)
-    parser.add_argument("archives", metavar="ARCHIVE", nargs="+")
-    parser.add_argument("--port", type=int, default=8765, help="0 takes a free one (default: 8765)")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser._positionals.title = "required"
+    parser.add_argument("archives", metavar="ARCHIVE", nargs="+", help="folder or URL of an archive")
+    parser.add_argument("--port", type=int, default=8765, help="port to listen on; 0 takes a free one (default: 8765)")
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="with another one than this machine's own, a token is asked for (default: 127.0.0.1)",
+        help="address to listen on; any other than the default requires a token (default: 127.0.0.1)",
     )
     parser.add_argument(
         "--source",
         metavar="SOURCE",
         action="append",
         default=[],
-        help="of each archive, in their order: shows originals beside it",
+        help="originals to show beside the pictures; give one for each ARCHIVE, in the same order",
     )
     parser.add_argument(
         "--cors",
         metavar="ORIGIN",
         action="append",
         default=[],
-        help="pages there may read IIIF answers, * for all (repeatable)",
+        help="let pages of this origin read IIIF answers; * allows every origin; repeatable",
     )
-    parser.add_argument("--public-url", metavar="URL", help="under which a proxy shows it (default: as it is asked)")
+    parser.add_argument("--public-url", metavar="URL", help="address under which a proxy publishes the server")
+    job_options.add_source_settings(parser)
+    limits = parser.add_argument_group("limits")
     for name, default, help in (
-        ("workers", None, "pictures decoded at once (default: processors)"),
-        ("queue", 256, "requests that may wait for that, further ones are told to come again"),
-        ("cache-mib", 512, "memory for pictures that were decoded"),
-        ("decode-mib", 2048, "memory for pictures while they are decoded"),
-        ("max-megapixels", 400, "larger pictures are not shown, only given"),
+        ("workers", None, "decode at most N pictures at once (default: number of processors)"),
+        ("queue", 256, "let at most N requests wait for a decoder; further ones get 503"),
+        ("cache-mib", 512, "cache at most N MiB of decoded pictures"),
+        ("decode-mib", 2048, "use at most N MiB for pictures while they are decoded"),
+        ("max-megapixels", 400, "offer pictures above N megapixels as downloads only"),
     ):
         shown = help if default is None else f"{help} (default: {default})"
-        parser.add_argument(f"--{name}", type=_positive, default=default, metavar="N", help=shown)
+        limits.add_argument(f"--{name}", type=_positive, default=default, metavar="N", help=shown)
 
 
 def _positive(text: str) -> int:
@@ -212,6 +216,7 @@ def _add_doctor(subparsers: "Subparsers") -> None:
         "the log, and the next run archives their images again",
     )
     originals.add_argument("--no-source", action="store_true", help="the same when the originals no longer exist")
+    job_options.add_source_settings(parser)
     parser.add_argument("--sweep", action="store_true", help="delete files that hold no live image, once their grace is over")
     _add_grace(parser)
 

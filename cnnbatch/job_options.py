@@ -4,12 +4,15 @@ Nothing here imports what a job needs, so that its help and its usage errors com
 """
 
 import argparse
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cnnbatch.choices import FORMATS, LAYOUTS, LEVELS
+
+SOURCE_SETTING: Final = re.compile(r"source\.\w+=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,18 @@ def add_coding(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_source_settings(parser: argparse.ArgumentParser) -> None:
+    """Adds to the help the settings that say how a source is read; they are words that match `SOURCE_SETTING`."""
+    parser.add_argument_group(
+        "settings of SOURCE (docs/datasets.md)",
+        "  source.kind=auto|folder|webdataset|parquet|zip|manifest   what SOURCE holds\n"
+        "  source.manifest=LIST       the keys or URLs below SOURCE that a CSV, JSON Lines\n"
+        "                             or Parquet file names (source.key_column=NAME)\n"
+        "  source.sidecars=true       a.txt, a.json, a.xmp … go with a.jpg\n"
+        "  source.image_column=NAME   of tables; source.label=NAME: what says the class",
+    )
+
+
 def _add_compress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
@@ -82,14 +97,7 @@ def _add_compress(parser: argparse.ArgumentParser) -> None:
         help="folder or URL with images, such as photos/ or s3://bucket/photos; tars, tables and zip files are taken apart",
     )
     parser.add_argument("archive", metavar="ARCHIVE", help="folder or URL of the archive; created if missing")
-    parser.add_argument_group(
-        "data sets (docs/datasets.md)",
-        "  source.kind=auto|folder|webdataset|parquet|zip|manifest   what SOURCE holds\n"
-        "  source.manifest=LIST       the keys or URLs below SOURCE that a CSV, JSON Lines\n"
-        "                             or Parquet file names (source.key_column=NAME)\n"
-        "  source.sidecars=true       a.txt, a.json, a.xmp … go with a.jpg\n"
-        "  source.image_column=NAME   of tables; source.label=NAME: what says the class",
-    )
+    add_source_settings(parser)
     add_coding(parser)
     which = parser.add_argument_group("which images")
     which.add_argument("--exclude", action="append", metavar="GLOB", help="leave out keys; * crosses /; repeatable")
@@ -103,12 +111,8 @@ def _add_compress(parser: argparse.ArgumentParser) -> None:
         help="largest share of the archive's images to remove at once (default: 0.1)",
     )
     run = _add_common(parser)
-    run.add_argument(
-        "--compact",
-        action="store_true",
-        default=None,
-        help="merge small shards at the end of a run that replaced or removed rows",
-    )
+    compact = "merge small shards at the end of a run that replaced or removed rows"
+    run.add_argument("--compact", action="store_true", default=None, help=compact)
     run.add_argument("--dry-run", action="store_true", help="say what would be done; write nothing")
 
 
@@ -139,11 +143,13 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--source", metavar="SOURCE", help="the originals; with --level decode only their PSNR is compared")
     what.add_argument("--exclude", action="append", metavar="GLOB", help="keys of SOURCE that the archive need not have")
+    add_source_settings(parser)
     _add_report_file(_add_common(parser))
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="folder or URL with images; nothing below it is changed")
+    add_source_settings(parser)
     codecs = parser.add_argument_group("codecs")
     codecs.add_argument("--codecs", metavar="A,B", help="which to compare, such as cnn,jpeg444,webp,avif,jxl; default: all")
     codecs.add_argument(
@@ -211,24 +217,23 @@ def _add_classify_predict(parser: argparse.ArgumentParser) -> None:
 
 def _add_nightly(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG.yaml", help="see jobs/configs/nightly.yaml; only `archives` is needed")
-    run = parser.add_argument_group("the run")
-    run.add_argument("settings", nargs="*", default=[], metavar="name=value", help="any setting, such as workers.most=4")
+    run = _add_words(parser, "workers.most=4")
     run.add_argument("--json", action="store_true", help="print the report as JSON on stdout, not as Markdown")
     run.add_argument(
         "--dry-run", action="store_true", help="say what would be done and what it costs; write nothing, read no image"
     )
 
 
-def _add_settings(parser: argparse.ArgumentParser, example: str) -> argparse._ArgumentGroup:
+def _add_words(parser: argparse.ArgumentParser, example: str) -> argparse._ArgumentGroup:
     run = parser.add_argument_group("the run")
     run.add_argument("settings", nargs="*", default=[], metavar="name=value", help=f"any setting, such as {example}")
-    run.add_argument("--config", metavar="F.yaml", help="read settings from this file; flags and name=value win over it")
     return run
 
 
 def _add_common(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Adds the options every job has that prints a run report."""
-    run = _add_settings(parser, "workers.cpus=4")
+    run = _add_words(parser, "workers.cpus=4")
+    run.add_argument("--config", metavar="F.yaml", help="read settings from this file; flags and name=value win over it")
     run.add_argument("--json", action="store_true", help="print the run report as JSON on stdout")
     return run
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from cnnbatch.codec import Codec, shipped_codec
+from cnnbatch.containers import open_source
 from cnnbatch.errors import CnnbatchError, StorageError, UsageError
 from cnnbatch.evaluation import check_libraries, ours, output, pca, vq
 from cnnbatch.evaluation.bd_rate import bd_rates
@@ -58,7 +59,7 @@ class EvaluateJob:
         files, specs = _codec_files(config.codec) if ours.NAME in config.codecs else ((), ())
         self.selection = select(config.codecs, specs, config.qualities)
         self.published = () if config.published is None else read_published(config.published)
-        self.source = open_store(config.source, self.storage)
+        self.source = open_source(open_store(config.source, self.storage), config.source_settings, config=self.storage)
         self.source.check()
         self.out = None if config.out is None else open_store(config.out, self.storage)
         if self.out is not None:

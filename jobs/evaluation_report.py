@@ -1,11 +1,13 @@
 """The report of `jobs.evaluate`, and what it tells people."""
 
+import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Final
 
+from cnnbatch.containers import SourceSettings
 from cnnbatch.evaluation import ours, plots, text_report
 from cnnbatch.evaluation.measurement import Measured
 from cnnbatch.evaluation.summary import EvaluationSummary, Recommendation
@@ -47,6 +49,9 @@ def command_of(advice: Recommendation, config: Mapping[str, Any]) -> str | None:
     words += [f"--effort={effort}"] if effort else []
     words += [f"--codec={file}" for file in config["codec"] if PurePath(file).stem == name.partition(":")[2]]
     words += [f"--exclude={glob}" for glob in config["exclude"]]
+    usual = SourceSettings().model_dump(mode="json")
+    given = {name: value for name, value in config["source_settings"].items() if value != usual[name]}
+    words += [f"source.{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in given.items()]
     return shlex.join(words)
 
 

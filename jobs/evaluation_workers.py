@@ -18,12 +18,12 @@ from cnnbatch.evaluation.measurement import Limits, Measured, Measurer, MeasureT
 from cnnbatch.evaluation.ours import CnnCodec
 from cnnbatch.evaluation.selection import Selection
 from cnnbatch.evaluation.summary import Example, Measure
-from cnnbatch.storage import ObjectInfo, Store
+from cnnbatch.storage import ObjectInfo, Source
 from jobs import engine, ray_tasks
 
 logger = logging.getLogger(__name__)
 
-MakeWorker = Callable[[Store, Mapping[str, ImageCodec], Limits], engine.Worker[Any, Any]]
+MakeWorker = Callable[[Source, Mapping[str, ImageCodec], Limits], engine.Worker[Any, Any]]
 """`Measurer` or `ExampleMaker`."""
 
 Plan = Mapping[str, Sequence[float]]
@@ -51,7 +51,7 @@ class BuildCnn:
     """Makes a worker with our codecs, on its actor."""
 
     worker: MakeWorker
-    source: Store
+    source: Source
     limits: Limits
     files: tuple[tuple[str | None, Callable[[], bytes]], ...]
     """Path, and what gets the bytes."""
@@ -67,7 +67,7 @@ class BuildClassical:
     """Makes a worker with the classical codecs, in the process of a task."""
 
     worker: MakeWorker
-    source: Store
+    source: Source
     limits: Limits
     names: tuple[str, ...]
     books: tuple[vq.Codebook, ...]
@@ -89,7 +89,7 @@ class BuildClassical:
 class Cluster:
     """Measures pictures of one source with the selected codecs."""
 
-    source: Store
+    source: Source
     selection: Selection
     files: tuple[CnnFile, ...]
     limits: Limits

@@ -10,7 +10,7 @@ from cnnbatch.archive.lease import HEARTBEAT_SECONDS, LAPSE_SECONDS, POLL_SECOND
 from cnnbatch.classification.fit import HeadTraining
 from cnnbatch.codec.dense.settings import DenseLayers
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
-from cnnbatch.containers import SourceSettings
+from cnnbatch.containers import SourceConfig
 from cnnbatch.errors import TooManyFailures
 from cnnbatch.evaluation.examples import MOST_EXAMPLES
 from cnnbatch.evaluation.recommendation import Goal
@@ -81,23 +81,8 @@ class LeaseTimes(BaseModel):
     poll_seconds: float = Field(POLL_SECONDS, gt=0)
 
 
-class SourceConfig(BaseModel):
-    """A source: its URL, or with ``url`` and settings of its own."""
-
-    source_settings: SourceSettings = SourceSettings()
-    """Given as ``source.kind`` and the like."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _apart(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(given := values.get("source"), dict):
-            settings = {name: value for name, value in given.items() if name != "url"}
-            return values | {"source": given.get("url"), "source_settings": settings}
-        return values
-
-
-class CompressConfig(SourceConfig):
-    """`jobs.compress`."""
+class ArchiveEntry(SourceConfig):
+    """A source, its archive, and how pictures get from one into the other."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -110,17 +95,22 @@ class CompressConfig(SourceConfig):
     delete_limit: float = Field(DELETE_LIMIT, ge=0, le=1)
     """Share of the archive's rows: where ``mirror_deletes`` would remove more than that, and than one, it removes none."""
     recompress: bool = False
+    compression: CompressionSettings = CompressionSettings()
+    thresholds: Thresholds = Thresholds()
+    storage: dict[str, Any] = Field(default_factory=dict)
+    """Overrides of what the environment says: endpoint, region, …; see `cnnbatch.storage.StorageConfig`."""
+
+
+class CompressConfig(ArchiveEntry):
+    """`jobs.compress`."""
+
     compact: bool = False
     """Small shards are merged at the end of a run that replaced or removed rows; their files stay until a sweep."""
     retry_failed: str | None = None
-    compression: CompressionSettings = CompressionSettings()
     shards: Shards = Shards()
     planning: Planning = Planning()
     workers: Workers = Workers()
-    thresholds: Thresholds = Thresholds()
     lease: LeaseTimes = LeaseTimes()
-    storage: dict[str, Any] = Field(default_factory=dict)
-    """Overrides of what the environment says: endpoint, region, …; see `cnnbatch.storage.StorageConfig`."""
 
 
 class ReconstructConfig(BaseModel):
@@ -152,7 +142,7 @@ class VerifyConfig(SourceConfig):
     storage: dict[str, Any] = Field(default_factory=dict)
 
 
-class EvaluateConfig(BaseModel):
+class EvaluateConfig(SourceConfig):
     """`jobs.evaluate`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

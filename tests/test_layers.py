@@ -51,7 +51,8 @@ BELOW = {
     "cnnbatch.codec": {"cnnbatch.metrics", "cnnbatch.ssimulacra2", *FLOOR},
     "cnnbatch.archive": {"cnnbatch.storage", *FLOOR},
     "cnnbatch.images": {"cnnbatch.choices", *FLOOR},
-    "cnnbatch.containers": {"cnnbatch.archive", "cnnbatch.storage", *FLOOR},
+    "cnnbatch.configuration": {"cnnbatch.storage", *FLOOR},
+    "cnnbatch.containers": {"cnnbatch.archive", "cnnbatch.configuration", "cnnbatch.storage", *FLOOR},
     "cnnbatch.training": {"cnnbatch.codec", "cnnbatch.images", *BASE},  # beside stages
     "cnnbatch.stages": {"cnnbatch.choices", *MIDDLE} - {"cnnbatch.training"},
     "cnnbatch.classification": {"cnnbatch.stages", "cnnbatch.codec", "cnnbatch.archive", *BASE},
@@ -68,7 +69,7 @@ BELOW = {
     "cnnbatch.__main__": {"cnnbatch.cli"},
     "cnnbatch.cli": {"cnnbatch.command_options", "cnnbatch.job_options", "cnnbatch.commands", "cnnbatch.serve", *LIBRARY},
     "cnnbatch.warm": {"cnnbatch.cli", *FLOOR},
-    "jobs": {"cnnbatch.job_options", "cnnbatch.classification", "cnnbatch.evaluation", *LIBRARY},
+    "jobs": {"cnnbatch.configuration", "cnnbatch.job_options", "cnnbatch.classification", "cnnbatch.evaluation", *LIBRARY},
 }
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from cnnbatch.archive.shard_reading import read_footer, read_shard, read_summary
     from cnnbatch.archive.shards import ShardInfo, ShardSummary, write_shard
     from cnnbatch.archive.snapshot import LiveShard, Snapshot
+else:
+    __getattr__ = lazily(__name__)
 
 __all__ = [
     "SCHEMA",
@@ -38,18 +40,3 @@ __all__ = [
     "rewrite_without",
     "write_shard",
 ]
-
-__getattr__ = lazily(
-    __name__,
-    {
-        "carrying": "rewrite_without",
-        "figures": "ArchiveInfo",
-        "lease": "Lease",
-        "log": "ArchiveLog CommitResult",
-        "reader": "Archive open_archive",
-        "schema": "SCHEMA ArchiveRow check_row",
-        "shard_reading": "read_footer read_shard read_summary",
-        "shards": "ShardInfo ShardSummary write_shard",
-        "snapshot": "LiveShard Snapshot",
-    },
-)

@@ -17,7 +17,7 @@ from cnnbatch.archive.maintenance import erase as erase_images
 from cnnbatch.archive.orphans import OF_SHARDS, Swept, check_grace, holders, sweep
 from cnnbatch.archive.restore import removed_rows, restore
 from cnnbatch.commands.output import show
-from cnnbatch.containers import open_source
+from cnnbatch.containers import open_source, parse_source
 from cnnbatch.errors import ArchiveError, UsageError, VerifyFailed
 from cnnbatch.storage import Source, open_store
 
@@ -52,10 +52,13 @@ def doctor(options: argparse.Namespace) -> None:
 
 
 def _source(options: argparse.Namespace) -> Source | None:
-    """Where the originals are, tars and tables among them taken apart as a run does it."""
+    """The originals, with tars and tables taken apart as a run does it."""
     if options.source is None:
+        if options.settings:
+            raise UsageError(f"{options.settings[0]} is a setting of --source, which is missing")
         return None
-    source = open_source(open_store(options.source), archive=open_store(options.archive))
+    url, settings = parse_source(options.source, options.settings)
+    source = open_source(open_store(url), settings, archive=open_store(options.archive))
     source.check()
     return source
 

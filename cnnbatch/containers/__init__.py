@@ -7,6 +7,7 @@
         info.key, info.beside["label"]            # shards/000.tar/a.jpg, and what stood beside it
 """
 
-from cnnbatch.containers.source import ContainerSource, SourceSettings, keeping_indexes, open_source
+from cnnbatch.containers.settings import SourceConfig, SourceSettings, parse_source
+from cnnbatch.containers.source import ContainerSource, keeping_indexes, open_source
 
-__all__ = ["ContainerSource", "SourceSettings", "keeping_indexes", "open_source"]
+__all__ = ["ContainerSource", "SourceConfig", "SourceSettings", "keeping_indexes", "open_source", "parse_source"]

@@ -9,21 +9,21 @@ import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Any, Final, Literal
-
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from typing import Any, Final
 
 from cnnbatch.archive.fields import dump_fields, label_of
 from cnnbatch.containers import sidecars
 from cnnbatch.containers.beside import is_beside, read_beside
 from cnnbatch.containers.index import Index, read_index, write_index
-from cnnbatch.containers.kinds import KINDS, Kind, kinds_of
+from cnnbatch.containers.kinds import Kind
 from cnnbatch.containers.listed import ListedSource
 from cnnbatch.containers.manifest import Manifest
-from cnnbatch.containers.names import PICTURES, is_picture
-from cnnbatch.containers.part import Part, identity, parse_part
+from cnnbatch.containers.names import is_picture
+from cnnbatch.containers.part import identity, parse_part
+from cnnbatch.containers.requests import Group, Input, grouped
+from cnnbatch.containers.settings import SourceSettings
 from cnnbatch.errors import StorageError, Unreadable
 from cnnbatch.storage import ObjectInfo, StorageConfig, Store
 from cnnbatch.storage.interface import Source
@@ -34,65 +34,8 @@ LOOKED_AT: Final = 10_000
 """Objects by which ``auto`` tells what a source is."""
 
 INDEX_THREADS: Final = 4
-TOGETHER_BYTES: Final = 4 << 20
 _OF_CONTAINERS: Final = {"kind", "image_column", "label"}
 """Settings that decide how a container is read."""
-
-HOLE_BYTES: Final = 64 << 10
-"""Between two members that one request reads."""
-
-
-class SourceSettings(BaseModel):
-    """The kind of a source."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["auto", "folder", "webdataset", "parquet", "zip", "manifest"] = "auto"
-    """``auto``: tars, tables and zip files are taken apart where no picture lies beside them; with ``manifest``, that."""
-    manifest: str | None = None
-    """Path or URL of a list of inputs: ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``, of keys or URLs below the source."""
-    key_column: str | None = None
-    """Its column of keys; None: ``key``, ``file_name``, ``url``, ``path``, ``file``, ``filename`` or ``image``."""
-    sidecars: tuple[str, ...] = ()
-    """Endings of files that a picture of the same name takes along; true: txt, caption, cls, json, xmp."""
-    image_column: tuple[str, ...] = ()
-    """Image columns of tables; none: those that say so or look so."""
-    label: str | None = None
-    """Name of the field beside a picture that says its class."""
-
-    def kinds(self) -> tuple[Kind, ...]:
-        """The containers that are looked for."""
-        words = {"auto": tuple(KINDS), "webdataset": ("tar",), "parquet": ("parquet",), "zip": ("zip",)}
-        return kinds_of(words.get(self.kind, ()), self.image_column)
-
-    @field_validator("image_column", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-    @field_validator("sidecars", mode="before")
-    @classmethod
-    def _endings(cls, value: Any) -> Any:
-        if isinstance(value, bool) or value is None:
-            return sidecars.USUAL if value else ()
-        names = value.split(",") if isinstance(value, str) else value
-        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-            return names
-        endings = tuple(name.strip().lower().removeprefix(".") for name in names)
-        for name in endings:
-            if not name or name in PICTURES or not {".", "/"}.isdisjoint(name):
-                raise ValueError(f"{name!r} is no ending of a side file")
-        return endings
-
-    @model_validator(mode="after")
-    def _one_way(self) -> "SourceSettings":
-        if self.kind not in ("auto", "manifest") and self.manifest is not None:
-            raise ValueError(f"a manifest is for the kind manifest, not {self.kind}")
-        if self.kind == "manifest" and self.manifest is None:
-            raise ValueError("source.manifest names the list")
-        if self.sidecars and (self.manifest is not None or self.kind not in ("auto", "folder")):
-            raise ValueError("sidecars are for sources of the kind folder")
-        return self
 
 
 def open_source(
@@ -161,7 +104,7 @@ class ContainerSource:
         return get_one(self.get_many, info)
 
     def get_many(self, infos: Iterable[ObjectInfo], *, max_bytes: int, concurrency: int) -> Iterator[Outcome]:
-        inside: list[_Input] = []
+        inside: list[Input] = []
         joined: list[ObjectInfo] = []
 
         def outside() -> Iterator[ObjectInfo]:
@@ -171,13 +114,13 @@ class ContainerSource:
                 elif is_beside(part := parse_part(info.part)):
                     joined.append(info)
                 else:
-                    inside.append(_Input(info, part))
+                    inside.append(Input(info, part))
 
         yield from self.base.get_many(outside(), max_bytes=max_bytes, concurrency=concurrency)
         yield from read_beside(self.base, joined, label=self.settings.label, max_bytes=max_bytes, concurrency=concurrency)
         by_ranges = [one for one in inside if one.ranges is not None]
         yield from self._read_ranges(by_ranges, max_bytes=max_bytes, concurrency=concurrency)
-        streams: dict[str, list[_Input]] = {}
+        streams: dict[str, list[Input]] = {}
         for one in inside:
             if one.ranges is None:
                 streams.setdefault(one.part.container.key, []).append(one)
@@ -212,8 +155,8 @@ class ContainerSource:
                 write_index(self.archive, index, reading)
         return index
 
-    def _read_ranges(self, inputs: Sequence["_Input"], *, max_bytes: int, concurrency: int) -> Iterator[Outcome]:
-        groups = list(_grouped(inputs))
+    def _read_ranges(self, inputs: Sequence["Input"], *, max_bytes: int, concurrency: int) -> Iterator[Outcome]:
+        groups = list(grouped(inputs))
         wanted = (ObjectInfo(str(number), group.size) for number, group in enumerate(groups))
         answers = read_many(
             lambda info: self._read_group(groups[int(info.key)]), wanted, max_bytes=max_bytes, concurrency=concurrency
@@ -223,7 +166,7 @@ class ContainerSource:
             for one in group.inputs:
                 yield self._outcome(one, data if isinstance(data, Unreadable) else one.cut(data, group.start))
 
-    def _read_group(self, group: "_Group") -> bytes:
+    def _read_group(self, group: "Group") -> bytes:
         container = group.inputs[0].part.container
         try:
             return self.base.read_range(container.key, group.start, group.size)
@@ -233,7 +176,7 @@ class ContainerSource:
             self._check_unchanged(container)
             raise
 
-    def _read_stream(self, inputs: Sequence["_Input"], max_bytes: int) -> Iterator[Outcome]:
+    def _read_stream(self, inputs: Sequence["Input"], max_bytes: int) -> Iterator[Outcome]:
         container = inputs[0].part.container
         left = dict(enumerate(inputs))
         try:
@@ -254,7 +197,7 @@ class ContainerSource:
         if now is None or identity(now) != identity(container):
             raise Unreadable("changed", f"{container.key}: it changed after it was listed")
 
-    def _outcome(self, one: "_Input", values: Sequence[bytes] | Unreadable) -> Outcome:
+    def _outcome(self, one: "Input", values: Sequence[bytes] | Unreadable) -> Outcome:
         if isinstance(values, Unreadable):
             return one.info, values
         digests = [one.kind.digest(value) for value in values]
@@ -262,7 +205,7 @@ class ContainerSource:
             return one.info, Unreadable("changed", f"{one.info.key}: it is not what it was when it was listed")
         return replace(one.info, beside=self._beside(one, values[1:])), values[0]
 
-    def _beside(self, one: "_Input", values: Sequence[bytes]) -> dict[str, Any]:
+    def _beside(self, one: "Input", values: Sequence[bytes]) -> dict[str, Any]:
         """The columns that an input's surroundings fill."""
         fields = one.kind.fields(one.part, values)
         return {
@@ -271,62 +214,6 @@ class ContainerSource:
             "container": one.part.column,
             "place": json.dumps(one.part.row["place"], ensure_ascii=False, separators=(",", ":")),
         }
-
-
-@dataclass(frozen=True, slots=True)
-class _Input:
-    """An input inside of a container."""
-
-    info: ObjectInfo
-    part: Part
-    kind: Kind = field(init=False)
-    ranges: Sequence[tuple[int, int]] | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "kind", KINDS[json.loads(self.part.column)["kind"]])
-        object.__setattr__(self, "ranges", self.kind.ranges(self.part))
-
-    @property
-    def start(self) -> int:
-        return min(offset for offset, _ in self.ranges or ())
-
-    @property
-    def end(self) -> int:
-        return max(offset + size for offset, size in self.ranges or ())
-
-    def cut(self, data: bytes, start: int) -> list[bytes]:
-        """The values, out of the bytes from ``start`` on."""
-        stored = [data[offset - start : offset - start + size] for offset, size in self.ranges or ()]
-        return self.kind.values(self.part, stored)
-
-
-@dataclass(slots=True)
-class _Group:
-    """Inputs that one request reads."""
-
-    inputs: list[_Input]
-    start: int
-    end: int
-
-    @property
-    def size(self) -> int:
-        return self.end - self.start
-
-
-def _grouped(inputs: Iterable[_Input]) -> Iterator[_Group]:
-    """Neighbours together."""
-    group: _Group | None = None
-    for one in sorted(inputs, key=lambda one: (one.part.container.key, one.start)):
-        if group is not None:
-            near = one.part.container.key == group.inputs[0].part.container.key and one.start - group.end <= HOLE_BYTES
-            if near and one.end - group.start <= TOGETHER_BYTES:
-                group.inputs.append(one)
-                group.end = max(group.end, one.end)
-                continue
-            yield group
-        group = _Group([one], one.start, one.end)
-    if group is not None:
-        yield group
 
 
 def _inputs(info: ObjectInfo, index: "Future[Index | None]") -> Iterator[ObjectInfo]:

@@ -17,7 +17,7 @@ from cnnbatch.evaluation.measurement import Limits, read
 from cnnbatch.evaluation.ours import NAME
 from cnnbatch.evaluation.summary import Example, Panel
 from cnnbatch.images import decode
-from cnnbatch.storage import ObjectInfo, Store
+from cnnbatch.storage import ObjectInfo, Source
 
 MEDIA_TYPE: Final = "image/webp"
 MOST_EXAMPLES: Final = 24
@@ -50,7 +50,7 @@ class ExampleTask:
 class ExampleMaker:
     """Makes one example after the other on one worker."""
 
-    def __init__(self, source: Store, codecs: Mapping[str, ImageCodec], limits: Limits) -> None:
+    def __init__(self, source: Source, codecs: Mapping[str, ImageCodec], limits: Limits) -> None:
         self.source, self.codecs, self.limits = source, codecs, limits
         self._making = threading.Lock()
 

@@ -20,7 +20,7 @@ from cnnbatch.evaluation.scales import USUAL, measures_of
 from cnnbatch.evaluation.summary import Measure
 from cnnbatch.images import decode
 from cnnbatch.images.lossless import keep
-from cnnbatch.storage import ObjectInfo, Store
+from cnnbatch.storage import ObjectInfo, Source
 from cnnbatch.storage.interface import FAULTS
 
 MAX_MESSAGE: Final = 300
@@ -109,7 +109,7 @@ class Measured:
 class Measurer:
     """Measures one picture after the other on one worker, with the codecs it was given; one at a time in a process."""
 
-    def __init__(self, source: Store, codecs: Mapping[str, ImageCodec], limits: Limits) -> None:
+    def __init__(self, source: Source, codecs: Mapping[str, ImageCodec], limits: Limits) -> None:
         self.source, self.codecs, self.limits = source, codecs, limits
         self._measuring = threading.Lock()
         self._machine = hardware()
@@ -154,7 +154,7 @@ class Measurer:
                     del self._cold[name]
 
 
-def read(source: Store, info: ObjectInfo, limits: Limits) -> bytes:
+def read(source: Source, info: ObjectInfo, limits: Limits) -> bytes:
     """A listed object's bytes; raises Unreadable."""
     if info.fault is not None:
         raise Unreadable(info.fault, FAULTS.get(info.fault, info.fault))

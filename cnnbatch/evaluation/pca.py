@@ -22,7 +22,7 @@ from cnnbatch.errors import BitstreamError, ImageError, Unreadable
 from cnnbatch.evaluation.codecs import LIBRARY_FAULTS, CodecSpec, Pixels
 from cnnbatch.evaluation.measurement import Limits
 from cnnbatch.images import decode
-from cnnbatch.storage import ObjectInfo, Store
+from cnnbatch.storage import ObjectInfo, Source
 
 NAME: Final = "pca"
 MOST_SAMPLES: Final = 64 * 64 * 3
@@ -94,7 +94,7 @@ def learn(pictures: Sequence[Pixels]) -> Components | str:
 class ComponentLearner:
     """Learns the components of a source from some of its files; those that cannot be read or decoded are passed over."""
 
-    def __init__(self, source: Store, limits: Limits) -> None:
+    def __init__(self, source: Source, limits: Limits) -> None:
         self.source, self.limits = source, limits
 
     def __call__(self, files: Sequence[ObjectInfo]) -> Components | str:

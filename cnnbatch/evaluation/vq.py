@@ -20,7 +20,7 @@ from cnnbatch.errors import BitstreamError, ImageError
 from cnnbatch.evaluation.codecs import LIBRARY_FAULTS, CodecSpec, Pixels, as_rgb
 from cnnbatch.evaluation.measurement import Limits, read
 from cnnbatch.images import decode
-from cnnbatch.storage import ObjectInfo, Store
+from cnnbatch.storage import ObjectInfo, Source
 
 NAME: Final = "vq"
 LEVELS: Final = ((8, 256), (4, 16), (4, 64), (4, 256), (4, 2048), (2, 64), (2, 256), (2, 2048))
@@ -70,7 +70,7 @@ def learn(pictures: Iterable[Pixels], *, seed: int = 0) -> tuple[Codebook, ...]:
 class CodebookLearner:
     """Learns the codebooks of a source from some of its files; those that cannot be read or decoded are passed over."""
 
-    def __init__(self, source: Store, limits: Limits) -> None:
+    def __init__(self, source: Source, limits: Limits) -> None:
         self.source, self.limits = source, limits
 
     def __call__(self, files: Sequence[ObjectInfo]) -> tuple[Codebook, ...]:

@@ -18,16 +18,7 @@ if TYPE_CHECKING:
     from cnnbatch.images.headers import probe
     from cnnbatch.images.model import FORMATS, DecodedImage, ImageHeader
     from cnnbatch.images.transcode import restore_jpeg, transcode_jpeg
+else:
+    __getattr__ = lazily(__name__)
 
 __all__ = ["FORMATS", "DecodedImage", "ImageHeader", "decode", "encode", "probe", "restore_jpeg", "transcode_jpeg"]
-
-__getattr__ = lazily(
-    __name__,
-    {
-        "decoding": "decode",
-        "encoding": "encode",
-        "headers": "probe",
-        "model": "FORMATS DecodedImage ImageHeader",
-        "transcode": "restore_jpeg transcode_jpeg",
-    },
-)

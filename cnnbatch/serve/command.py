@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
-from cnnbatch.containers import open_source
+from cnnbatch.containers import open_source, parse_source
 from cnnbatch.errors import UsageError
 from cnnbatch.processes import keep_freed_memory
 from cnnbatch.serve.app import MIB, Options, build_app
@@ -33,10 +33,7 @@ def serve(options: argparse.Namespace) -> None:
     """Serves until it is interrupted."""
     keep_freed_memory()
     access, token = _access(options)
-    if len(options.source) not in (0, len(options.archives)):
-        raise UsageError("one --source for each archive, in their order, or none")
-    sources: list[Source | None] = [open_source(open_store(url)) for url in options.source]
-    sources = sources or [None] * len(options.archives)
+    sources = _sources(options)
     names = names_of(options.archives)
     served = [Served(*one) for one in zip(names, options.archives, [None] * len(names), sources, strict=True)]
     app = build_app(Library(served), access, _limits(options))
@@ -57,6 +54,18 @@ def serve(options: argparse.Namespace) -> None:
         h11_max_incomplete_event_size=32 << 10,
     )
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def _sources(options: argparse.Namespace) -> list[Source | None]:
+    """The originals of each archive, all with the same settings."""
+    if len(options.source) not in (0, len(options.archives)):
+        raise UsageError("one --source for each archive, in their order, or none")
+    if not options.source:
+        if options.settings:
+            raise UsageError(f"{options.settings[0]} is a setting of --source, which is missing")
+        return [None] * len(options.archives)
+    parsed = [parse_source(url, options.settings) for url in options.source]
+    return [open_source(open_store(url), settings) for url, settings in parsed]
 
 
 COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], None]]] = {"serve": serve}

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from cnnbatch.storage.keys import is_safe_key, safe_join
     from cnnbatch.storage.opening import open_object, open_store, read_object
     from cnnbatch.storage.urls import overlaps
+else:
+    __getattr__ = lazily(__name__)
 
 __all__ = [
     "ObjectInfo",
@@ -32,15 +34,3 @@ __all__ = [
     "read_object",
     "safe_join",
 ]
-
-__getattr__ = lazily(
-    __name__,
-    {
-        "config": "StorageConfig",
-        "documents": "parse_json",
-        "interface": "ObjectInfo Source Store",
-        "keys": "is_safe_key safe_join",
-        "opening": "open_object open_store read_object",
-        "urls": "overlaps",
-    },
-)

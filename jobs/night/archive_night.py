@@ -31,7 +31,8 @@ from jobs.metrics import show
 from jobs.night.cost import NodeMeter, cost_of
 from jobs.night.record import RECORD, Record, damaged_shards
 from jobs.night.report import PREFIX, ArchiveReport, Figures, NightReport, Outcome, Step, add_run
-from jobs.night.settings import Entry, NightlyConfig
+from jobs.night.settings import NightlyConfig
+from jobs.settings import ArchiveEntry
 from jobs.verify import VerifyJob
 
 CLOCK_SECONDS: Final = 600.0
@@ -49,7 +50,7 @@ class _LeftOut(Exception):
 class ArchiveNight:
     """One archive's night: `begin` takes the lease, `run` does the steps, `end` lets the lease go."""
 
-    def __init__(self, config: NightlyConfig, entry: Entry, night: NightReport) -> None:
+    def __init__(self, config: NightlyConfig, entry: ArchiveEntry, night: NightReport) -> None:
         self.config, self.entry, self.night = config, entry, night
         self.report = ArchiveReport(parse_url(entry.source).url, parse_url(entry.archive).url)
         self.storage = StorageConfig()

@@ -8,7 +8,8 @@ from cnnbatch.archive.layout import check_place
 from jobs.compress import CompressJob
 from jobs.night.cost import HEAD, Expected, cost_of
 from jobs.night.report import Spent, last_costs
-from jobs.night.settings import Entry, NightlyConfig
+from jobs.night.settings import NightlyConfig
+from jobs.settings import ArchiveEntry
 
 NIGHTS: Final = 7
 LEAST_BYTES: Final = 100_000_000
@@ -52,7 +53,7 @@ class Forecast:
         return lines
 
 
-def forecast(config: NightlyConfig, entry: Entry) -> Forecast:
+def forecast(config: NightlyConfig, entry: ArchiveEntry) -> Forecast:
     """Raises CnnbatchError where the source or the archive cannot be looked at."""
     job = CompressJob(config.compress_config(entry))
     check_place(job.archive)

@@ -8,14 +8,12 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from cnnbatch.errors import UsageError
-from cnnbatch.stages.mirror import DELETE_LIMIT
-from cnnbatch.stages.settings import CompressionSettings
 from cnnbatch.storage import overlaps
 from cnnbatch.storage.urls import parse_url
 from jobs.configuration import read_yaml, resolve
 from jobs.engine import Workers
 from jobs.night.cost import Expected, Prices
-from jobs.settings import CompressConfig, LeaseTimes, Planning, Shards, SourceConfig, Thresholds, VerifyConfig
+from jobs.settings import ArchiveEntry, CompressConfig, LeaseTimes, Planning, Shards, VerifyConfig
 from jobs.watchdog import Fallback
 
 _SECRET_NAME: Final = re.compile(r"passw|secret|token|credential|access_?key|private_?key|api_?key", re.IGNORECASE)
@@ -24,24 +22,6 @@ _SECRET_VALUE: Final = re.compile(
     r"|(?i:[?&]([a-z-]*sig(nature)?|[a-z-]*token|[a-z-]*key(id)?|passw(or)?d|policy)=)"
 )
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-class Entry(SourceConfig):
-    """One source and its archive. What is not said is as in `jobs.settings.CompressConfig`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    source: str
-    archive: str
-    codec: str | None = None
-    exclude: tuple[str, ...] = ()
-    mirror_deletes: bool = False
-    delete_limit: float = Field(DELETE_LIMIT, ge=0, le=1)
-    recompress: bool = False
-    compression: CompressionSettings = CompressionSettings()
-    thresholds: Thresholds = Thresholds()
-    storage: dict[str, Any] = Field(default_factory=dict)
-    """Beside the ``storage`` of all archives; wins over it."""
 
 
 class Checks(BaseModel):
@@ -81,7 +61,8 @@ class NightlyConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    archives: tuple[Entry, ...] = Field(min_length=1)
+    archives: tuple[ArchiveEntry, ...] = Field(min_length=1)
+    """Their ``storage`` wins over the one below."""
     verify: Checks = Checks()
     compact: bool = True
     retention: Retention = Retention()
@@ -102,13 +83,13 @@ class NightlyConfig(BaseModel):
     """Name of the environment variable that holds the URL to post the report to."""
     log_format: Literal["text", "json"] = "text"
 
-    def compress_config(self, entry: Entry) -> CompressConfig:
+    def compress_config(self, entry: ArchiveEntry) -> CompressConfig:
         """As `jobs.compress` would be called for this entry."""
-        own = {name: getattr(entry, name) for name in Entry.model_fields if name != "storage"}
+        own = {name: getattr(entry, name) for name in ArchiveEntry.model_fields if name != "storage"}
         shared = {name: getattr(self, name) for name in ("shards", "planning", "workers", "lease")}
         return CompressConfig(**own, **shared, storage=self.storage | entry.storage)
 
-    def verify_config(self, entry: Entry, *, level: str) -> VerifyConfig:
+    def verify_config(self, entry: ArchiveEntry, *, level: str) -> VerifyConfig:
         """As `jobs.verify` would be called for this entry."""
         values = {"archive": entry.archive, "workers": self.workers, "verification": {"level": level}}
         return VerifyConfig.model_validate(values | {"storage": self.storage | entry.storage})

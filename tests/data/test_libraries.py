@@ -1,7 +1,9 @@
 """Archives in the hands of other libraries: `datasets` of Hugging Face, WebDataset, DuckDB and Polars."""
 
+import gc
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,14 @@ import datasets
 import webdataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # of webdataset
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tidy() -> None:
+    """What earlier tests of this process left open is closed here: `datasets` makes so many objects that Python collects garbage
+    during these tests, and a socket of others would be their fault."""
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        gc.collect()
 
 
 def check_pictures(archive: Path, rows: list[dict[str, Any]]) -> None:

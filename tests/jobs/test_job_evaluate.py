@@ -16,16 +16,20 @@ from PIL import Image
 
 from cnnbatch.archive import open_archive
 from cnnbatch.codec import shipped_codec
+from cnnbatch.containers import SourceSettings
 from cnnbatch.errors import StorageError
 from cnnbatch.evaluation.summary import Choice, Estimate, EvaluationSummary, Recommendation
 from cnnbatch.evaluation.text_report import describe
 from cnnbatch.job_options import job_parser
 from cnnbatch.storage import open_store
 from jobs import engine, evaluate, ray_tasks
+from jobs.configuration import resolve
 from jobs.evaluation_report import command_of
 from jobs.evaluation_workers import CnnFile
+from jobs.settings import CompressConfig
 from tests.codec.dense_models import GRAY, dense_codec_file, pictures
 from tests.conftest import Bucket
+from tests.containers.datasets import write_tar
 from tests.jobs.conftest import Ended, Jobs, files_below, run_inline
 from tests.jobs.fragile_task import Fragile
 from tests.stages.pictures import as_file, cmyk_jpeg, waves, with_alpha, write_files
@@ -107,6 +111,16 @@ def test_an_evaluation_leaves_page_figures_and_plots(jobs: Evaluations, source: 
     assert ended.stdout.endswith(f"\nto compress so: cnnbatch compress {source} ARCHIVE --quality={best.quality:g}\n")
     for choice in summary.recommendation.choices:
         assert choice.psnr_db is None or choice.psnr_db >= 34
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_members_of_tars_are_evaluated_as_files_are(jobs: Evaluations, tmp_path: Path) -> None:
+    files = write_files(tmp_path / "files", FILES)
+    write_tar(tmp_path / "source/all.tar", sorted(files_below(files).items()))
+    ended = jobs.evaluate(tmp_path / "source", "source.kind=webdataset", "--out", tmp_path / "out", "--codecs", "webp", FEW[4])
+    assert ended.code == 0, ended.stderr
+    rows = pq.read_table(tmp_path / "out/measurements.parquet").to_pylist()
+    assert {(row["key"], row["outcome"]) for row in rows} == {(f"all.tar/{key}", "measured") for key in FILES}
 
 
 @pytest.mark.usefixtures("one_by_one")
@@ -408,11 +422,16 @@ def test_the_command_to_type_has_all_that_the_advice_is_of() -> None:
         return Recommendation.model_validate({"measure": None, "target": None, "choices": choices, **figures, **goal})
 
     config = {"source": "s3://bucket/my photos", "codec": ["a/mine.safetensors", "psnr"], "exclude": ["*.tmp"]}
+    settings = SourceSettings(kind="parquet", image_column=("photo", "thumbnail"))
+    config["source_settings"] = settings.model_dump(mode="json")  # type: ignore[assignment]
     of_each = advice(
         choice("cnn:mine@2", 5), choice("cnn:psnr", 7), choice("webp", 1), measure="ssimulacra2", target=80, each=True
     )
     words = ["cnnbatch", "compress", "s3://bucket/my photos", "ARCHIVE", "--target-ssimulacra2=80", "--effort=2"]
-    words += ["--codec=a/mine.safetensors", "--exclude=*.tmp"]
+    words += ["--codec=a/mine.safetensors", "--exclude=*.tmp", "source.kind=parquet"]
+    words += ['source.image_column=["photo", "thumbnail"]']
     assert shlex.split(command_of(of_each, config) or "") == words
+    asked = resolve(CompressConfig, file=None, flags={"source": "a", "archive": "b"}, words=words[-2:])
+    assert asked.source_settings == settings
     job_parser("compress").parse_intermixed_args(words[2:])
     assert command_of(advice(choice("cnn", None), choice("webp", 1)), config) is None

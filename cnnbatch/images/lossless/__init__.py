@@ -11,12 +11,7 @@ from cnnbatch.lazy import lazily
 
 if TYPE_CHECKING:
     from cnnbatch.images.lossless.keeping import CODINGS, Kept, can_be_below, keep, restore
+else:
+    __getattr__ = lazily(__name__)
 
 __all__ = ["CODINGS", "Kept", "can_be_below", "keep", "restore"]
-
-__getattr__ = lazily(
-    __name__,
-    {
-        "keeping": "CODINGS Kept can_be_below keep restore",
-    },
-)
