@@ -30,8 +30,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning") 
 
 @pytest.fixture(scope="module", autouse=True)
 def tidy() -> None:
-    """What earlier tests of this process left open is closed here: `datasets` makes so many objects that Python collects garbage
-    during these tests, and a socket of others would be their fault."""
+    """Closes what earlier tests of this process left open: `datasets` makes so many objects that Python collects garbage during
+    these tests, and a socket of others would be their fault."""
     with warnings.catch_warnings(action="ignore", category=ResourceWarning):
         gc.collect()
 
