@@ -60,7 +60,7 @@ class Shards(BaseModel):
 
 
 class Planning(BaseModel):
-    """Memory and disk of the driver while it compares source and archive."""
+    """Memory and disk for listings: of the driver that compares source and archive, and of processes that train."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -220,8 +220,11 @@ class TrainConfig(SourceConfig):
     training: TrainingConfig = TrainingConfig()
     dense: DenseLayers = DenseLayers()
     dense_training: DenseTraining = DenseTraining()
+    planning: Planning = Planning()
+    """For the listing of the source."""
     workers: Workers = Workers(cpus=1, most=1)
-    """Processes of one thread, or with a GPU each, whose gradients are averaged; ``dense`` has one."""
+    """Processes whose gradients are averaged, each with one thread that computes, or a GPU, and ``cpus`` that read pictures;
+    ``dense`` has one."""
     lease: LeaseTimes = LeaseTimes()
     storage: dict[str, Any] = Field(default_factory=dict)
 

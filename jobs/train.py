@@ -56,7 +56,7 @@ class TrainReport(RunReport):
     """The last figures that the run told: ``step``, ``seconds``, ``pixels``, ``loss``."""
     comparison: dict[str, float] = field(default_factory=dict)
     """With the codec file that the run started from, on pictures put aside: ``bytes_percent`` more at equal quality, ``low`` to
-    ``high`` of them, ``pictures``."""
+    ``high`` of them, ``pictures``, and whether that ``helps``, so that the new file is kept."""
     curve: list[tuple[float, float, float]] = field(default_factory=list)
     """Seconds, step and mean training loss since the point before."""
     lines: list[str] = field(default_factory=list)
@@ -213,7 +213,7 @@ def describe(job: TrainJob) -> list[str]:
         return [f"run {job.report.run_id}: nothing was trained"]
     minutes, step, loss = figures["seconds"] / 60, figures["step"], figures["loss"]
     lines = [f"run {job.report.run_id}: step {step:,.0f} after {minutes:.1f} min, loss {loss:.4f}"]
-    if (compared := job.found.comparison) and compared["high"] >= 0:
+    if (compared := job.found.comparison) and not compared["helps"]:
         lines.append("training did not help: the file is the one that the run started from")
     elif compared:
         percent, low, high = (compared[name] for name in ("bytes_percent", "low", "high"))

@@ -1,4 +1,4 @@
-"""The work of one process of `jobs.train`: pictures into memory, training, and of the first process the codec file."""
+"""The work of one process of `jobs.train`: a pool of pictures, training, and of the first process the codec file."""
 
 import logging
 import math
@@ -6,41 +6,30 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
-from cnnbatch.archive import ArchiveRow, open_archive
-from cnnbatch.archive.layout import FORMAT_PATH
-from cnnbatch.codec.codec import Pixels
 from cnnbatch.codec.codec_file import MAX_BYTES, dump_codec
 from cnnbatch.codec.hyperprior.model import Hyperprior
-from cnnbatch.containers import open_source
-from cnnbatch.errors import ImageError, UsageError
-from cnnbatch.images import decode
-from cnnbatch.stages.codec_shelf import CodecShelf
-from cnnbatch.stages.restoring import reconstruct_each, restore_file
+from cnnbatch.errors import UsageError
+from cnnbatch.spill import Scratch
 from cnnbatch.storage import StorageConfig, Store
-from cnnbatch.storage.interface import Source
 from cnnbatch.training.adaptive_filter import fit_adaptive_filter
-from cnnbatch.training.checkpoint import Progress
+from cnnbatch.training.checkpoint import Progress, read_progress
 from cnnbatch.training.comparison import compare
-from cnnbatch.training.data import MAX_PIXELS, load_pictures, split_pictures
+from cnnbatch.training.data import Pixels
 from cnnbatch.training.dense import DenseTrainer
-from cnnbatch.training.dense_data import decoded_files, gather
+from cnnbatch.training.dense_data import gather
 from cnnbatch.training.draft_filter import with_draft_filter
 from cnnbatch.training.entropy_tables import with_fitted_tables
 from cnnbatch.training.evaluation import QUALITIES, rate_distortion
 from cnnbatch.training.int8_calibration import calibrate_int8
+from cnnbatch.training.pool import Pool
 from cnnbatch.training.run import Run
+from cnnbatch.training.sources import open_pool
 from cnnbatch.training.trainer import Trainer
 from jobs.settings import TrainConfig
-
-SMALL_ROWS: Final = 1024
-PHOTOGRAPHS: Final = 16
-"""Rows of an archive decoded in one call, by what it holds."""
+from jobs.training_pictures import photographs, small_pictures
 
 START: Final = "start.safetensors"
 """In the folder of a run: the state that it begins with, where that is not the KLT of its pictures."""
@@ -108,13 +97,26 @@ def work(task: TrainTask, run: Run) -> None:
 
 def _train_hyperprior(task: TrainTask, run: Run) -> None:
     config = task.config
-    is_archive = task.source.head(FORMAT_PATH) is not None
-    pictures = (
-        split_pictures(_archived_pictures(task, PHOTOGRAPHS), where=task.source.url)
-        if is_archive
-        else load_pictures(task.source, _inputs(task))
-    )
-    trainer = Trainer(config.training, config.model, pictures, run)
+    with Scratch(config.planning.folder, memory_bytes=config.planning.memory_bytes) as scratch:
+        _train_on(task, run, *_pool(task, run, scratch))
+
+
+def _pool(task: TrainTask, run: Run, scratch: Scratch) -> tuple[Pool, list[Pixels]]:
+    """Pictures to train on and those put aside; a run that goes on reads them in another order than it began with."""
+    config = task.config
+    with run.state() as state:
+        step = 0 if state is None else int(read_progress(state)["step"])
+    seed, threads = (config.training.seed, run.rank, step), max(1, int(config.workers.cpus))
+    pictures = photographs(task.source, config.source_settings, task.storage, seed=seed, threads=threads, scratch=scratch)
+    pool, aside = open_pool(pictures, memory_bytes=config.training.memory_bytes, seed=seed)
+    if pool.is_streaming and not run.rank:
+        run.say(f"streams {pictures.listed} pictures: they are more than training.memory_bytes")
+    return pool, aside
+
+
+def _train_on(task: TrainTask, run: Run, pool: Pool, aside: list[Pixels]) -> None:
+    config = task.config
+    trainer = Trainer(config.training, config.model, (pool.pictures, aside), run, pool.drawn)
     notes = config.training.model_dump(mode="json")
 
     def export(model: Hyperprior, progress: Progress) -> None:
@@ -148,7 +150,9 @@ def _better(data: bytes, task: TrainTask, run: Run, pictures: Sequence[Pixels], 
         run.say("no picture put aside can be compared with the codec file before")
         return data
     run.say(f"against the codec file before: {found}")
-    run.tell({"bytes_percent": found.percent, "low": found.low, "high": found.high, "pictures": found.pictures})
+    run.tell(
+        {"bytes_percent": found.percent, "low": found.low, "high": found.high, "pictures": found.pictures, "helps": found.helps}
+    )
     if found.helps:
         return data
     run.say("no certain gain: the codec file before is kept, what was trained lies beside the checkpoints")
@@ -158,8 +162,7 @@ def _better(data: bytes, task: TrainTask, run: Run, pictures: Sequence[Pixels], 
 
 def _train_dense(task: TrainTask, run: Run) -> None:
     config, labels = task.config, task.labels
-    is_archive = task.source.head(FORMAT_PATH) is not None
-    found = _archived_pictures(task, SMALL_ROWS) if is_archive else decoded_files(_inputs(task))
+    found = small_pictures(task.source, config.source_settings, task.storage)
     pictures = gather(found, labels, where=config.source)
     logger.info("%d pictures of %s, %d classes", len(pictures.pixels), list(pictures.pixels.shape[1:]), len(pictures.classes))
     trainer = DenseTrainer(config.dense_training, config.dense, pictures, run)
@@ -168,30 +171,3 @@ def _train_dense(task: TrainTask, run: Run) -> None:
         raise UsageError(f"{config.codec_file} knows the classes {known}, the labels have {pictures.classes}")
     notes = config.dense_training.model_dump(mode="json")
     trainer.run(lambda model, progress: task.export(dump_codec(model, training={**progress, "config": notes})))
-
-
-def _inputs(task: TrainTask) -> Source:
-    """The pictures of a folder, a bucket, or what tars, tables and zip files there hold."""
-    return open_source(task.source, task.config.source_settings, config=task.storage)
-
-
-def _archived_pictures(task: TrainTask, at_once: int) -> Iterator[tuple[str, Pixels]]:
-    """Key and pixels of every picture of an archive."""
-    rows, codecs = open_archive(task.source.url, task.storage).rows(), CodecShelf(task.source)
-    while batch := list(islice(rows, at_once)):
-        yield from _archived([row for row in batch if isinstance(row, ArchiveRow)], codecs)
-
-
-def _archived(rows: Sequence[ArchiveRow], codecs: CodecShelf) -> Iterator[tuple[str, Pixels]]:
-    """Rows as pixels; those of one codec in one call. What cannot be decoded is left out."""
-    for codec_id in sorted({row.codec_id or "" for row in rows}):
-        same = [row for row in rows if (row.codec_id or "") == codec_id]
-        found = reconstruct_each(codecs[codec_id], same) if codec_id else [_stored(row) for row in same]
-        yield from ((row.key, pixels) for row, pixels in zip(same, found, strict=True) if isinstance(pixels, np.ndarray))
-
-
-def _stored(row: ArchiveRow) -> Pixels | ImageError:
-    try:
-        return decode(restore_file(row, None, format="original"), max_pixels=MAX_PIXELS).pixels
-    except ImageError as error:
-        return error

@@ -14,7 +14,15 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("cnnbatch/**/*.py"), *ROOT.glob("jobs/**/*.py")])
 EVERYWHERE = {"cnnbatch.version"}
 # Each layer may import itself, those in its set, and `EVERYWHERE`.
-FLOOR = {"cnnbatch.errors", "cnnbatch.lazy", "cnnbatch.leb128", "cnnbatch.processes", "cnnbatch.spill", "cnnbatch.text"}
+FLOOR = {
+    "cnnbatch.errors",
+    "cnnbatch.lazy",
+    "cnnbatch.leb128",
+    "cnnbatch.parallel",
+    "cnnbatch.processes",
+    "cnnbatch.spill",
+    "cnnbatch.text",
+}
 EYE = {"cnnbatch.butteraugli", "cnnbatch.ssimulacra2"}
 BASE = {"cnnbatch.storage", "cnnbatch.metrics", *EYE, *FLOOR}
 MIDDLE = {"cnnbatch.codec", "cnnbatch.containers", "cnnbatch.archive", "cnnbatch.images", "cnnbatch.training", *BASE}
@@ -40,6 +48,7 @@ BELOW = {
     "cnnbatch.choices": set(),
     "cnnbatch.job_options": {"cnnbatch.choices"},
     "cnnbatch.command_options": {"cnnbatch.choices", "cnnbatch.job_options"},
+    "cnnbatch.parallel": set(),
     "cnnbatch.processes": {"cnnbatch.errors"},
     "cnnbatch.spill": {"cnnbatch.errors"},
     "cnnbatch.storage": FLOOR,
@@ -69,7 +78,14 @@ BELOW = {
     "cnnbatch.__main__": {"cnnbatch.cli"},
     "cnnbatch.cli": {"cnnbatch.command_options", "cnnbatch.job_options", "cnnbatch.commands", "cnnbatch.serve", *LIBRARY},
     "cnnbatch.warm": {"cnnbatch.cli", *FLOOR},
-    "jobs": {"cnnbatch.configuration", "cnnbatch.job_options", "cnnbatch.classification", "cnnbatch.evaluation", *LIBRARY},
+    "jobs": {
+        "cnnbatch.configuration",
+        "cnnbatch.job_options",
+        "cnnbatch.classification",
+        "cnnbatch.evaluation",
+        "cnnbatch.data",
+        *LIBRARY,
+    },
 }
 
 

@@ -9,11 +9,11 @@ from typing import Final
 
 from cnnbatch.archive.damage import damage_as_archive_error
 from cnnbatch.archive.layout import CODECS, codec_path
-from cnnbatch.archive.parallel import map_parallel
 from cnnbatch.archive.parquet import read_columns
 from cnnbatch.archive.shard_reading import read_summary
 from cnnbatch.archive.snapshot import DEFAULT_THREADS
 from cnnbatch.errors import ArchiveError
+from cnnbatch.parallel import map_parallel
 from cnnbatch.storage import ObjectInfo, Store
 
 DATA: Final = "data"

@@ -16,13 +16,13 @@ from cnnbatch.archive.carrying import rewrite_without
 from cnnbatch.archive.damage import damage_as_archive_error, or_fault
 from cnnbatch.archive.erased import add_erased
 from cnnbatch.archive.log import ArchiveLog
-from cnnbatch.archive.parallel import map_parallel
 from cnnbatch.archive.parquet import read_columns
 from cnnbatch.archive.schema import BLOBS, ArchiveRow
 from cnnbatch.archive.shard_reading import read_footer, read_shard
 from cnnbatch.archive.shards import ShardInfo, write_shard
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, Snapshot
 from cnnbatch.errors import ArchiveError, DamagedRow, StorageError
+from cnnbatch.parallel import map_parallel
 from cnnbatch.storage import Store
 
 TARGET_BYTES: Final = 128 << 20

@@ -25,13 +25,13 @@ from cnnbatch.archive.damage import again_if_damaged, damage_as_archive_error, o
 from cnnbatch.archive.figures import KIND_COLUMNS, PAYLOAD_BYTES, ArchiveInfo, Kind, added_up, kinds_of
 from cnnbatch.archive.globs import literal_prefix, matcher
 from cnnbatch.archive.log import ArchiveLog
-from cnnbatch.archive.parallel import map_parallel
 from cnnbatch.archive.parquet import ParquetObject, open_parquet, read_columns
 from cnnbatch.archive.schema import SCHEMA, ArchiveRow
 from cnnbatch.archive.shard_reading import payload_sizes, read_row, read_shard, read_summary
 from cnnbatch.archive.shards import SHARD_PATH, ShardSummary
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, Snapshot
 from cnnbatch.errors import ArchiveError, DamagedRow
+from cnnbatch.parallel import map_parallel
 from cnnbatch.storage import StorageConfig, Store
 from cnnbatch.storage.durable import replace_file
 

@@ -18,12 +18,12 @@ from cnnbatch.archive.damage import damage_as_archive_error
 from cnnbatch.archive.erased import read_erased
 from cnnbatch.archive.log import ArchiveLog
 from cnnbatch.archive.orphans import DATA
-from cnnbatch.archive.parallel import map_parallel
 from cnnbatch.archive.parquet import read_columns
 from cnnbatch.archive.shard_reading import read_footer, read_shard
 from cnnbatch.archive.shards import write_shard
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, Snapshot, read_rows
 from cnnbatch.errors import ArchiveError, DamagedRow
+from cnnbatch.parallel import map_parallel
 from cnnbatch.storage import ObjectInfo, Store
 
 KEPT_SHARDS: Final = 64

@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 from cnnbatch.archive.damage import damage_as_archive_error
 from cnnbatch.archive.fields import parse_fields
 from cnnbatch.archive.globs import matcher
-from cnnbatch.archive.parallel import map_parallel
 from cnnbatch.archive.parquet import ParquetObject, open_parquet, read_columns
 from cnnbatch.archive.reader import Archive, open_archive
 from cnnbatch.archive.schema import COLUMNS, SCHEMA, SMALL_COLUMNS, ArchiveRow, table_to_rows
@@ -22,6 +21,7 @@ from cnnbatch.codec.codec import Decoder
 from cnnbatch.codec.geometry import divisor, reduced
 from cnnbatch.errors import DamagedRow, ImageError
 from cnnbatch.images import decode
+from cnnbatch.parallel import map_parallel
 from cnnbatch.stages.codec_shelf import CodecShelf
 from cnnbatch.stages.restoring import reconstruct_each, restore_file
 from cnnbatch.storage import StorageConfig

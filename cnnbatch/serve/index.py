@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cnnbatch.archive.damage import or_fault
-from cnnbatch.archive.parallel import map_parallel
 from cnnbatch.archive.parquet import read_columns
 from cnnbatch.archive.shard_reading import payload_sizes
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard
 from cnnbatch.errors import ArchiveError
+from cnnbatch.parallel import map_parallel
 from cnnbatch.storage import Store
 
 COLUMNS: Final = (

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cnnbatch.archive.damage import damage_as_archive_error, or_fault
-from cnnbatch.archive.parallel import map_parallel
 from cnnbatch.archive.shard_reading import read_footer
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, read_rows
 from cnnbatch.errors import ArchiveError
+from cnnbatch.parallel import map_parallel
 from cnnbatch.spill import Pile, Scratch, Spill, in_order, ranges
 from cnnbatch.stages.listing import LISTING_SCHEMA, Scan
 from cnnbatch.stages.settings import CompressionSettings

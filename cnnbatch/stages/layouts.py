@@ -6,11 +6,11 @@ from dataclasses import replace
 from functools import partial
 
 from cnnbatch.archive.damage import damage_as_archive_error, or_fault
-from cnnbatch.archive.parallel import map_parallel
 from cnnbatch.archive.parquet import open_parquet
 from cnnbatch.archive.reader import Archive
 from cnnbatch.archive.snapshot import DEFAULT_THREADS
 from cnnbatch.errors import ArchiveError, UsageError
+from cnnbatch.parallel import map_parallel
 from cnnbatch.stages.reconstruct import plan_tasks
 from cnnbatch.stages.records import ShardTask, Whole
 from cnnbatch.stages.whole_files import container_kind_and_key

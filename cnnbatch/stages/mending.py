@@ -19,11 +19,11 @@ from cnnbatch.archive.damage import damage_as_archive_error, or_fault
 from cnnbatch.archive.erased import read_erased
 from cnnbatch.archive.log_doctor import Fault
 from cnnbatch.archive.orphans import DATA
-from cnnbatch.archive.parallel import map_parallel
 from cnnbatch.archive.parquet import read_columns
 from cnnbatch.archive.schema import SMALL_COLUMNS
 from cnnbatch.archive.snapshot import LiveShard, Snapshot
 from cnnbatch.errors import ArchiveError
+from cnnbatch.parallel import map_parallel
 from cnnbatch.spill import Scratch
 from cnnbatch.stages.difference import ArchivedRows, compare
 from cnnbatch.stages.listing import Scan, without_erased

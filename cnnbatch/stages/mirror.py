@@ -3,8 +3,8 @@
 from collections.abc import Collection, Sequence
 from functools import partial
 
-from cnnbatch.archive.parallel import map_parallel
 from cnnbatch.errors import UsageError
+from cnnbatch.parallel import map_parallel
 from cnnbatch.stages.records import Failure
 from cnnbatch.storage import Source
 

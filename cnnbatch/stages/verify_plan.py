@@ -10,12 +10,12 @@ from cnnbatch.archive.commits import LOG
 from cnnbatch.archive.erased import read_erased_parts
 from cnnbatch.archive.layout import codec_path, read_codec
 from cnnbatch.archive.orphans import faults_of_shards
-from cnnbatch.archive.parallel import map_parallel
 from cnnbatch.archive.parquet import read_columns
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard
 from cnnbatch.archive.trust import Look
 from cnnbatch.codec import Codec
 from cnnbatch.errors import ArchiveError, CodecFileError
+from cnnbatch.parallel import map_parallel
 from cnnbatch.stages.listing import Listing, object_infos, without_erased
 from cnnbatch.stages.records import Finding, VerifyTask
 from cnnbatch.storage import ObjectInfo, Store

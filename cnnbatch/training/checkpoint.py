@@ -75,6 +75,13 @@ def read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
+def read_progress(path: Path) -> Progress:
+    """How far a run was when a checkpoint was written."""
+    with safe_open(path, framework="pt") as file:
+        progress: Progress = json.loads(file.metadata()["progress"])
+    return progress
+
+
 def load_checkpoint(path: Path, *, model: nn.Module, average: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> Progress:
     """Restores model, moving average and optimiser moments in place.
 

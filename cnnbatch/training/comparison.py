@@ -15,7 +15,7 @@ import numpy as np
 from cnnbatch.codec import Codec
 from cnnbatch.metrics import psnr_db
 from cnnbatch.ssimulacra2 import ssimulacra2
-from cnnbatch.training.data import Pixels
+from cnnbatch.training.data import Pixels, middle
 
 QUALITIES: Final = (10.0, 24.0, 38.0, 52.0)
 MOST_PICTURES: Final = 24
@@ -55,7 +55,7 @@ class Comparison:
 def compare(before: bytes, after: bytes, pictures: Sequence[Pixels], *, objective: str) -> Comparison | None:
     """Compares two codec files by PSNR or SSIMULACRA2; None where no picture can be compared."""
     step = max(1, len(pictures) // MOST_PICTURES)
-    chosen = [_middle(picture) for picture in pictures[::step][:MOST_PICTURES]]
+    chosen = [middle(picture, LONGEST_SIDE) for picture in pictures[::step][:MOST_PICTURES]]
     curves = [_curves(Codec(data, device="cpu"), chosen, objective) for data in (before, after)]
     differences = [_difference(*pair) for pair in zip(*curves, strict=True)]
     logs = np.array([d for d in differences if d is not None])
@@ -66,11 +66,6 @@ def compare(before: bytes, after: bytes, pictures: Sequence[Pixels], *, objectiv
     low, high = np.quantile(draws, [tail, 1 - tail])
     percent, least, most = (100 * math.expm1(float(log)) for log in (logs.mean(), low, high))
     return Comparison("PSNR" if objective == "psnr" else "SSIMULACRA2", percent, least, most, len(logs))
-
-
-def _middle(picture: Pixels) -> Pixels:
-    top, left = (max(0, (side - LONGEST_SIDE) // 2) for side in picture.shape[:2])
-    return np.ascontiguousarray(picture[top : top + LONGEST_SIDE, left : left + LONGEST_SIDE])
 
 
 def _curves(codec: Codec, pictures: Sequence[Pixels], objective: str) -> list[list[_Point]]:

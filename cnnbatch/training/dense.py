@@ -21,13 +21,13 @@ from cnnbatch.codec.dense.model import Dense
 from cnnbatch.codec.dense.settings import DenseLayers, DenseSettings
 from cnnbatch.codec.entropy_coding.likelihood import gaussian_bits, noisy
 from cnnbatch.metrics import psnr_db
-from cnnbatch.training.checkpoint import Progress, load_checkpoint, read_settings, save_checkpoint
+from cnnbatch.training.averaging import Averaging
+from cnnbatch.training.checkpoint import Progress, read_settings
 from cnnbatch.training.dense_data import SmallPictures, pca, varied
 from cnnbatch.training.run import Run
 from cnnbatch.training.trainer import TELL_SECONDS, bf16_pays
 
 WARMUP_STEPS = 100
-AVERAGE_DECAY = 0.999
 GRADIENT_NORM = 40.0
 """About the size of a usual step's, as the loss is in units of λ^-½: clips spikes."""
 
@@ -67,7 +67,7 @@ class DenseTraining(BaseModel):
     report_minutes: float = Field(2.0, gt=0)
 
 
-class DenseTrainer:
+class DenseTrainer(Averaging[Dense]):
     """State of a run."""
 
     def __init__(
@@ -78,21 +78,15 @@ class DenseTrainer:
         run: Run,
     ) -> None:
         """Goes on from the state of ``run``, which has settings of its own; where there is none PCA is the start."""
-        self.config, self.surroundings, self.device = config, run, run.device
+        self.config, self.device = config, run.device
         self.train, self.dev = pictures.split()
         torch.set_flush_denormal(True)
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self.progress: Progress = {"step": 0, "seconds": 0.0, "pixels": 0}
         with run.state() as state:
-            self.model = self._model(layers, state).to(self.device)
-            self.optimiser = _optimiser(self.model, config.learning_rate)
-            self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-            if state is not None:
-                self.progress = load_checkpoint(state, model=self.model, average=self.average, optimiser=self.optimiser)
-                if self.progress["step"]:
-                    run.say(f"goes on from the checkpoint of step {self.progress['step']:.0f}")
+            model = self._model(layers, state).to(self.device)
+            super().__init__(model, _optimiser(model, config.learning_rate), run, state)
         self.bf16 = config.bf16 if config.bf16 is not None else bf16_pays(self.device)
         self.rng = np.random.default_rng([config.seed, int(self.progress["step"])])
 
@@ -203,32 +197,6 @@ class DenseTrainer:
                 logits, labels[known], label_smoothing=self.config.label_smoothing
             )
         return loss
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        step = self.progress["step"]
-        decay = min(AVERAGE_DECAY, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.model.parameters()], 1 - decay)
-
-    def averaged_model(self) -> Dense:
-        """A copy of the model with the moving average of its weights."""
-        model = Dense(self.model.settings)
-        model.load_state_dict(self.average, strict=True)
-        return model.eval()
-
-    def save(self) -> None:
-        """Keeps a checkpoint."""
-        self.surroundings.keep(self._write)
-
-    def _write(self, path: Path) -> None:
-        save_checkpoint(
-            path,
-            model=self.model,
-            average=self.average,
-            optimiser=self.optimiser,
-            progress=self.progress,
-            settings=self.model.settings.model_dump(mode="json"),
-        )
 
     def report(self, loss: float) -> None:
         """Logs what the averaged model makes of dev pictures, as a codec file: real bytes."""

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from cnnbatch.errors import ImageError, Unreadable, UsageError
-from cnnbatch.images import decode
+from cnnbatch.errors import ImageError, UsageError
 from cnnbatch.storage import Source
-from cnnbatch.training.data import DEV_SHARE, PICTURE
+from cnnbatch.training.data import PICTURE, decoded
+from cnnbatch.training.sources import DEV_SHARE
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class SmallPictures:
     classes: tuple[str, ...] = ()
 
     def split(self) -> "tuple[SmallPictures, SmallPictures]":
-        """(training, dev): every twentieth is dev, as `cnnbatch.training.data.load_pictures` has it."""
+        """(training, dev): every twentieth is dev."""
         dev = np.zeros(len(self.pixels), bool)
         dev[:: round(1 / DEV_SHARE)] = len(self.pixels) > 1
         parts = (SmallPictures(self.pixels[part], self.labels[part], self.classes) for part in (~dev, dev))
@@ -91,20 +91,11 @@ def decoded_files(source: Source) -> Iterator[tuple[str, Pixels]]:
     most = max((info.known_bytes for info in infos), default=0)
     fetched = source.get_many(infos, max_bytes=max(FETCH_BYTES, most), concurrency=FETCH_CONCURRENCY)
     with ThreadPoolExecutor(2, thread_name_prefix="decode") as pool:
-        for info, picture in pool.map(lambda pair: (pair[0], _decoded(pair[1])), fetched):
+        for info, picture in pool.map(lambda pair: (pair[0], decoded(pair[1], max_pixels=MAX_PIXELS)), fetched):
             if isinstance(picture, ImageError):
                 logger.warning("left out %s: %s", info.key, picture)
             else:
                 yield info.key, picture
-
-
-def _decoded(body: bytes | Unreadable) -> Pixels | ImageError:
-    if isinstance(body, Unreadable):
-        return body
-    try:
-        return decode(body, max_pixels=MAX_PIXELS).pixels
-    except ImageError as error:
-        return error
 
 
 def gather(pictures: Iterable[tuple[str, Pixels]], labels: Mapping[str, str] | None, *, where: str) -> SmallPictures:

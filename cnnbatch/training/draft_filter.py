@@ -25,7 +25,8 @@ from cnnbatch.codec.hyperprior.linear_decoder import LinearDecoder
 from cnnbatch.codec.transforms.quality_laws import NUM_ANCHORS
 from cnnbatch.storage import open_store
 from cnnbatch.storage.durable import replace_file
-from cnnbatch.training.data import Pixels, crops, load_pictures
+from cnnbatch.training.data import Pixels, crops
+from cnnbatch.training.sources import load_pictures
 
 PICTURES: Final = 64
 SIDE: Final = 256

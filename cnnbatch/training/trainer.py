@@ -9,7 +9,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
 from cnnbatch.codec.runtime.process import dedicate_process
-from cnnbatch.training.checkpoint import Progress, load_checkpoint, read_settings, save_checkpoint
+from cnnbatch.training.averaging import Averaging
+from cnnbatch.training.checkpoint import Progress, read_settings
 from cnnbatch.training.data import Pixels, crops
 from cnnbatch.training.evaluation import rate_distortion
 from cnnbatch.training.klt import block_klt
@@ -31,7 +31,6 @@ from cnnbatch.training.run import Run
 logger = logging.getLogger(__name__)
 
 WARMUP_STEPS = 300
-AVERAGE_DECAY = 0.999
 GRADIENT_NORM = 40.0
 """About the 99th percentile: clips spikes, not every step."""
 
@@ -75,6 +74,8 @@ class TrainingConfig(BaseModel):
     """Larger at the end: inside a picture most latents are not at its border."""
     pixels_per_step: int = 8 * 128**2
     """Per process."""
+    memory_bytes: int = Field(2 << 30, gt=0)
+    """Decoded pictures that a process holds; where there are more, windows of them come and go."""
     learning_rate: float = 4e-3
     seed: int = 0
     bf16: bool | None = None
@@ -85,7 +86,11 @@ class TrainingConfig(BaseModel):
     report_minutes: float = 6.0
 
 
-class Trainer:
+def _nobody(_: int) -> None:
+    """Hears how many crops were drawn where all pictures are at hand."""
+
+
+class Trainer(Averaging[Hyperprior]):
     """State of one process of a run; that of rank 0 writes checkpoints and reports."""
 
     def __init__(
@@ -94,38 +99,33 @@ class Trainer:
         settings: HyperpriorSettings,
         pictures: tuple[list[Pixels], list[Pixels]],
         run: Run,
+        drawn: Callable[[int], None] = _nobody,
     ) -> None:
-        """Goes on from the state of ``run``, which has settings of its own; where there is none the KLT is the start."""
-        self.config, self.surroundings, self.device = config, run, run.device
+        """Goes on from the state of ``run``, which has settings of its own; where there is none the KLT is the start.
+
+        ``drawn`` hears how many crops were drawn of the pictures, which it may then renew.
+        """
+        self.config, self.device, self._drawn = config, run.device, drawn
         self.train_pictures, self.held_out = pictures
         self.dev_pictures = self.held_out or self.train_pictures
         torch.set_flush_denormal(True)  # zero-initialised layers fill gradients with denormals: five times slower
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # integer layers compute in float32
         dedicate_process()
         torch.manual_seed(config.seed)  # all processes begin with the same weights
-        self.progress: Progress = {"step": 0, "seconds": 0.0, "pixels": 0}
         with run.state() as state:
             if state is not None:
                 settings = HyperpriorSettings.model_validate(read_settings(state))
-            self.model = Hyperprior(settings)
+            model = Hyperprior(settings)
             if state is None:
-                klt = block_klt(self.train_pictures, settings.latent_channels, prefilter=self.model.g_a.prefilter)
-                self.model.initialise_from_klt(*klt)
-            self.model.to(self.device)
-            self.optimiser = _optimiser(self.model, config.learning_rate)
-            self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-            if state is not None:
-                self._resume(state)
+                klt = block_klt(self.train_pictures, settings.latent_channels, prefilter=model.g_a.prefilter)
+                model.initialise_from_klt(*klt)
+            model.to(self.device)
+            super().__init__(model, _optimiser(model, config.learning_rate), run, state)
         torch.manual_seed(config.seed + run.rank)
         self.bf16 = config.bf16 if config.bf16 is not None else bf16_pays(self.device)
         self.rng = np.random.default_rng([config.seed, run.rank, int(self.progress["step"])])
         self._batches: dict[int, Iterator[Pixels]] = {}
         self._forward = _averaging(self.model, self.device) if run.world_size > 1 else self.model
-
-    def _resume(self, state: Path) -> None:
-        self.progress |= load_checkpoint(state, model=self.model, average=self.average, optimiser=self.optimiser)
-        if self.progress["step"] and not self.surroundings.rank:
-            self.surroundings.say(f"goes on from the checkpoint of step {self.progress['step']:.0f}")
 
     def run(self, on_end: Callable[[Hyperprior, Progress], None] | None = None) -> None:
         """Trains until ``minutes`` have passed; ``on_end`` gets the averaged model, in the process of rank 0."""
@@ -197,6 +197,7 @@ class Trainer:
         source = self._batches.setdefault(size, crops(self.train_pictures, size=size, rng=self.rng))
         count = max(1, self.config.pixels_per_step // size**2)
         x = torch.from_numpy(np.stack([next(source) for _ in range(count)])).float()
+        self._drawn(count)
         # one quality from each of `count` equal parts of the range, so that every step sees all of it
         quality = (torch.arange(count) + torch.rand(count)) * (63 / count)
         return x.to(self.device), quality.to(self.device)
@@ -208,34 +209,6 @@ class Trainer:
         worth = training_distortion(x_hat, x, quality, settings, step=int(self.progress["step"]))
         weighted: Tensor = (worth + bpp) / torch.sqrt(settings.lmbda(quality))
         return weighted.mean()
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        if self.surroundings.rank:
-            return
-        decay = min(AVERAGE_DECAY, (1 + self.progress["step"]) / (10 + self.progress["step"]))
-        averages = list(self.average.values())
-        torch._foreach_lerp_(averages, [p.detach() for p in self.model.parameters()], 1 - decay)
-
-    def averaged_model(self) -> Hyperprior:
-        """A copy of the model with the moving average of its weights, on the CPU."""
-        model = Hyperprior(self.model.settings)
-        model.load_state_dict(self.average)
-        return model.eval()
-
-    def save(self) -> None:
-        """Keeps a checkpoint; every process calls it."""
-        self.surroundings.keep(self._write)
-
-    def _write(self, path: Path) -> None:
-        save_checkpoint(
-            path,
-            model=self.model,
-            average=self.average,
-            optimiser=self.optimiser,
-            progress=self.progress,
-            settings=self.model.settings.model_dump(mode="json"),
-        )
 
     def report(self, loss: float) -> None:
         """Says the dev figures of the averaged model; in the process of rank 0."""

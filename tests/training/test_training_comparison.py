@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -61,7 +62,7 @@ def words(tmp_path: Path, without_ray: None) -> list[str]:
 def test_a_run_that_helps_is_kept_and_one_that_does_not_is_not(
     tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The random layers of the tiny codec are worse than none, so any training helps; one that moves nothing does not."""
+    """The random layers of the tiny codec are worse than none, so any training helps; one on noise does not help pictures."""
     start, target = tmp_path / "start.safetensors", tmp_path / "mine.safetensors"
     trained = tmp_path / "mine.run" / TRAINED
     assert run_command(train.main, words) == 0
@@ -74,9 +75,15 @@ def test_a_run_that_helps_is_kept_and_one_that_does_not_is_not(
     target.rename(start)
     shutil.rmtree(tmp_path / "mine.run")
     (tmp_path / "mine.run").mkdir()
-    assert run_command(train.main, [*words, "training.learning_rate=1e-12"]) == 0
+    for n in range(6):
+        noise = np.random.default_rng(n).integers(0, 256, (128, 128, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / "pictures" / f"{n}.png")
+    entries = [{"file": f"{n}.png", "split": "dev"} for n in (6, 7)]
+    (tmp_path / "pictures" / "MANIFEST.json").write_text(json.dumps(entries))
+    assert run_command(train.main, words) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["comparison"]["high"] >= 0
+    assert report["comparison"]["helps"] is False
     assert any("the codec file before is kept" in line for line in report["lines"])
     assert trained.exists()
     assert target.read_bytes() == start.read_bytes()

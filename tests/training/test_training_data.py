@@ -15,9 +15,10 @@ from cnnbatch.codec.transforms.lapped import LappingFilter
 from cnnbatch.containers import open_source
 from cnnbatch.errors import UsageError
 from cnnbatch.storage import open_store
-from cnnbatch.training.data import _put_aside, crops, load_pictures
+from cnnbatch.training.data import crops
 from cnnbatch.training.dense_data import decoded_files
 from cnnbatch.training.klt import block_klt
+from cnnbatch.training.sources import Aside, load_pictures
 from tests.codec.models import picture
 
 NO_FILTER = LappingFilter(inverse=False)
@@ -37,7 +38,10 @@ def test_a_quarter_of_a_few_pictures_is_put_aside_and_of_many_less(folder: Path)
     train, dev = load_pictures(open_store(str(folder)))
     assert (len(train), len(dev)) == (15, 6)
     for keys, aside in ((1, 0), (2, 1), (40, 8), (100, 8), (400, 20), (10_000, 64)):
-        assert len(_put_aside([f"{n:05}" for n in range(keys)])) == aside, keys
+        found: Aside[int] = Aside()
+        for n in range(keys):
+            found.add(f"{n:05}", n)
+        assert len(set(found.chosen())) == aside, keys
 
 
 def test_a_manifest_decides_the_split(folder: Path) -> None:

@@ -13,9 +13,9 @@ from cnnbatch.errors import UsageError
 from cnnbatch.metrics import psnr_db
 from cnnbatch.storage import open_store
 from cnnbatch.training.adaptive_filter import fit_adaptive_filter
-from cnnbatch.training.data import load_pictures
 from cnnbatch.training.growth import grown
 from cnnbatch.training.int8_calibration import calibrate_int8
+from cnnbatch.training.sources import load_pictures
 from jobs.settings import TrainConfig
 from jobs.train import train
 from tests.codec.dense_models import dense_codec_file
