@@ -55,7 +55,12 @@ def add_coding(parser: argparse.ArgumentParser) -> None:
     """Adds what says how images are coded: `CompressionSettings`, and the codec file."""
     quality = parser.add_argument_group("quality")
     goal = quality.add_mutually_exclusive_group()
-    goal.add_argument("--quality", type=float, metavar="Q", help="0 to 63, in quarters (default: 40)")
+    goal.add_argument(
+        "--quality",
+        type=float,
+        metavar="Q",
+        help="0 to 63, in quarters (default: 40, and more for an image that would score below SSIMULACRA2 75)",
+    )
     goal.add_argument("--target-psnr", type=float, metavar="DB", help="search each image's quality for this PSNR")
     goal.add_argument("--target-bpp", type=float, metavar="BPP", help="search each image's quality for these bits per pixel")
     goal.add_argument("--target-ssimulacra2", type=float, metavar="S", help="search each image's quality for this SSIMULACRA2")

@@ -197,7 +197,7 @@ class CompressJob:
 
     @property
     def _recoding(self) -> Recoding | None:
-        return Recoding(self.codec.id, self.config.compression) if self.config.recompress else None
+        return Recoding(self.codec.id, self.config.compression, self.codec.objective) if self.config.recompress else None
 
     def _difference(self, shards: Sequence[LiveShard]) -> Difference:
         """The source against the archive, its counts noted in the report."""

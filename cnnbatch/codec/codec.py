@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from cnnbatch.codec.codec_file import CodecFile, parse_codec
 from cnnbatch.codec.geometry import Pixels, Region, divisor
-from cnnbatch.codec.interface import MAX_QUALITY, Coder, Keep, Limits, QuickDecoder
+from cnnbatch.codec.interface import MAX_QUALITY, Coder, Keep, Limits, Objective, QuickDecoder
 from cnnbatch.errors import CodecFileError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ __all__ = [
     "SHIPPED",
     "Codec",
     "Limits",
+    "Objective",
     "Pixels",
     "read_codec_file",
     "shipped_codec",
@@ -115,6 +116,11 @@ class Codec:
     def id(self) -> str:
         """sha256 of the codec file in hex."""
         return self.file.id
+
+    @property
+    def objective(self) -> Objective:
+        """The distortion that it was trained for."""
+        return getattr(self.file.settings, "objective", "psnr")
 
     def refusal(self, image: Pixels) -> str | None:
         """Why this codec cannot code ``image``, as a short word for the column ``reason``; None: it can.

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,9 @@ Keep = Callable[[Hashable, Callable[[], npt.NDArray[np.float32]]], npt.NDArray[n
 
 Expected = dict[str, tuple[str, tuple[int | None, ...]]]
 """Name → (dtype, shape; None: any length) of the arrays of a codec file."""
+
+Objective = Literal["psnr", "ssimulacra2"]
+"""The distortion that a codec is trained for: squared error, or what the eye sees."""
 
 MAX_QUALITY = 63.0
 S = TypeVar("S", bound=BaseModel)

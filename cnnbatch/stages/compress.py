@@ -46,6 +46,7 @@ class ShardCompressor:
 
     def __init__(self, source: Source, archive: Store, codec: Codec, settings: CompressionSettings, *, run_id: str) -> None:
         self.source, self.archive, self.codec, self.settings, self.run_id = source, archive, codec, settings, run_id
+        self.policy = settings.policy(codec.objective)
         self.coding = threading.Lock()
         self.watch: Callable[[Keyed], AbstractContextManager[None]] = unwatched
         self.footer = {
@@ -131,7 +132,7 @@ class ShardCompressor:
 
     def _rows(self, batch: Sequence[Input]) -> list[ArchiveRow]:
         images = [source.image.pixels for source in batch if source.image is not None]
-        coded = iter(code(self.codec, images, self.settings.policy()) if images else ())
+        coded = iter(code(self.codec, images, self.policy) if images else ())
         at = datetime.now(UTC)  # one moment for all: of tiny pictures its digits would count
         return [self._row(source, None if source.image is None else next(coded), at) for source in batch]
 
@@ -167,12 +168,13 @@ class ShardCompressor:
 
     def _missed(self, coded: Coded) -> str | None:
         """Which demand on the picture the highest quality does not meet."""
-        s, score = self.settings, coded.ssimulacra2
-        if s.min_psnr is not None and coded.psnr_db < s.min_psnr:
+        wanted, score = self.policy, coded.ssimulacra2
+        if wanted.min_psnr_db is not None and coded.psnr_db < wanted.min_psnr_db:
             return "below-min-psnr"
-        if score is not None and s.min_ssimulacra2 is not None and score < s.min_ssimulacra2:
+        if score is not None and wanted.min_ssimulacra2 is not None and score < wanted.min_ssimulacra2:
             return "below-min-ssimulacra2"
-        if score is not None and s.target_ssimulacra2 is not None and score < s.target_ssimulacra2 - SSIMULACRA2_TOLERANCE:
+        target = wanted.target_ssimulacra2
+        if score is not None and target is not None and score < target - SSIMULACRA2_TOLERANCE:
             return "below-target"
         return None
 

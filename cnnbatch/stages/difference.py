@@ -18,11 +18,12 @@ import pyarrow.compute as pc
 from cnnbatch.archive.damage import damage_as_archive_error, or_fault
 from cnnbatch.archive.shard_reading import read_footer
 from cnnbatch.archive.snapshot import DEFAULT_THREADS, LiveShard, read_rows
+from cnnbatch.codec.codec import Objective
 from cnnbatch.errors import ArchiveError
 from cnnbatch.parallel import map_parallel
 from cnnbatch.spill import Pile, Scratch, Spill, in_order, ranges
 from cnnbatch.stages.listing import LISTING_SCHEMA, Scan
-from cnnbatch.stages.settings import CompressionSettings
+from cnnbatch.stages.settings import GOALS, CompressionSettings
 from cnnbatch.storage import Store
 from cnnbatch.version import VERSION
 
@@ -50,8 +51,7 @@ REMOVE_SHARDS = 64
 
 _COMPARED = ("key", "source_size", "source_etag", "source_mtime")
 _CODING = ("outcome", "codec_id", "quality")
-_SEARCHED = ("target_psnr", "target_bpp", "target_ssimulacra2", "min_psnr", "min_ssimulacra2")
-_DECISIVE = ("quality", "lossless", "decode", "effort", "max_pixels", *_SEARCHED)
+_DECISIVE = (*GOALS, "decode", "effort", "max_pixels")
 
 
 @dataclass(slots=True)
@@ -97,10 +97,12 @@ class Recoding:
 
     codec_id: str
     settings: CompressionSettings
+    objective: Objective
+    """The codec's."""
 
     def wants(self, store: Store, shard: LiveShard, table: pa.Table) -> pa.Array:
         """For each row of one shard (columns outcome, codec_id, quality) whether it is taken."""
-        wanted = coded_otherwise(table, self.codec_id, self.settings)
+        wanted = coded_otherwise(table, self.codec_id, self.settings, self.objective)
         if pc.any(wanted).as_py() and self._made(read_footer(store, shard.path, num_bytes=shard.num_bytes)):
             return pa.repeat(pa.scalar(False), table.num_rows)
         return wanted
@@ -116,14 +118,15 @@ class Recoding:
         return all(getattr(settings, name) == getattr(self.settings, name) for name in _DECISIVE)
 
 
-def coded_otherwise(table: pa.Table, codec_id: str, settings: CompressionSettings) -> pa.Array:
+def coded_otherwise(table: pa.Table, codec_id: str, settings: CompressionSettings, objective: Objective) -> pa.Array:
     """For each row whether its columns say, or leave open, that it is coded otherwise; see `Recoding`."""
     coded = pc.equal(table.column("outcome"), "cnn")
     if settings.lossless:
         return coded.combine_chunks()
-    searched = settings.effort > 0 or any(getattr(settings, name) is not None for name in _SEARCHED)
+    policy = settings.policy(objective)
+    searched = settings.effort > 0 or policy.searches
     other = pc.not_equal(table.column("codec_id"), codec_id)
-    moved = pa.scalar(True) if searched else pc.not_equal(table.column("quality"), settings.quality)
+    moved = pa.scalar(True) if searched else pc.not_equal(table.column("quality"), policy.quality)
     return pc.or_(pc.invert(coded), pc.fill_null(pc.or_(other, moved), True)).combine_chunks()
 
 

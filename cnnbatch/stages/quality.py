@@ -50,6 +50,12 @@ class QualityPolicy:
     measures_ssimulacra2: bool = False
     effort: int = 0
 
+    @property
+    def searches(self) -> bool:
+        """Whether images may get another quality than ``quality``."""
+        floors = self.min_psnr_db, self.min_ssimulacra2
+        return any(goal is not None for goal in (self.target_psnr_db, self.target_bpp, self.target_ssimulacra2, *floors))
+
     def with_ssimulacra2(self) -> bool:
         """Whether each image's score is measured."""
         return self.measures_ssimulacra2 or (self.target_ssimulacra2, self.min_ssimulacra2) != (None, None)

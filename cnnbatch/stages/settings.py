@@ -6,22 +6,26 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from cnnbatch.choices import FORMATS, LAYOUTS, LEVELS
 from cnnbatch.codec import DEFAULT_QUALITY, MAX_QUALITY
-from cnnbatch.codec.codec import Decoder
+from cnnbatch.codec.codec import Decoder, Objective
 from cnnbatch.codec.container.bitstream import QUALITY_STEPS
 from cnnbatch.stages.quality import QualityPolicy
 
 MAX_EFFORT = 100
 """More than anybody has patience for: after a dozen passes nothing is gained."""
 
+DEFAULT_FLOOR: Final = 75.0
+"""SSIMULACRA2 that a codec for the eye stays above where nobody asked for a quality: five points below what the default
+quality gives most photographs."""
+
 MSE_TOLERANCE: Final = 0.05
 """Squared grey levels: a tenth of a dB at 45 dB."""
 
 Level = Literal["log", "checksums", "decode", "source"]
 
-OPTIONS = (
-    "quality", "target_psnr", "target_bpp", "target_ssimulacra2", "lossless", "min_psnr", "min_ssimulacra2", "measure",
-    "effort", "decode",
-)  # fmt: skip
+GOALS = ("quality", "target_psnr", "target_bpp", "target_ssimulacra2", "lossless", "min_psnr", "min_ssimulacra2")
+"""The settings by which a user asks for a quality."""
+
+OPTIONS = (*GOALS, "measure", "effort", "decode")
 """The settings that are options of the commands, too."""
 
 
@@ -30,7 +34,8 @@ class CompressionSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    quality: float = Field(DEFAULT_QUALITY, ge=0, le=MAX_QUALITY)
+    quality: float | None = Field(None, ge=0, le=MAX_QUALITY)
+    """None: `DEFAULT_QUALITY`, and by a codec for the eye as much more as an image needs to reach `DEFAULT_FLOOR`."""
     target_psnr: float | None = Field(None, gt=0, lt=100)
     """dB over RGB, for each image."""
     target_bpp: float | None = Field(None, gt=0, le=24)
@@ -65,9 +70,9 @@ class CompressionSettings(BaseModel):
 
     @field_validator("quality")
     @classmethod
-    def _in_steps(cls, quality: float) -> float:
+    def _in_steps(cls, quality: float | None) -> float | None:
         """As the codec rounds it, so that the row says what was coded and ``--recompress`` finds it unchanged."""
-        return round(quality * QUALITY_STEPS) / QUALITY_STEPS
+        return None if quality is None else round(quality * QUALITY_STEPS) / QUALITY_STEPS
 
     @model_validator(mode="after")
     def _one_goal(self) -> "CompressionSettings":
@@ -76,15 +81,17 @@ class CompressionSettings(BaseModel):
             raise ValueError("target_psnr, target_bpp, target_ssimulacra2 and lossless exclude each other")
         return self
 
-    def policy(self) -> QualityPolicy:
-        """For `cnnbatch.stages.quality.code`."""
+    def policy(self, objective: Objective) -> QualityPolicy:
+        """For `cnnbatch.stages.quality.code`, with a codec of this ``objective``."""
+        asked = any(getattr(self, goal) not in (None, False) for goal in GOALS)
+        promised = objective == "ssimulacra2" and not asked
         return QualityPolicy(
-            self.quality,
+            DEFAULT_QUALITY if self.quality is None else self.quality,
             target_psnr_db=self.target_psnr,
             target_bpp=self.target_bpp,
             target_ssimulacra2=self.target_ssimulacra2,
             min_psnr_db=self.min_psnr,
-            min_ssimulacra2=self.min_ssimulacra2,
+            min_ssimulacra2=DEFAULT_FLOOR if promised else self.min_ssimulacra2,
             measures_ssimulacra2=self.measure == "ssimulacra2",
             effort=self.effort,
         )

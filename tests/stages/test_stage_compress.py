@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from skimage.data import coffee
 
 from cnnbatch.archive import ArchiveRow, read_footer, read_shard
-from cnnbatch.codec import Codec
+from cnnbatch.codec import DEFAULT_QUALITY, Codec
 from cnnbatch.images import DecodedImage, decode, probe, restore_jpeg
 from cnnbatch.images.lossless import restore
 from cnnbatch.metrics import psnr_db
@@ -27,7 +27,7 @@ from cnnbatch.stages import inputs
 from cnnbatch.stages.compress import ShardCompressor
 from cnnbatch.stages.isolation import Keyed
 from cnnbatch.stages.records import CompressResult, CompressTask
-from cnnbatch.stages.settings import CompressionSettings
+from cnnbatch.stages.settings import DEFAULT_FLOOR, CompressionSettings
 from cnnbatch.storage import open_store
 from tests.stages.pictures import (
     EXIF_ROTATED,
@@ -86,7 +86,7 @@ def test_every_input_has_one_outcome_and_stored_ones_a_reason(tmp_path: Path, co
         "bomb.png": bomb_png(1 << 17, 1 << 17),
         "bomb-beyond-int32.png": bomb_png(0xFFFFFFFF, 0xFFFFFFFF),
     }
-    bench = Bench(tmp_path, codec, files)
+    bench = Bench(tmp_path, codec, files, quality=40)
     rows = bench.rows()
     assert {key: row.reason for key, row in rows.items()} == {
         "good.png": None,
@@ -137,7 +137,7 @@ def test_nothing_is_read_of_a_file_but_under_the_watch(tmp_path: Path, codec: Co
         "cmyk.jpg": cmyk_jpeg(),
         "worse.jpg": as_file(noise, "jpeg", quality=1),
     }
-    bench = Bench(tmp_path, codec, files)
+    bench = Bench(tmp_path, codec, files, quality=40)
     bench.compressor.watch = watch
     rows = bench.rows()
     assert [rows[key].reason for key in files] == [None, "cmyk", "not-smaller"]
@@ -197,7 +197,7 @@ def test_lossless_stores_every_input_and_jpegs_smaller(tmp_path: Path, codec: Co
 def test_the_score_is_a_column_where_it_was_asked_for(tmp_path: Path, codec: Codec) -> None:
     pixels = coffee()[100:196, 200:296]
     files = {"a.png": as_file(pixels)}
-    assert Bench(tmp_path / "1", codec, files).rows()["a.png"].ssimulacra2 is None
+    assert Bench(tmp_path / "1", codec, files, quality=20).rows()["a.png"].ssimulacra2 is None
     row = Bench(tmp_path / "2", codec, files, quality=20, measure="ssimulacra2").rows()["a.png"]
     [back] = codec.reconstruct([row.payload])
     assert row.ssimulacra2 == pytest.approx(ssimulacra2(pixels, back), abs=1 / 64)
@@ -205,6 +205,24 @@ def test_the_score_is_a_column_where_it_was_asked_for(tmp_path: Path, codec: Cod
     assert found.ssimulacra2 == pytest.approx(60, abs=0.5 + 1 / 64)
     floor = Bench(tmp_path / "4", codec, files, quality=4, min_ssimulacra2=40).rows()["a.png"]
     assert (floor.ssimulacra2 or 0) >= 40 - 1 / 64
+
+
+def test_the_default_of_the_codec_for_the_eye_is_a_promise_to_the_eye(tmp_path: Path) -> None:
+    """A picture that the default quality does not serve well gets more, or is kept; the others are at the default quality."""
+    codec, rng = Codec.load("eye"), np.random.default_rng(0)
+    dark = (coffee()[100:228, 200:328] // 12).astype(np.uint8)
+    noise = rng.integers(0, 256, (64, 64, 3), np.uint8)
+    files = {"usual.png": as_file(coffee()[:192, 100:292]), "dark.png": as_file(dark), "noise.png": as_file(noise)}
+    rows = Bench(tmp_path / "default", codec, files).rows()
+    asked = Bench(tmp_path / "asked", codec, files, quality=DEFAULT_QUALITY).rows()
+    assert rows["usual.png"].quality == DEFAULT_QUALITY
+    for row in rows.values():
+        if row.outcome == "cnn":
+            assert (row.ssimulacra2 or 0) >= DEFAULT_FLOOR - 1 / 64
+        else:
+            assert row.reason in ("below-min-ssimulacra2", "not-smaller", "lossless-smaller")
+    assert {row.quality for row in asked.values() if row.outcome == "cnn"} == {DEFAULT_QUALITY}
+    assert any(row.quality != DEFAULT_QUALITY for row in rows.values())
 
 
 @pytest.mark.parametrize(

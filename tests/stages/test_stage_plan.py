@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnbatch.archive import LiveShard
+from cnnbatch.codec.codec import Objective
 from cnnbatch.spill import Scratch
 from cnnbatch.stages.difference import ROW_SCHEMA, Difference, coded_otherwise, compare, removals
 from cnnbatch.stages.listing import Listing, Scan, list_source
@@ -310,10 +311,10 @@ def test_images_that_are_excluded_or_hidden_behind_a_fault_have_not_vanished() -
     assert found.gone.keys() == {"gone.png", "locked-too/c.png"}
 
 
-def again(rows: list[Held], **changes: object) -> list[str]:
+def again(rows: list[Held], objective: Objective = "psnr", **changes: object) -> list[str]:
     columns = {name: [getattr(row, name) for row in rows] for name in ("outcome", "codec_id", "quality")}
     settings = CompressionSettings.model_validate({"quality": 32.0} | changes)
-    taken = coded_otherwise(pa.table(columns), "a", settings).to_pylist()
+    taken = coded_otherwise(pa.table(columns), "a", settings, objective).to_pylist()
     found = difference([ObjectInfo(row.key, 10, None, T0) for row in rows], rows, again=taken)
     assert found.unchanged == len(rows) - len(found.changed)
     return found.changed
@@ -326,6 +327,9 @@ def test_recompress_takes_what_is_coded_otherwise_and_leaves_the_rest() -> None:
     assert again(rows, target_psnr=40) == ["codec", "quality", "same", "stored"]  # searched: the row alone does not tell
     assert again(rows, lossless=True) == ["codec", "quality", "same"]
     assert again([replace(rows[0], quality=33.25)], quality=33.25) == []
+    usual = replace(rows[0], quality=40.0)
+    assert again([usual], quality=None) == []
+    assert again([usual], "ssimulacra2", quality=None) == ["same"]  # the default floor may have raised it
 
 
 def test_images_whose_originals_are_gone_are_counted_where_they_are_coded_otherwise() -> None:

@@ -23,8 +23,8 @@ from cnnbatch.codec.hyperprior.latent_decoder import LatentDecoder
 from cnnbatch.codec.hyperprior.latent_encoder import LatentEncoder
 from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.codec.hyperprior.refinement import Refinement
-from cnnbatch.codec.hyperprior.settings import Objective
 from cnnbatch.codec.hyperprior.windows import WindowJob, window_jobs, window_pixels
+from cnnbatch.codec.interface import Objective
 from cnnbatch.codec.runtime.batching import Batches
 from cnnbatch.codec.runtime.cpu import cpu_has_bf16
 

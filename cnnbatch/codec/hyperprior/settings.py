@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cnnbatch.codec.interface import Objective
 from cnnbatch.codec.runtime.levels import MOST_INPUTS
 from cnnbatch.codec.transforms.quality_laws import Number, Positive, ScaleRange, high_rate_step, lmbda_at
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Objective = Literal["psnr", "ssimulacra2"]
 BlockCount = Annotated[int, Field(ge=0, le=64)]
 
 MEAN_BLOCKS = 2
