@@ -101,19 +101,22 @@ def _goal(policy: QualityPolicy) -> _Goal | None:
     if policy.target_bpp is not None:
         return _near(math.log(policy.target_bpp), lambda c: math.log(c.bpp), LOG_BPP_A_QUALITY, BPP_TOLERANCE, policy.quality)
     if policy.target_ssimulacra2 is not None:
-        target = policy.target_ssimulacra2
-        usual = usual_quality(target)
-        return _Goal(
-            min(MAX_QUALITY, max(0.0, _quarter(usual))),
-            lambda c: usual_quality(_score(c)) - usual,
-            lambda c: abs(_score(c) - target) <= SSIMULACRA2_TOLERANCE,
-            wavers=True,
-        )
+        return _score_near(policy.target_ssimulacra2)
     return None
 
 
 def _near(target: float, value: Callable[[Coded], float], slope: float, tolerance: float, first: float) -> _Goal:
     return _Goal(first, lambda c: (value(c) - target) / slope, lambda c: abs(value(c) - target) <= tolerance)
+
+
+def _score_near(target: float) -> _Goal:
+    usual = usual_quality(target)
+    return _Goal(
+        min(MAX_QUALITY, max(0.0, _quarter(usual))),
+        lambda c: usual_quality(_score(c)) - usual,
+        lambda c: abs(_score(c) - target) <= SSIMULACRA2_TOLERANCE,
+        wavers=True,
+    )
 
 
 def usual_quality(score: float) -> float:
@@ -139,12 +142,23 @@ def _probe(codec: Codec, images: Sequence[Pixels], qualities: Sequence[float], p
 
 
 def _lift(codec: Codec, images: Sequence[Pixels], coded: list[Coded], policy: QualityPolicy) -> list[Coded]:
-    """Raises quality wherever an image is below a floor, by what it lacks and a little more."""
-    while low := {i: lack for i, c in enumerate(coded) if (lack := _lack(c, policy)) > 0 and c.quality < MAX_QUALITY}:
+    """Raises quality wherever an image is below a floor: to just above the score, and then by what it still lacks."""
+    if policy.min_ssimulacra2 is not None and (low := _below(coded, policy)):
+        goal = _score_near(policy.min_ssimulacra2 + SSIMULACRA2_TOLERANCE)
+        found = _search(codec, [images[i] for i in low], policy, goal, known=[coded[i] for i in low])
+        for i, better in zip(low, found, strict=True):
+            coded[i] = better
+    while low := _below(coded, policy):
         qualities = [min(MAX_QUALITY, _quarter(coded[i].quality + max(1.0, lack + 0.5))) for i, lack in low.items()]
         for i, better in zip(low, _probe(codec, [images[i] for i in low], qualities, policy), strict=True):
             coded[i] = better
     return coded
+
+
+def _below(coded: Sequence[Coded], policy: QualityPolicy) -> dict[int, float]:
+    """Which images are below a floor although there is a higher quality, and by how much, in units of quality."""
+    lacks = ((i, _lack(one, policy)) for i, one in enumerate(coded) if one.quality < MAX_QUALITY)
+    return {i: lack for i, lack in lacks if lack > 0}
 
 
 def _lack(coded: Coded, policy: QualityPolicy) -> float:
@@ -200,18 +214,25 @@ def _quarter(quality: float) -> float:
     return round(quality * QUALITY_STEPS) / QUALITY_STEPS
 
 
-def _search(codec: Codec, images: Sequence[Pixels], policy: QualityPolicy, goal: _Goal) -> list[Coded]:
-    """Probes all images together, each at its own quality, until each has reached the goal or cannot come nearer."""
+def _search(
+    codec: Codec, images: Sequence[Pixels], policy: QualityPolicy, goal: _Goal, *, known: Sequence[Coded] | None = None
+) -> list[Coded]:
+    """Probes all images together, each at its own quality, until each has reached the goal or cannot come nearer.
+
+    ``known``: each image coded at one quality already.
+    """
     trials = [_Trials() for _ in images]
-    pending = dict.fromkeys(range(len(images)), goal.first)
-    for _ in range(MAX_PROBES):
-        probes = _probe(codec, [images[i] for i in pending], list(pending.values()), policy)
-        tried, pending = list(pending), {}
+    probes = _probe(codec, images, [goal.first] * len(images), policy) if known is None else known
+    tried = list(range(len(images)))
+    for left in reversed(range(MAX_PROBES)):
+        pending = {}
         for i, coded in zip(tried, probes, strict=True):
             trials[i].add(coded, goal.error(coded))
             following = trials[i].next_quality(wavers=goal.wavers)
             if not goal.reached(coded) and following not in trials[i].errors:
                 pending[i] = following
-        if not pending:
+        if not pending or not left:
             break
+        tried = list(pending)
+        probes = _probe(codec, [images[i] for i in pending], list(pending.values()), policy)
     return [one.best for one in trials if one.best is not None]

@@ -179,6 +179,7 @@ def test_the_floor_of_the_score_raises_only_those_below_it(codec: Codec, photogr
     for before, after in zip(plain, lifted, strict=True):
         assert (after.ssimulacra2 or 0) >= floor
         assert after == before if (before.ssimulacra2 or 0) >= floor else after.quality > before.quality
+        assert after == before or (after.ssimulacra2 or 0) <= floor + 2 * SSIMULACRA2_TOLERANCE  # and no higher than it must
 
 
 def test_nobody_waits_for_a_score_that_was_not_asked_for(codec: Codec, crops: list[Pixels]) -> None:
