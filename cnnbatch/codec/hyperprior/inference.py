@@ -27,7 +27,7 @@ from cnnbatch.codec.transforms.int8 import Int8Layers
 from cnnbatch.codec.transforms.integer_layers import IntegerNet
 from cnnbatch.codec.transforms.lapped_kernels import lapped_planes
 from cnnbatch.codec.transforms.layers import depth_to_space
-from cnnbatch.codec.transforms.quality import QualityCurve
+from cnnbatch.codec.transforms.quality import FixedCurve, QualityCurve
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -50,7 +50,7 @@ class DecodingNetworks:
     scale_net: ExactNet
     """ẑ → scale positions, exact."""
     mean_net: "ExactMeanNet"
-    prediction: QualityCurve
+    prediction: FixedCurve
     """See `prediction_weights`."""
     synthesis: "Int8Synthesis"
 
@@ -67,7 +67,7 @@ def decoding_networks(model: Decodable) -> DecodingNetworks:
         model.settings,
         ExactNet(model.scale_net),
         ExactMeanNet(model.mean_net),
-        _frozen(model.prediction),
+        FixedCurve(_frozen(model.prediction)),
         Int8Synthesis(model.g_s),
     )
 
@@ -76,7 +76,7 @@ class ExactMeanNet:
     """A `MeanNet` that is not trained any more."""
 
     def __init__(self, net: MeanNet) -> None:
-        self._net, self._gain = ExactNet(net), _frozen(net.gain)
+        self._net, self._gain = ExactNet(net), FixedCurve(_frozen(net.gain))
         self._step_factors, self._step_mixing = ExactLinear(net.step_factors), net.step_mixing.detach().clone()
 
     @torch.inference_mode()
@@ -186,5 +186,9 @@ class _MergedMatrices:
 
 
 def _frozen(module: M) -> M:
-    """A copy that no training reaches."""
-    return copy.deepcopy(module).requires_grad_(False).eval()
+    """A copy that no training reaches, its curves fixed."""
+    frozen = copy.deepcopy(module).requires_grad_(False).eval()
+    for name, child in list(frozen.named_modules()):
+        if isinstance(child, QualityCurve) and name:
+            frozen.set_submodule(name, FixedCurve(child))
+    return frozen

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from cnnbatch.codec.runtime.levels import LEVEL_MAX, WEIGHT_MAX, ZERO_POINT
 from cnnbatch.codec.runtime.onednn import Output, PackedLayer, cpu_has_int8, packed, product_of_integers
 from cnnbatch.codec.transforms.layers import Block
-from cnnbatch.codec.transforms.quality import QualityCurve
+from cnnbatch.codec.transforms.quality import FixedCurve, QualityCurve
 
 HIDDEN_ZERO_POINT: Final = 64
 
@@ -114,7 +114,7 @@ class Int8Block:
 class Int8Layers:
     """Layers and blocks of one network, with the logarithms of their activation scales: one of a layer, two of a block."""
 
-    def __init__(self, layers: Sequence[nn.Linear | Block], scales: QualityCurve) -> None:
+    def __init__(self, layers: Sequence[nn.Linear | Block], scales: QualityCurve | FixedCurve) -> None:
         self.scales = scales
         self.rounded: dict[nn.Module, Int8Linear | Int8Block] = {}
         self.first_scale: dict[nn.Module, int] = {}

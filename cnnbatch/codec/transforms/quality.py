@@ -1,6 +1,7 @@
 """Curves of learned gains over quality, and scales, as tensors."""
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,27 @@ class QualityCurve(nn.Module):
         """``quality`` [N] in [0, 63] → [N, 1, 1, C]."""
         with torch.autocast(quality.device.type, enabled=False):
             return (interpolation_weights(quality) @ self.anchors)[:, None, None, :]
+
+
+class FixedCurve(nn.Module):
+    """A `QualityCurve` that is not trained any more: on a CPU, each quality is computed once. Nobody writes to the result."""
+
+    def __init__(self, curve: QualityCurve) -> None:
+        super().__init__()
+        self._curve, self._known = curve, dict[float, Tensor]()
+
+    def forward(self, quality: Tensor) -> Tensor:
+        """As `QualityCurve`."""
+        if quality.device.type != "cpu":  # to ask a GPU for its numbers is to wait for it
+            return cast(Tensor, self._curve(quality))
+        rows = [self._at(one) for one in quality.tolist()]
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+    def _at(self, quality: float) -> Tensor:
+        if quality not in self._known:
+            with torch.inference_mode(False), torch.no_grad():  # the next caller may compute gradients
+                self._known[quality] = self._curve(torch.tensor([quality]))
+        return self._known[quality]
 
 
 def interpolation_weights(quality: Tensor) -> Tensor:
