@@ -3,11 +3,13 @@
 ``jobs``: small PNGs as members of tars and as loose files of a bucket on SeaweedFS, each compressed by `jobs.compress` on a
 local Ray, in turn. ``read``: photographs of 256² out of an archive as tensors, by two workers of a DataLoader, against the same
 ones as JPEGs of quality 90 in a folder, decoded by PIL. ``start``: seconds until a stream over a synthetic archive has read its
-first rows, and the peak memory of the process.
+first rows, and the peak memory of the process. ``memory``: peak memory of a process that goes through a shuffled stream of
+stored pictures, and of one that lists tars and reads their members as a run does, for a thousand of them and for many.
 
     python -m benchmarks.datasets jobs [--members 100000] [--tars 100]
     python -m benchmarks.datasets read [--images 1000]
     python -m benchmarks.datasets start [--rows 1000000]
+    python -m benchmarks.datasets memory [--samples 100000]
 """
 
 import argparse
@@ -19,7 +21,10 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from importlib.resources import as_file, files
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,9 +38,12 @@ import cnnbatch
 from benchmarks.hardware import hardware
 from benchmarks.photographs import NAMES
 from benchmarks.synthetic import QUIET, make_archive
+from cnnbatch.archive import ArchiveLog, write_shard
+from cnnbatch.containers import open_source
 from cnnbatch.data import ArchiveDataset
 from cnnbatch.data.samples import Samples
-from cnnbatch.storage import open_store
+from cnnbatch.stages.listing import Scan
+from cnnbatch.storage import ObjectInfo, open_store
 from jobs import compress, engine
 from jobs.settings import CompressConfig
 from tests.seaweedfs import SeaweedFS
@@ -44,16 +52,20 @@ SIDE: Final = 256
 SMALL_SIDE: Final = 32
 WORKERS: Final = 2
 QUALITY: Final = 40
-TARGETS: Final = {"jobs": 1.1, "full": 0.3, "1/2": 1.0, "draft": 1.0, "bytes": 0.5, "start": 2.0}
+TARGETS: Final = {"jobs": 1.1, "full": 0.3, "1/2": 1.0, "draft": 1.0, "bytes": 0.5, "start": 2.0, "memory": 1.1}
+FEW: Final = 1000
+MEMBERS: Final = 1000
+"""Samples of a tar of ``memory``, and pictures of a shard."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("jobs", "read", "start"))
+    parser.add_argument("what", choices=("jobs", "read", "start", "memory"))
     parser.add_argument("--members", type=int, default=100_000, help="pictures of ``jobs`` (default %(default)s)")
     parser.add_argument("--tars", type=int, default=100, help="tars that hold them (default %(default)s)")
     parser.add_argument("--images", type=int, default=1000, help="photographs of ``read`` (default %(default)s)")
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of ``start`` (default %(default)s)")
+    parser.add_argument("--samples", type=int, default=100_000, help="samples of ``memory`` (default %(default)s)")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
@@ -61,8 +73,10 @@ def main() -> None:
             lines = list(measure_jobs(Path(folder), options.members, options.tars))
         elif options.what == "read":
             lines = list(measure_reading(Path(folder), options.images))
-        else:
+        elif options.what == "start":
             lines = list(measure_start(Path(folder), options.rows))
+        else:
+            lines = list(measure_memory(Path(folder), options.samples))
     load = os.getloadavg()[0]
     print(*lines, ", ".join(hardware().values()) + f", load {load:.1f}", sep="\n")
 
@@ -190,6 +204,66 @@ def measure_start(folder: Path, rows: int) -> Iterator[str]:
     yield f"{rows:,} rows in {len(opened.shards):,} shards, the first {count} of them"
     yield f"after {seconds:.2f} s (target ≤ {TARGETS['start']})"
     yield f"peak memory {peak:.0f} MiB"
+
+
+def measure_memory(folder: Path, samples: int) -> Iterator[str]:
+    """Peak memory of reading `FEW` and ``samples`` pictures, each in a process of its own."""
+    yield f"{samples:,} samples against {FEW:,}, of {SMALL_SIDE} × {SMALL_SIDE} pixels"
+    for name, make, read in (("stream", make_stored, read_stream), ("run", make_tars, read_members)):
+        peaks = []
+        for count in (FEW, samples):
+            make(folder / f"{name}-{count}", count)
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                peaks.append(pool.submit(read, str(folder / f"{name}-{count}"), count).result())
+        few, many = peaks
+        yield f"{name:>6} {few:.0f} → {many:.0f} MiB, × {many / few:.2f} (target ≤ {TARGETS['memory']})"
+
+
+def make_stored(folder: Path, count: int) -> None:
+    """An archive of one picture under ``count`` keys, kept losslessly: this is about rows, not the codec's speed."""
+    with cnnbatch.create(folder / "one", lossless=True) as archive:
+        archive.add("one.png", small_png(0))
+    [row] = cnnbatch.open(folder / "one").values()
+    log = ArchiveLog.create_or_open(str(folder / "many"), codec_files=[])
+    shards = []
+    for start in range(0, count, MEMBERS):
+        keys = (f"{number:07}.png" for number in range(start, start + MEMBERS))
+        shards.append(write_shard(log.store, [replace(row.row, key=key) for key in keys], footer={}))
+    log.commit("memory", 0, shards)
+
+
+def read_stream(folder: str, count: int) -> float:
+    if sum(1 for _ in ArchiveDataset(f"{folder}/many").iterable(shuffle=True)) != count:
+        raise SystemExit("samples are missing")
+    return peak_mib()
+
+
+def make_tars(folder: Path, count: int) -> None:
+    """``count`` members in tars of `MEMBERS`."""
+    folder.mkdir()
+    data = small_png(0)
+    for start in range(0, count, MEMBERS):
+        pictures = ((f"{number:07}.png", data) for number in range(start, start + MEMBERS))
+        (folder / f"{start:07}.tar").write_bytes(tar_of(pictures))
+
+
+def read_members(folder: str, count: int) -> float:
+    """As a run does: the listing in tables, then the members of one shard after the other."""
+    source, seen = open_source(open_store(folder)), 0
+    for table in Scan(source):
+        infos = [ObjectInfo(**row) for row in table.to_pylist()]
+        for start in range(0, len(infos), MEMBERS):
+            members = source.get_many(infos[start : start + MEMBERS], max_bytes=1 << 20, concurrency=4)
+            seen += sum(isinstance(data, bytes) for _, data in members)
+    if seen != count:
+        raise SystemExit(f"{seen} of {count} members")
+    return peak_mib()
+
+
+def peak_mib() -> float:
+    """Of this process alone; ``ru_maxrss`` counts what its parent had before."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) / 1024
 
 
 def _file(image: Image.Image, format: str) -> bytes:
