@@ -56,13 +56,14 @@ class Group:
         return self.end - self.start
 
 
-def grouped(inputs: Iterable[Input]) -> Iterator[Group]:
-    """Neighbours together."""
+def grouped(inputs: Iterable[Input], *, max_bytes: int) -> Iterator[Group]:
+    """Neighbours together, up to `TOGETHER_BYTES` or ``max_bytes``."""
+    most = min(TOGETHER_BYTES, max_bytes)
     group: Group | None = None
     for one in sorted(inputs, key=lambda one: (one.part.container.key, one.start)):
         if group is not None:
             near = one.part.container.key == group.inputs[0].part.container.key and one.start - group.end <= HOLE_BYTES
-            if near and one.end - group.start <= TOGETHER_BYTES:
+            if near and one.end - group.start <= most:
                 group.inputs.append(one)
                 group.end = max(group.end, one.end)
                 continue

@@ -156,7 +156,7 @@ class ContainerSource:
         return index
 
     def _read_ranges(self, inputs: Sequence["Input"], *, max_bytes: int, concurrency: int) -> Iterator[Outcome]:
-        groups = list(grouped(inputs))
+        groups = list(grouped(inputs, max_bytes=max_bytes))
         wanted = (ObjectInfo(str(number), group.size) for number, group in enumerate(groups))
         answers = read_many(
             lambda info: self._read_group(groups[int(info.key)]), wanted, max_bytes=max_bytes, concurrency=concurrency
