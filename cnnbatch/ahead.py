@@ -144,7 +144,7 @@ def pictures_ahead(rows: "Iterator[ArchiveRow | DamagedRow]", codecs: Codecs) ->
                     batch.decode(how, place)
                 yield Picture(row, codecs, batch)
                 if os.getpid() != process:
-                    raise UsageError("these pictures were begun before this process was forked: begin anew here")
+                    raise UsageError("this iterator was made before the process forked: make a new one here")
                 before, how = how, batch.how_asked(row)
                 streak = streak + 1 if how is not None and how == before else 0 if how is None else 1
                 reader.how = reader.how if streak else None

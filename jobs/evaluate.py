@@ -135,7 +135,9 @@ class EvaluateJob:
         learners = {vq.NAME: self.cluster.learn_books, pca.NAME: self.cluster.learn_components}
         for spec in (spec for spec in self.selection.classical if spec.name in learners):
             if any(info.key in sample for info in infos):
-                logger.warning("%s learns from pictures that it is measured on, which flatters it: too few others", spec.label)
+                logger.warning(
+                    "%s is trained on pictures that it is measured on, for lack of others: its results are too good", spec.label
+                )
             reason = learners[spec.name](infos)
             if reason is not None:
                 self.left_out.append(LeftOut(codec=spec.name, label=spec.label, reason=reason))

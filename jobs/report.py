@@ -122,7 +122,7 @@ class RunReport:
         try:
             self.write(archive)
         except StorageError as error:
-            logger.info("no report is left in the archive: %s", error)
+            logger.info("the run report could not be written to the archive: %s", error)
             return False
         return True
 

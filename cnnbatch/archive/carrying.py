@@ -60,7 +60,7 @@ def carry_on(store: Store, path: str, rows: Sequence[ArchiveRow], *, num_bytes: 
         return None
     for row in rows:
         if not _is_sound(row):
-            logger.warning("%r in %s is damaged, and carried on as it is", row.key, path)
+            logger.warning("%r in %s is damaged: copied unchanged", row.key, path)
     footer = read_footer(store, path, num_bytes=num_bytes)
     return write_unchecked(store, rows, footer, (path,))
 

@@ -204,7 +204,7 @@ def _as_images(images: Any) -> Sequence[Pixels]:
     """The arrays of a call. Raises ValueError for one picture in place of several, and for a PIL image of another mode."""
     shape = getattr(images, "shape", None)
     if hasattr(images, "mode") or (shape is not None and (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4)))):
-        raise ValueError("this is one picture, and compress takes several: write codec.compress([image])[0]")
+        raise ValueError("compress takes a list of images: write codec.compress([image])[0]")
     return [_as_array(number, image) for number, image in enumerate(images)]
 
 

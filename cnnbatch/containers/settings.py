@@ -17,20 +17,20 @@ class SourceSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["auto", "folder", "webdataset", "parquet", "zip", "manifest"] = "auto"
-    """``auto``: tars, tables and zip files are taken apart where no picture lies beside them; with ``manifest``, that."""
+    """``auto``: the pictures inside tars, tables and zip files, unless others lie beside them; or those of ``manifest``."""
     manifest: str | None = None
-    """Path or URL of a list of inputs: ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``, of keys or URLs below the source."""
+    """Path or URL of a list (``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``) of keys or URLs below the source."""
     key_column: str | None = None
-    """Its column of keys; None: ``key``, ``file_name``, ``url``, ``path``, ``file``, ``filename`` or ``image``."""
+    """Column of keys; None: the first of ``key``, ``file_name``, ``url``, ``path``, ``file``, ``filename``, ``image``."""
     sidecars: tuple[str, ...] = ()
-    """Endings of files that a picture of the same name takes along; true: txt, caption, cls, json, xmp."""
+    """Endings of side files to archive with the picture of the same name; true: txt, caption, cls, json, xmp."""
     image_column: tuple[str, ...] = ()
-    """Image columns of tables; none: those that say so or look so."""
+    """Image columns of tables; none: found by their type and content."""
     label: str | None = None
-    """Name of the field beside a picture that says its class."""
+    """Name of the field or column that holds a picture's class."""
 
     def kinds(self) -> tuple[Kind, ...]:
-        """The containers that are looked for."""
+        """The kinds of containers to look for."""
         words = {"auto": tuple(KINDS), "webdataset": ("tar",), "parquet": ("parquet",), "zip": ("zip",)}
         return kinds_of(words.get(self.kind, ()), self.image_column)
 
@@ -50,17 +50,17 @@ class SourceSettings(BaseModel):
         endings = tuple(name.strip().lower().removeprefix(".") for name in names)
         for name in endings:
             if not name or name in PICTURES or not {".", "/"}.isdisjoint(name):
-                raise ValueError(f"{name!r} is no ending of a side file")
+                raise ValueError(f"{name!r} cannot be the ending of a side file")
         return endings
 
     @model_validator(mode="after")
     def _one_way(self) -> "SourceSettings":
         if self.kind not in ("auto", "manifest") and self.manifest is not None:
-            raise ValueError(f"a manifest is for the kind manifest, not {self.kind}")
+            raise ValueError(f"source.manifest needs source.kind=manifest, not {self.kind}")
         if self.kind == "manifest" and self.manifest is None:
-            raise ValueError("source.manifest names the list")
+            raise ValueError("source.kind=manifest needs source.manifest=LIST")
         if self.sidecars and (self.manifest is not None or self.kind not in ("auto", "folder")):
-            raise ValueError("sidecars are for sources of the kind folder")
+            raise ValueError("source.sidecars needs source.kind=folder")
         return self
 
 

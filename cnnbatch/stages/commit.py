@@ -111,7 +111,7 @@ class Committer:
                 rests[path] = rest = rewrite_without(self.log.store, path, keys)
                 self._num_rows |= {} if rest is None else {rest.path: rest.num_rows}
             except DamagedRow as error:
-                logger.warning("%d images keep their old rows, as their shard cannot be written again: %s", len(keys), error)
+                logger.warning("%d images keep their old rows because their shard cannot be rewritten: %s", len(keys), error)
         return rests
 
     def _base_but(self, by_shard: Collection[str], rests: Collection[str]) -> Snapshot:

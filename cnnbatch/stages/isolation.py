@@ -171,7 +171,7 @@ def _error_of(answer: bytes) -> CnnbatchError:
     try:
         name, reason, text = map(str, json.loads(answer))
     except (ValueError, TypeError):
-        return CnnbatchError("the process that takes inputs one by one sent back what is no answer")
+        return CnnbatchError("the process that takes inputs one by one sent back an invalid answer")
     kind = vars(errors).get(name, CnnbatchError)
     if not (isinstance(kind, type) and issubclass(kind, CnnbatchError)):
         return CnnbatchError(text)
