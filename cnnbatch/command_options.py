@@ -203,7 +203,7 @@ def _add_decode(subparsers: "Subparsers") -> None:
 
 
 def _add_doctor(subparsers: "Subparsers") -> None:
-    parser = _add(subparsers, "doctor", "look for damage in an archive and for files that nothing needs", *DOCTOR_EXAMPLES)
+    parser = _add(subparsers, "doctor", "find damage in an archive, and files that are no longer needed", *DOCTOR_EXAMPLES)
     parser.add_argument("archive", metavar="ARCHIVE")
     parser.add_argument(
         "--mend", action="store_true", help="quarantine a torn last commit or a bad checkpoint, and repair what can be repaired"
@@ -212,8 +212,8 @@ def _add_doctor(subparsers: "Subparsers") -> None:
     originals.add_argument(
         "--source",
         metavar="SOURCE",
-        help="also read all shards and say which lost rows still have an original; with --mend, unreadable shards leave "
-        "the log, and the next run archives their images again",
+        help="also read all shards and report which lost rows still have an original; with --mend, unreadable shards are "
+        "removed from the log, and the next run archives their images again",
     )
     originals.add_argument("--no-source", action="store_true", help="the same when the originals no longer exist")
     job_options.add_source_settings(parser)
@@ -228,7 +228,9 @@ def _add_erase(subparsers: "Subparsers") -> None:
     parser.add_argument("archive", metavar="ARCHIVE")
     parser.add_argument("keys", metavar="KEY", nargs="+")
     parser.add_argument(
-        "--verify", action="store_true", help="look for the keys in every file, replaced ones too; exit code 5 if one has them"
+        "--verify",
+        action="store_true",
+        help="search every file for the keys, replaced ones included; exit code 5 if any is found",
     )
     _add_grace(parser)
 
@@ -242,7 +244,7 @@ def _add_restore(subparsers: "Subparsers") -> None:
     parser = _add(
         subparsers,
         "restore-rows",
-        "bring back images that --mirror-deletes removed, while their files are there",
+        "bring back images that --mirror-deletes removed, while their files still exist",
         *RESTORE_EXAMPLES,
     )
     parser.add_argument("archive", metavar="ARCHIVE")
@@ -258,9 +260,15 @@ def _add_completion(subparsers: "Subparsers") -> None:
 
 def _add_grace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--grace", type=float, default=24.0, metavar="HOURS", help="how long files are kept that are not live (default: 24)"
+        "--grace",
+        type=float,
+        default=24.0,
+        metavar="HOURS",
+        help="how long to keep files that hold no live image (default: 24)",
     )
-    parser.add_argument("--force", action="store_true", help="allow a grace under an hour: no run may be writing")
+    parser.add_argument(
+        "--force", action="store_true", help="allow a grace of less than an hour; no run may be writing meanwhile"
+    )
 
 
 def _add_format(parser: argparse.ArgumentParser) -> None:

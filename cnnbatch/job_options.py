@@ -64,10 +64,10 @@ def add_coding(parser: argparse.ArgumentParser) -> None:
     goal.add_argument("--target-psnr", type=float, metavar="DB", help="search each image's quality for this PSNR")
     goal.add_argument("--target-bpp", type=float, metavar="BPP", help="search each image's quality for these bits per pixel")
     goal.add_argument("--target-ssimulacra2", type=float, metavar="S", help="search each image's quality for this SSIMULACRA2")
-    goal.add_argument("--lossless", action="store_true", default=None, help="keep files so that they come back byte for byte")
+    goal.add_argument("--lossless", action="store_true", default=None, help="give every file back byte for byte")
     quality.add_argument("--min-psnr", type=float, metavar="DB", help="raise the quality until this is met, else keep the file")
     quality.add_argument("--min-ssimulacra2", type=float, metavar="S", help="the same for SSIMULACRA2")
-    quality.add_argument("--measure", choices=["ssimulacra2"], help="record it beside the PSNR")
+    quality.add_argument("--measure", choices=["ssimulacra2"], help="record SSIMULACRA2 as well as PSNR")
     quality.add_argument(
         "--effort", type=int, metavar="N", help="search for better bitstreams: 1 takes some thirty times as long (default: 0)"
     )
@@ -78,8 +78,8 @@ def add_coding(parser: argparse.ArgumentParser) -> None:
         "--decode",
         action="store_true",
         default=None,
-        help="code HEIC, JPEG 2000 and JPEG XL too, which come back as AVIF, and 16-bit PNG and TIFF whose samples are 8-bit "
-        "ones; HEIC needs cnnbatch[heif]",
+        help="also encode HEIC, JPEG 2000 and JPEG XL, which come back as AVIF, and 16-bit PNG and TIFF that hold 8-bit "
+        "samples; HEIC needs cnnbatch[heif]",
     )
 
 
@@ -99,15 +99,15 @@ def _add_compress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="folder or URL with images, such as photos/ or s3://bucket/photos; tars, tables and zip files are taken apart",
+        help="folder or URL with images, tars, Parquet tables or zip files, such as photos/ or s3://bucket/photos",
     )
     parser.add_argument("archive", metavar="ARCHIVE", help="folder or URL of the archive; created if missing")
     add_source_settings(parser)
     add_coding(parser)
     which = parser.add_argument_group("which images")
     which.add_argument("--exclude", action="append", metavar="GLOB", help="leave out keys; * crosses /; repeatable")
-    which.add_argument("--recompress", action="store_true", default=None, help="also take images coded with other settings")
-    which.add_argument("--retry-failed", metavar="RUN", help="take only the keys that failed in that run")
+    which.add_argument("--recompress", action="store_true", default=None, help="also re-encode images of other settings")
+    which.add_argument("--retry-failed", metavar="RUN", help="process only the keys that failed in that run")
     which.add_argument("--mirror-deletes", action="store_true", default=None, help="remove images that vanished from SOURCE")
     which.add_argument(
         "--delete-limit",
@@ -118,7 +118,7 @@ def _add_compress(parser: argparse.ArgumentParser) -> None:
     run = _add_common(parser)
     compact = "merge small shards at the end of a run that replaced or removed rows"
     run.add_argument("--compact", action="store_true", default=None, help=compact)
-    run.add_argument("--dry-run", action="store_true", help="say what would be done; write nothing")
+    run.add_argument("--dry-run", action="store_true", help="report what would be done, without writing anything")
 
 
 def _add_reconstruct(parser: argparse.ArgumentParser) -> None:
@@ -143,11 +143,11 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--level",
         choices=LEVELS,
-        help="log: every shard is there; checksums: every byte of it is as written; decode: every image decodes; "
-        "source: and is the one in SOURCE. Each includes those before it. Default: checksums, with --source: source",
+        help="log: every shard exists; checksums: every byte is as written; decode: every image decodes; source: every "
+        "image matches SOURCE. Each level includes those before it. Default: checksums, with --source: source",
     )
     what.add_argument("--source", metavar="SOURCE", help="the originals; with --level decode only their PSNR is compared")
-    what.add_argument("--exclude", action="append", metavar="GLOB", help="keys of SOURCE that the archive need not have")
+    what.add_argument("--exclude", action="append", metavar="GLOB", help="keys of SOURCE to ignore; * crosses /; repeatable")
     add_source_settings(parser)
     _add_report_file(_add_common(parser))
 
@@ -193,7 +193,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     codec.add_argument(
         "--start",
         metavar="FILE",
-        help="codec file, or the name of one that comes with cnnbatch: a new run grows its network to model.… sizes",
+        help="codec file, or the name of one that comes with cnnbatch, to start from; grown to the sizes in model.…",
     )
     run = _add_common(parser)
     run.add_argument("--minutes", type=float, metavar="M", help="wall-clock time, resumed runs included; default 60")
@@ -221,11 +221,11 @@ def _add_classify_predict(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_nightly(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="CONFIG.yaml", help="see jobs/configs/nightly.yaml; only `archives` is needed")
+    parser.add_argument("config", metavar="CONFIG.yaml", help="see jobs/configs/nightly.yaml; only `archives` is required")
     run = _add_words(parser, "workers.most=4")
     run.add_argument("--json", action="store_true", help="print the report as JSON on stdout, not as Markdown")
     run.add_argument(
-        "--dry-run", action="store_true", help="say what would be done and what it costs; write nothing, read no image"
+        "--dry-run", action="store_true", help="report what would be done and its cost; write nothing, read no image"
     )
 
 
