@@ -120,8 +120,8 @@ def test_the_decoder_finds_what_the_encoder_saw(
     decoder = Decoder(data, TABLES)
     symbols = decoder.decode(indexes[coded], state_machine(MACHINES[states]))
     decoder.finish()
-    values = np.zeros(shape, np.float32)
-    values[coded] = dequantise(symbols, indexes[coded], MACHINES[states])
+    places = np.ravel_multi_index(coded, shape).astype(np.int32)
+    values = dequantise(symbols, indexes[coded], places, shape, MACHINES[states])
     assert (symbols == choice.symbols[coded]).all()
     assert (values == chosen_values(choice, MACHINES[states])).all()
     assert (choice.symbols[indexes < 1] == 0).all()
@@ -164,7 +164,8 @@ def test_random_bytes_never_do_more_than_raise(data: bytes, count: int, states: 
         decoder.finish()
     except BitstreamError:
         return
-    assert np.isfinite(dequantise(symbols, indexes, MACHINES[states])).all()
+    places = np.arange(count, dtype=np.int32)
+    assert np.isfinite(dequantise(symbols, indexes, places, (1, 1, count), MACHINES[states])).all()
 
 
 @pytest.mark.parametrize("states", MASKS)

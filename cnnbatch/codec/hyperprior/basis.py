@@ -16,6 +16,7 @@ import numpy as np
 from cnnbatch.codec.adaptive_filter.kernels import COLOURS
 from cnnbatch.codec.geometry import BLOCK, Array
 from cnnbatch.codec.transforms.integer_arrays import Floats
+from cnnbatch.codec.transforms.products import panels, product
 
 LARGEST: Final = 8
 """A sixteenth is an eighth with four pixels made one: half a block is not a whole number of its pixels."""
@@ -35,17 +36,15 @@ class ReducedBasis:
         self.channels = known if by > LARGEST else math.ceil(WANTED[by] * self._bypass.shape[-1])
         self._matrix = cache(self._matrix_of)
 
-    def __call__(self, scaled: Floats, edges: tuple[tuple[bool, bool], tuple[bool, bool]]) -> Floats:
-        """``scaled`` [h, w, C] in grey levels → [n·h, n·w, 3], less the mean grey; ``edges``: whether its first and last rows,
-        and columns, are those of the picture."""
-        n, (h, w, _) = BLOCK // self._direct, scaled.shape
+    def __call__(self, y_hat: Floats, gain: Floats, edges: tuple[tuple[bool, bool], tuple[bool, bool]]) -> Floats:
+        """``y_hat`` [h, w, C], times ``gain`` [C] in grey levels → [n·h, n·w, 3], less the mean grey; ``edges``: whether its
+        first and last rows, and columns, are those of the picture."""
+        n, (h, w, _) = BLOCK // self._direct, y_hat.shape
         out = np.zeros((h + 1, n, w + 1, n, COLOURS), np.float32)
         for down, rows in _spans(h, edges[0]):
             for right, columns in _spans(w, edges[1]):
-                part = scaled[rows, columns]
-                found = (part.reshape(-1, part.shape[2]) @ self._matrix(down, right)).reshape(
-                    *part.shape[:2], 2, n, 2, n, COLOURS
-                )
+                part = y_hat[rows, columns]
+                found = product(part, gain, self._matrix(down, right)).reshape(*part.shape[:2], 2, n, 2, n, COLOURS)
                 for i in range(2):
                     for j in range(2):
                         place = out[rows.start + i : rows.stop + i, :, columns.start + j : columns.stop + j]
@@ -55,9 +54,9 @@ class ReducedBasis:
         return whole if self.by == self._direct else whole.reshape(h, 2, w, 2, COLOURS).mean((1, 3))
 
     def _matrix_of(self, down: tuple[bool, bool], right: tuple[bool, bool]) -> Floats:
-        """[C, 2n·2n·3]."""
+        """Panels of [C, 2n·2n·3]."""
         basis = self._reduced(self._direct, down, right)
-        return np.ascontiguousarray(basis.reshape(-1, basis.shape[-1]).T, np.float32)
+        return panels(basis.reshape(-1, basis.shape[-1]).T.astype(np.float32))
 
     def _reduced(self, by: int, down: tuple[bool, bool], right: tuple[bool, bool]) -> Array:
         """[2n, 2n, 3, C] float64."""

@@ -18,7 +18,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from cnnbatch.codec.entropy_coding.rans import Decoder, next_symbol
+from cnnbatch.codec.entropy_coding.rans import Decoder, take_symbol
 from cnnbatch.codec.entropy_coding.tables import Indexes, Symbols
 from cnnbatch.codec.transforms.integer_kernels import Z_MAX
 
@@ -154,13 +154,13 @@ def _encode(z, symbols, indexes, static, weights, shifts, inverse):  # type: ign
 def _decode(z, static, weights, shifts, inverse, stream, position):  # type: ignore[no-untyped-def]
     """A `Decoder.decode_by` loop."""
     rows, columns, channels = z.shape
-    activity = np.zeros((rows, columns, channels + 1), np.int64)
+    activity, x = np.zeros((rows, columns, channels + 1), np.int64), stream[2][0]
     for i in range(rows):
         for j in range(columns):
             around = _around(activity, i, j, channels)
             for c in range(channels):
                 index = _index(activity, (i, j, c), around, static[c], shifts, len(inverse))
-                symbol, position = next_symbol(index, stream, position)
+                symbol, x, position = take_symbol(index, stream, x, position)
                 if position < 0:
                     return position
                 value = symbol + _predicted(z, i, j, c, weights)
@@ -168,4 +168,5 @@ def _decode(z, static, weights, shifts, inverse, stream, position):  # type: ign
                     return -2
                 z[i, j, c] = value
                 _note(activity, i, j, c, symbol, inverse[static[c]])
+    stream[2][0] = x
     return position

@@ -100,12 +100,10 @@ class LatentDecoder:
         """Dequantised symbols [a, b, M], without means and predictions."""
         decoder, indexes = tile
         places = self.scan(indexes).places
-        coded = indexes.reshape(-1)[places]
+        coded = indexes.reshape(-1).take(places)
         symbols = decoder.decode(coded, self._machine)
         decoder.finish()
-        values = np.zeros(indexes.shape, np.float32)
-        values.reshape(-1)[places] = dequantise(symbols, coded, self.settings)
-        return values
+        return dequantise(symbols, coded, places, indexes.shape, self.settings)
 
 
 def dequantised(values: Values, predicted: Values, means: Tensor, steps: Tensor) -> Tensor:

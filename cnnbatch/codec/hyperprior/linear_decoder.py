@@ -26,6 +26,7 @@ from cnnbatch.codec.hyperprior.windows import TileJob, latent_shape, moved, over
 from cnnbatch.codec.interface import Keep, Limits, Parsed, naming
 from cnnbatch.codec.transforms.integer_arrays import Floats
 from cnnbatch.codec.transforms.lapped_kernels import lapped_planes
+from cnnbatch.codec.transforms.products import panels, product
 from cnnbatch.codec.transforms.quality_laws import curve_at
 from cnnbatch.processes import Threads
 
@@ -130,11 +131,11 @@ class _Scaled:
         step = self.step(header.quality)
         gain = np.exp(curve_at(self._gain[:, : here.shape[2]], header.quality))
         if self._basis is None:
-            pixels = self._filter(self._planes(here * gain, step), header.quality, step)
+            pixels = self._filter(self._planes(here, gain, step), header.quality, step)
         else:
             h, w = latent_shape(header.height, header.width)
             edges = (rows.start == 0, rows.stop == h), (columns.start == 0, columns.stop == w)
-            picture = self._basis(here * gain * np.float32(step), edges) + np.float32(GREY + 0.5)
+            picture = self._basis(here, gain * np.float32(step), edges) + np.float32(GREY + 0.5)
             pixels = np.clip(picture, 0, 255, out=picture).astype(np.uint8)
         covered = Region(rows.start * BLOCK // self._by, columns.start * BLOCK // self._by, *pixels.shape[:2])
         target[:] = pixels[piece.within(covered)]
@@ -142,11 +143,10 @@ class _Scaled:
     def planes(self, y_hat: Floats, quality: float) -> Floats:
         """The input of a draft's filter, from all of ``y_hat``."""
         gain = np.exp(curve_at(self._gain, quality))
-        return self._planes(y_hat * gain, self.step(quality))
+        return self._planes(y_hat, gain, self.step(quality))
 
-    def _planes(self, scaled: Floats, step: float) -> Floats:
-        h, w, channels = scaled.shape
-        patches = (scaled.reshape(-1, channels) @ self._bypass).reshape(1, h, w, -1)
+    def _planes(self, y_hat: Floats, gain: Floats, step: float) -> Floats:
+        patches = product(y_hat, gain, self._bypass).reshape(1, *y_hat.shape[:2], -1)
         none = np.empty((1, 0, 0, 0), np.float32)
         planes: Floats = lapped_planes(patches, none, self._lapping, np.array([step], np.float32), GREY)[0]
         return planes
@@ -168,7 +168,7 @@ def _around(piece: Region, by: int, header: Header) -> Place:
 
 
 def _patched(bypass: Floats) -> Floats:
-    """[768, M] → [M, 4·192], the four patches of 8×8 pixels of a block after each other."""
+    """[768, M] → panels of [M, 4·192], the four patches of 8×8 pixels of a block after each other."""
     half = BLOCK // 2
     split = bypass.astype(np.float32).reshape(2, half, 2, half, COLOURS, -1).transpose(0, 2, 1, 3, 4, 5)
-    return np.ascontiguousarray(split.reshape(bypass.shape[0], -1).T)
+    return panels(split.reshape(bypass.shape[0], -1).T)

@@ -94,22 +94,25 @@ def _moves(states: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     return np.tile(second, 2), (2 * np.arange(states)[:, None] + shifted) % states
 
 
-def dequantise(symbols: Symbols, indexes: Indexes, settings: TrellisSettings) -> Values:
-    """Values of the symbols of one tile; symbols and their scale indexes in the order of the stream [n]."""
-    values = np.empty(len(symbols), np.float32)
-    _follow(symbols, indexes, *_moves(settings.trellis_states), values)
+def dequantise(
+    symbols: Symbols, indexes: Indexes, places: npt.NDArray[np.int32], shape: tuple[int, ...], settings: TrellisSettings
+) -> Values:
+    """Values of the symbols of one tile at their ``places`` in its ``shape`` [a, b, M], zeros elsewhere; symbols, their scale
+    indexes and places in the order of the stream [n]."""
+    values = np.zeros(shape, np.float32)
+    _follow(symbols, indexes, places, *_moves(settings.trellis_states), values.reshape(-1))
     return values
 
 
 @numba.njit(nogil=True, cache=True)
-def _follow(symbols, indexes, second, moves, values):  # type: ignore[no-untyped-def]
+def _follow(symbols, indexes, places, second, moves, values):  # type: ignore[no-untyped-def]
     state = 0
     for i in range(len(symbols)):
         symbol = np.int64(symbols[i])
         if indexes[i] < FIRST_DEPENDENT:
-            values[i] = symbol
+            values[places[i]] = symbol
         else:
-            values[i] = np.float32(SPACING) * level(symbol, second[state])
+            values[places[i]] = np.float32(SPACING) * level(symbol, second[state])
             state = moves[state, symbol & 1]
 
 
