@@ -24,7 +24,7 @@ from torch import nn
 from cnnbatch.archive import Lease
 from cnnbatch.codec.codec_file import MAX_BYTES, parse_codec
 from cnnbatch.codec.hyperprior.model import Hyperprior
-from cnnbatch.errors import CnnbatchError, UsageError
+from cnnbatch.errors import CnnbatchError, CodecFileError, UsageError
 from cnnbatch.job_options import job_parser
 from cnnbatch.storage import StorageConfig, open_object, open_store, read_object
 from cnnbatch.storage.urls import parse_url, plain_url
@@ -41,9 +41,6 @@ from jobs.training import BEFORE, START, TrainTask
 
 CURVE_POINTS: Final = 1000
 """Points of the loss curve in the run report at most: beyond that every second one goes."""
-
-FINE_TUNING: Final[Mapping[str, Any]] = {"crop": 128, "learning_rate": 0.002, "cooldown_share": 0.5, "minutes": 30.0}
-"""Settings of `TrainingConfig` for a run that starts from a trained codec file, where it does not give them."""
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +65,7 @@ class TrainJob:
 
     def __init__(self, config: TrainConfig) -> None:
         """Checks all that can be wrong before anything is written. Raises UsageError, StorageError, CodecFileError."""
-        self.config = config = _fine_tuning(config)
+        self.config = config
         self.storage = StorageConfig.from_environment(**config.storage)
         source = open_store(config.source, self.storage)
         source.check()
@@ -155,19 +152,14 @@ class TrainJob:
 
     def _network(self, data: bytes, name: str) -> nn.Module:
         """Network of a codec file, to be trained on."""
-        file = parse_codec(data)
+        try:
+            file = parse_codec(data)
+        except CodecFileError as error:
+            raise CodecFileError(f"{plain_url(name)}: {error}") from error
         if file.architecture != self.config.architecture:
             raise UsageError(f"{plain_url(name)} is of the architecture {file.architecture}, not {self.config.architecture}")
         model: nn.Module = file.trainable_model()
         return model
-
-
-def _fine_tuning(config: TrainConfig) -> TrainConfig:
-    """The run's settings, those that it leaves open by what is good for a trained network where it starts from one."""
-    if config.start is None:
-        return config
-    left_open = {name: value for name, value in FINE_TUNING.items() if name not in config.training.model_fields_set}
-    return config.model_copy(update={"training": config.training.model_copy(update=left_open)})
 
 
 def _place(codec_file: str) -> str:

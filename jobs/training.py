@@ -23,11 +23,12 @@ from cnnbatch.training.dense_data import gather
 from cnnbatch.training.draft_filter import with_draft_filter
 from cnnbatch.training.entropy_tables import with_fitted_tables
 from cnnbatch.training.evaluation import QUALITIES, rate_distortion
+from cnnbatch.training.fine_tuning import suited
 from cnnbatch.training.int8_calibration import calibrate_int8
 from cnnbatch.training.pool import Pool
 from cnnbatch.training.run import Run
 from cnnbatch.training.sources import open_pool
-from cnnbatch.training.trainer import Trainer
+from cnnbatch.training.trainer import Trainer, TrainingConfig
 from jobs.settings import TrainConfig
 from jobs.training_pictures import photographs, small_pictures
 
@@ -97,32 +98,39 @@ def work(task: TrainTask, run: Run) -> None:
 
 def _train_hyperprior(task: TrainTask, run: Run) -> None:
     config = task.config
+    seed = config.training.seed, run.rank, _step(run)  # a run that goes on reads pictures in another order than it began with
     with Scratch(config.planning.folder, memory_bytes=config.planning.memory_bytes) as scratch:
-        _train_on(task, run, *_pool(task, run, scratch))
+        threads = max(1, int(config.workers.cpus))
+        pictures = photographs(task.source, config.source_settings, task.storage, seed=seed, threads=threads, scratch=scratch)
+        pool, aside = open_pool(pictures, memory_bytes=config.training.memory_bytes, seed=seed)
+        if pool.is_streaming and not run.rank:
+            run.say(f"streams {pictures.listed} pictures: they are more than training.memory_bytes")
+        _train_on(task, run, pool, aside, training=_training(config, run, pictures.listed))
 
 
-def _pool(task: TrainTask, run: Run, scratch: Scratch) -> tuple[Pool, list[Pixels]]:
-    """Pictures to train on and those put aside; a run that goes on reads them in another order than it began with."""
-    config = task.config
+def _step(run: Run) -> int:
     with run.state() as state:
-        step = 0 if state is None else int(read_progress(state)["step"])
-    seed, threads = (config.training.seed, run.rank, step), max(1, int(config.workers.cpus))
-    pictures = photographs(task.source, config.source_settings, task.storage, seed=seed, threads=threads, scratch=scratch)
-    pool, aside = open_pool(pictures, memory_bytes=config.training.memory_bytes, seed=seed)
-    if pool.is_streaming and not run.rank:
-        run.say(f"streams {pictures.listed} pictures: they are more than training.memory_bytes")
-    return pool, aside
+        return 0 if state is None else int(read_progress(state)["step"])
 
 
-def _train_on(task: TrainTask, run: Run, pool: Pool, aside: list[Pixels]) -> None:
-    config = task.config
-    trainer = Trainer(config.training, config.model, (pool.pictures, aside), run, pool.drawn)
-    notes = config.training.model_dump(mode="json")
+def _training(config: TrainConfig, run: Run, pictures: int) -> TrainingConfig:
+    """Settings of a run on so many pictures."""
+    if config.start is None:
+        return config.training
+    training = suited(config.training, pictures)
+    if not run.rank:
+        run.say(f"{pictures} pictures: {training.minutes:g} minutes at a learning rate of {training.learning_rate:.3g}")
+    return training
+
+
+def _train_on(task: TrainTask, run: Run, pool: Pool, aside: list[Pixels], *, training: TrainingConfig) -> None:
+    trainer = Trainer(training, task.config.model, (pool.pictures, aside), run, pool.drawn)
+    notes = training.model_dump(mode="json")
 
     def export(model: Hyperprior, progress: Progress) -> None:
         if not _works(model, trainer.dev_pictures[0]):
             raise UsageError("the network diverged: a lower training.learning_rate keeps it together")
-        pictures, count = trainer.train_pictures, config.training.fitted_to
+        pictures, count = trainer.train_pictures, training.fitted_to
         calibrate_int8(model, pictures, count=count)
         if model.settings.objective == "psnr":  # its least squares would smooth what the eye wants kept
             fit_adaptive_filter(model, pictures, count=count)
@@ -143,18 +151,17 @@ def _works(model: Hyperprior, picture: Pixels) -> bool:
 def _better(data: bytes, task: TrainTask, run: Run, pictures: Sequence[Pixels], *, objective: str) -> bytes:
     """The trained codec file, or the one before where training did not help on ``pictures``, which it has not seen."""
     before = task.before()
-    if before is None or not pictures:
+    if before is None:
         return data
     found = compare(before, data, pictures, objective=objective)
     if found is None:
-        run.say("no picture put aside can be compared with the codec file before")
-        return data
-    run.say(f"against the codec file before: {found}")
-    run.tell(
-        {"bytes_percent": found.percent, "low": found.low, "high": found.high, "pictures": found.pictures, "helps": found.helps}
-    )
-    if found.helps:
-        return data
+        run.say("there is no picture put aside on which it can be compared with the codec file before")
+    else:
+        run.say(f"against the codec file before: {found}")
+        figures = {"bytes_percent": found.percent, "low": found.low, "high": found.high, "pictures": found.pictures}
+        run.tell({**figures, "helps": found.helps})
+        if found.helps:
+            return data
     run.say("no certain gain: the codec file before is kept, what was trained lies beside the checkpoints")
     task.place.put(TRAINED, data)
     return before

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from cnnbatch.codec.hyperprior.model import Hyperprior
 from cnnbatch.codec.hyperprior.settings import HyperpriorSettings
+from cnnbatch.errors import StorageError
 
 Progress = dict[str, float]
 """``step``, ``seconds`` (of training, over all resumes), ``pixels``; ``cooling`` once the state before that is kept."""
@@ -25,7 +26,7 @@ def save_checkpoint(
     progress: Progress,
     settings: dict[str, Any],
 ) -> None:
-    """Writes to a temporary file and renames, so that a kill leaves the previous checkpoint."""
+    """Writes to a temporary file and renames, so that a kill leaves the previous checkpoint. Raises StorageError."""
     tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
     tensors |= {f"average.{name}": value for name, value in average.items()}
     for name, parameter in model.named_parameters():
@@ -33,12 +34,16 @@ def save_checkpoint(
             if optimiser is not None and kind in optimiser.state.get(parameter, {}):
                 tensors[f"{kind}.{name}"] = optimiser.state[parameter][kind]
     temporary = path.with_name(f"{path.name}.partial")
-    save_file(
+    data = save(
         {name: value.contiguous().cpu() for name, value in tensors.items()},
-        temporary,
         metadata={"progress": json.dumps(progress), "settings": json.dumps(settings)},
     )
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(f"cannot write a checkpoint to {path.parent}: {error.strerror}") from error
 
 
 def save_start(path: Path, model: nn.Module) -> None:

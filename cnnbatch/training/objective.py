@@ -37,7 +37,7 @@ def training_distortion(
     x, y = (p.float().permute(0, 3, 1, 2) for p in (original, picture))
     squared = SQUARED_SHARE * lmbda * (y - x).square().flatten(1).mean(1)
     seen = SSIMULACRA2_SHARE * bits_of_ssimulacra2(lmbda) * weighted_sum(x, y, least_weight=LEAST_WEIGHT)
-    some = torch.arange(step % BUTTERAUGLI_EVERY, len(x), BUTTERAUGLI_EVERY)
+    some = torch.arange(len(x), device=x.device)[step % BUTTERAUGLI_EVERY :: BUTTERAUGLI_EVERY]
     if not len(some):
         return squared + seen
     share = BUTTERAUGLI_EVERY * BUTTERAUGLI_SHARE

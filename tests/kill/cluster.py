@@ -58,14 +58,14 @@ class LocalCluster:
     def node_id(self, index: int) -> str:
         return str(self._nodes[index].node_id)
 
-    def workers(self) -> list[int]:
-        """Processes of the actors that work on shards."""
+    def workers(self, actor: str = "MapWorker") -> list[int]:
+        """Processes of the actors that work on shards, or of others."""
         raylets = {node.all_processes["raylet"][0].process.pid for node in self._nodes}
-        return [pid for pid, parent, name in _processes() if parent in raylets and name.startswith("ray::MapWorker")]
+        return [pid for pid, parent, name in _processes() if parent in raylets and name.startswith(f"ray::{actor}")]
 
-    def kill_worker(self, index: int) -> bool:
+    def kill_worker(self, index: int, actor: str = "MapWorker") -> bool:
         """SIGKILL of one of them; false where there is none."""
-        found = self.workers()
+        found = self.workers(actor)
         if found:
             os.kill(found[index % len(found)], signal.SIGKILL)
         return bool(found)

@@ -1,7 +1,6 @@
 """Fine-tuning never loses: what was trained is compared with what was there, on pictures that it has not seen."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,14 @@ from PIL import Image
 
 from cnnbatch.codec.codec_file import dump_codec
 from cnnbatch.training.comparison import compare
+from cnnbatch.training.fine_tuning import suited
+from cnnbatch.training.trainer import TrainingConfig
 from jobs import train
 from jobs.command import run_command
-from jobs.training import TRAINED
-from tests.codec.models import picture, tiny_codec_file, tiny_model
+from jobs.settings import TrainConfig
+from jobs.training import BEFORE, TRAINED, _better
+from tests.codec.models import Pixels, picture, tiny_codec_file, tiny_model
+from tests.training.conftest import HeardRun
 
 PICTURES = [picture(96, 128, seed=n) for n in range(20, 26)]
 
@@ -59,34 +62,33 @@ def words(tmp_path: Path, without_ray: None) -> list[str]:
     return [*words, *(f"training.{setting}" for setting in settings)]
 
 
-def test_a_run_that_helps_is_kept_and_one_that_does_not_is_not(
-    tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The random layers of the tiny codec are worse than none, so any training helps; one on noise does not help pictures."""
-    start, target = tmp_path / "start.safetensors", tmp_path / "mine.safetensors"
-    trained = tmp_path / "mine.run" / TRAINED
+def test_a_run_that_helps_is_kept(tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The random layers of the tiny codec are worse than none, so any training helps."""
     assert run_command(train.main, words) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["comparison"]["high"] < 0
+    assert report["comparison"]["helps"] is True
     assert report["comparison"]["pictures"] == 2
     assert any("against the codec file before: -" in line for line in report["lines"])
-    assert not trained.exists()
-    assert target.read_bytes() != start.read_bytes()
-    target.rename(start)
-    shutil.rmtree(tmp_path / "mine.run")
-    (tmp_path / "mine.run").mkdir()
-    for n in range(6):
-        noise = np.random.default_rng(n).integers(0, 256, (128, 128, 3), np.uint8)
-        Image.fromarray(noise).save(tmp_path / "pictures" / f"{n}.png")
-    entries = [{"file": f"{n}.png", "split": "dev"} for n in (6, 7)]
-    (tmp_path / "pictures" / "MANIFEST.json").write_text(json.dumps(entries))
-    assert run_command(train.main, words) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["comparison"]["high"] >= 0
-    assert report["comparison"]["helps"] is False
-    assert any("the codec file before is kept" in line for line in report["lines"])
-    assert trained.exists()
-    assert target.read_bytes() == start.read_bytes()
+    assert not (tmp_path / "mine.run" / TRAINED).exists()
+    assert (tmp_path / "mine.safetensors").read_bytes() != (tmp_path / "start.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("aside", [PICTURES, [np.full((64, 64, 3), 128, np.uint8)], []], ids=["worse", "exact", "none"])
+def test_a_run_that_does_not_certainly_help_leaves_the_file_before(tmp_path: Path, aside: list[Pixels]) -> None:
+    """It is worse; or no picture tells, as one that comes back exactly has no PSNR."""
+    start, before, made = tmp_path / "start.safetensors", quiet_codec_file(), tiny_codec_file()
+    start.write_bytes(before)
+    job = train.TrainJob(TrainConfig(source=str(tmp_path), codec_file=str(tmp_path / "mine.safetensors"), start=str(start)))
+    job.task.place.put(BEFORE, before)
+    run = HeardRun(tmp_path / "state", hear=job._hear)
+    assert _better(made, job.task, run, aside, objective="psnr") == before
+    assert job.task.place.read(TRAINED) == made
+    assert job.found.lines[-1].startswith("no certain gain: the codec file before is kept")
+    if len(aside) > 1:
+        assert job.found.comparison["helps"] is False
+        job.found.training = {"step": 10.0, "seconds": 60.0, "loss": 1.0}
+        assert "training did not help: the file is the one that the run started from" in train.describe(job)
 
 
 def test_a_network_that_diverged_is_one_sentence(tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,10 +97,10 @@ def test_a_network_that_diverged_is_one_sentence(tmp_path: Path, words: list[str
     assert not (tmp_path / "mine.safetensors").exists()
 
 
-def test_a_start_brings_its_own_sizes_and_objective() -> None:
-    config = train.TrainConfig(source="a", codec_file="b", start="eye")
-    tuned = train._fine_tuning(config).training
-    assert (tuned.crop, tuned.learning_rate) == (128, 0.002)
-    given = config.model_copy(update={"training": config.training.model_copy(update={"learning_rate": 1e-3})})
-    assert train._fine_tuning(given).training.learning_rate == 0.001
-    assert train._fine_tuning(config.model_copy(update={"start": None})).training == config.training
+def test_length_and_rate_follow_from_the_number_of_pictures_and_what_is_given_stays() -> None:
+    found = [suited(TrainingConfig(), pictures) for pictures in (50, 500, 10_000, 1_000_000)]
+    assert [one.minutes for one in found] == [15, 30, 134, 480]
+    assert [one.learning_rate for one in found] == pytest.approx([0.002 * 0.1**0.25, 0.002, 0.002, 0.002])
+    assert {(one.crop, one.cooldown_share) for one in found} == {(128, 0.5)}
+    given = {"minutes": 5.0, "learning_rate": 1e-3, "crop": 64, "cooldown_share": 0.1}
+    assert suited(TrainingConfig(**given), 50) == TrainingConfig(**given)
