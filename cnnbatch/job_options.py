@@ -68,12 +68,10 @@ def add_coding(parser: argparse.ArgumentParser) -> None:
     quality.add_argument("--min-psnr", type=float, metavar="DB", help="raise the quality until this is met, else keep the file")
     quality.add_argument("--min-ssimulacra2", type=float, metavar="S", help="the same for SSIMULACRA2")
     quality.add_argument("--measure", choices=["ssimulacra2"], help="record SSIMULACRA2 as well as PSNR")
-    quality.add_argument(
-        "--effort", type=int, metavar="N", help="search for better bitstreams: 1 takes some thirty times as long (default: 0)"
-    )
-    quality.add_argument(
-        "--codec", metavar="FILE", help="codec file, or the name of one that comes with cnnbatch (default: eye)"
-    )
+    effort = "search for better bitstreams: 1 takes some thirty times as long (default: 0)"
+    quality.add_argument("--effort", type=int, metavar="N", help=effort)
+    shipped = "codec file, or the name of one that comes with cnnbatch (default: eye)"
+    quality.add_argument("--codec", metavar="FILE", help=shipped)
     quality.add_argument(
         "--decode",
         action="store_true",
@@ -165,9 +163,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
     codecs.add_argument("--published", metavar="FOLDER", help="folder of JSON files with other curves to draw beside ours")
     which = parser.add_argument_group("which images")
-    which.add_argument(
-        "--sample", type=int, metavar="N", help="files to measure, drawn by format and size; default 100, 0: all"
-    )
+    which.add_argument("--sample", type=int, metavar="N", help="files to measure, by format and size; default 100, 0: all")
     which.add_argument("--exclude", action="append", metavar="GLOB", help="leave out keys; * crosses /; repeatable")
     quality = parser.add_argument_group("quality")
     quality.add_argument("--target-psnr", type=float, metavar="DB", help="recommend the quality with this mean PSNR")

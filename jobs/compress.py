@@ -274,9 +274,7 @@ class CompressJob:
         for keys in removals(difference.gone, committer.base.shards):
             there = still_there(self.source, keys)
             if there:
-                logger.warning(
-                    "%d images were missing from the listing but still exist: kept, first %r", len(there), min(there)
-                )
+                logger.warning("%d images were not listed but still exist: kept, first %r", len(there), min(there))
             gone = {key: shard for key, shard in keys.items() if key not in there}
             committer.remove(gone)
             self.report.removed += len(gone)

@@ -164,7 +164,7 @@ def test_an_image_that_the_listing_left_out_and_that_is_there_stays(
     monkeypatch.setattr(LocalStore, "list", without_one)
     ended = jobs.compress(source, archive, "--mirror-deletes", "--delete-limit", "1", "--json")
     assert (ended.code, ended.report["vanished"], ended.report["removed"]) == (0, 2, 1)
-    assert "1 images were missing from the listing but still exist: kept, first 'b/0.png'" in caplog.text
+    assert "1 images were not listed but still exist: kept, first 'b/0.png'" in caplog.text
     assert rows_of(archive).keys() == FILES.keys() - {"a/0.png"}
 
 
