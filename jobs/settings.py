@@ -101,6 +101,18 @@ class ArchiveEntry(SourceConfig):
     """Overrides of what the environment says: endpoint, region, …; see `cnnbatch.storage.StorageConfig`."""
 
 
+class SingleThreaded(Workers):
+    """Workers of one thread each."""
+
+    cpus: float = Field(1, gt=0)
+
+
+class TrainWorkers(SingleThreaded):
+    """One worker, where no more are asked for."""
+
+    most: int | None = Field(1, gt=0)
+
+
 class CompressConfig(ArchiveEntry):
     """`jobs.compress`."""
 
@@ -174,7 +186,7 @@ class EvaluateConfig(SourceConfig):
     """Larger pictures are not measured."""
     max_source_bytes: int = Field(1 << 30, gt=0)
     """Larger files are not read."""
-    workers: Workers = Workers(cpus=1)
+    workers: SingleThreaded = SingleThreaded()
     thresholds: Thresholds = Thresholds()
     storage: dict[str, Any] = Field(default_factory=dict)
 
@@ -222,7 +234,7 @@ class TrainConfig(SourceConfig):
     dense_training: DenseTraining = DenseTraining()
     planning: Planning = Planning()
     """For the listing of the source."""
-    workers: Workers = Workers(cpus=1, most=1)
+    workers: TrainWorkers = TrainWorkers()
     """Processes whose gradients are averaged, each with one thread that computes, or a GPU, and ``cpus`` that read pictures;
     ``dense`` has one."""
     lease: LeaseTimes = LeaseTimes()

@@ -37,3 +37,10 @@ def test_the_first_recipe_holds_the_defaults_of_a_run() -> None:
     recipe = resolve(TrainConfig, file=path, flags={"source": "a", "codec_file": "/b"}, words=())
     defaults = TrainConfig.model_validate({"source": "a", "codec_file": "/b"})
     assert recipe.training == defaults.training
+
+
+def test_one_setting_of_workers_leaves_the_others_as_they_are() -> None:
+    train = resolve(TrainConfig, file=None, flags={"source": "a", "codec_file": "/b", "workers.most": 2}, words=())
+    assert (train.workers.most, train.workers.cpus) == (2, 1)
+    evaluate = resolve(EvaluateConfig, file=None, flags={"source": "a"}, words=("workers.most=2",))
+    assert (evaluate.workers.most, evaluate.workers.cpus) == (2, 1)

@@ -63,6 +63,13 @@ class LocalCluster:
         raylets = {node.all_processes["raylet"][0].process.pid for node in self._nodes}
         return [pid for pid, parent, name in _processes() if parent in raylets and name.startswith(f"ray::{actor}")]
 
+    def node_of(self, actor: str) -> int:
+        """The index of a node where such an actor is."""
+        workers = set(self.workers(actor))
+        parents = {parent for pid, parent, _ in _processes() if pid in workers}
+        raylets = [node.all_processes["raylet"][0].process.pid for node in self._nodes]
+        return next(index for index, raylet in enumerate(raylets) if raylet in parents)
+
     def kill_worker(self, index: int, actor: str = "MapWorker") -> bool:
         """SIGKILL of one of them; false where there is none."""
         found = self.workers(actor)
