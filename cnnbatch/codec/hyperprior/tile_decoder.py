@@ -17,8 +17,8 @@ from cnnbatch.codec.interface import Parsed
 from cnnbatch.codec.quantisation.dependent import Values, dequantise, state_machine
 from cnnbatch.codec.quantisation.prediction import restore
 from cnnbatch.codec.quantisation.scan import stream_symbols
-from cnnbatch.codec.transforms.integer_arrays import AT_ONCE, Floats, IntegerArrays, IntegerMatrix, Rows, scale_indexes
-from cnnbatch.codec.transforms.products import multiply
+from cnnbatch.codec.transforms.integer_arrays import Floats, IntegerArrays, IntegerMatrix, Rows, scale_indexes
+from cnnbatch.codec.transforms.products import AT_ONCE, multiply
 from cnnbatch.codec.transforms.quality_laws import curve_at
 from cnnbatch.errors import CodecFileError
 

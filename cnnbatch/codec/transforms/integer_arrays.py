@@ -8,7 +8,6 @@ multiple of `ROWS`, and one number more in each where C is odd.
 """
 
 from collections.abc import Mapping
-from typing import Final
 
 import numba
 import numpy as np
@@ -24,14 +23,11 @@ from cnnbatch.codec.transforms.integer_kernels import (
     MIN_SHIFT,
     Z_MAX,
 )
-from cnnbatch.codec.transforms.products import ROWS, multiply, padded, panels
+from cnnbatch.codec.transforms.products import AT_ONCE, ROWS, multiply, padded, panels
 from cnnbatch.errors import CodecFileError
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int16]
-
-AT_ONCE: Final = 4 * ROWS
-"""Rows of which sums are made before anything is done to them: caches still hold them."""
 
 
 class IntegerMatrix:

@@ -28,6 +28,9 @@ LANES: Final = 8
 SIZE: Final = ir.IntType(64)
 BYTES: Final = ir.IntType(8).as_pointer()
 
+AT_ONCE: Final = 4 * ROWS
+"""Rows of which sums are made before anything is done to them: caches still hold them."""
+
 BLOCK_ROWS: Final = 8 * ROWS
 """Rows of which a product is made at a time."""
 
