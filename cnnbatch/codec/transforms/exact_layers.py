@@ -1,12 +1,17 @@
 """Exact nets of integers that are not trained any more: what is coded with, built from `integer_layers` and immutable."""
 
+from collections.abc import Mapping
+from typing import cast
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cnnbatch.codec.geometry import Array
 from cnnbatch.codec.runtime.levels import ZERO_POINT
 from cnnbatch.codec.runtime.onednn import Output, PackedLayer, cpu_has_int8, packed, product_of_integers
+from cnnbatch.codec.transforms.integer_arrays import IntegerArrays, IntegerMatrix
 from cnnbatch.codec.transforms.integer_kernels import ACTIVATION_UNIT, depthwise_requantised, fill_indexes
 from cnnbatch.codec.transforms.integer_layers import (
     IntegerBlock,
@@ -21,19 +26,26 @@ from cnnbatch.codec.transforms.layers import depth_to_space
 
 
 class ExactLinear:
-    """An `IntegerLinear` that is not trained any more: products of integers where the CPU has them, else of float32."""
+    """An `IntegerLinear` that is not trained any more: products of integers on a CPU, of eight bits if it has them, else of 16;
+    elsewhere of float32."""
 
     def __init__(self, layer: IntegerLinear) -> None:
         self.weight, self.bias = (part.detach() for part in layer.quantised())
         self.input_unit = layer.input_unit
-        native = self.weight.device.type == "cpu" and self.weight.dtype == torch.float32 and cpu_has_int8()
         self._packed: PackedLayer | None = None
-        if native:
+        self._matrix: IntegerMatrix | None = None
+        if _in_16_bits(layer):
+            arrays = _arrays({"layer": layer})
+            self._matrix = IntegerMatrix(arrays, "layer", input_unit=layer.input_unit, input_max=layer.input_max)
+        elif _on_cpu(layer):
             integers = layer.integers()
             self._packed = packed(integers.weight, unit_of(integers.shift), self.bias)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[N, H, W, inputs] → [N, H, W, outputs]."""
+        """[N, H, W, inputs], or int16 of them in input units → [N, H, W, outputs]."""
+        if x.dtype == torch.int16:
+            rows = cast(IntegerMatrix, self._matrix).floats(x.flatten(0, -2).numpy())
+            return torch.from_numpy(rows).reshape(*x.shape[:-1], -1)
         if self._packed is None:
             return F.linear(x, self.weight, self.bias)
         zero = 0 if self.input_unit == ACTIVATION_UNIT else ZERO_POINT  # only ẑ can be below zero
@@ -69,6 +81,8 @@ class ExactNet:
         blocks_16 = [block for block in net.block_16.modules() if isinstance(block, IntegerBlock)]
         self._enter, self._grow, self.leave = (ExactLinear(layer) for layer in (net.enter, net.grow, net.leave))
         self._block_32, self._blocks_16 = ExactBlock(net.block_32), [ExactBlock(block) for block in blocks_16]
+        named = {f"net.{name}": layer for name, layer in net.named_modules() if isinstance(layer, IntegerLinear)}
+        self._compiled = IntegerArrays(_arrays(named), "net") if _in_16_bits(net.enter) else None
 
     @torch.inference_mode()
     def __call__(self, z_hat: Tensor) -> Tensor:
@@ -78,13 +92,31 @@ class ExactNet:
 
     @torch.inference_mode()
     def features(self, z_hat: Tensor) -> Tensor:
-        """Inputs of the last layer, ``leave``."""
+        """Inputs of the last layer, ``leave``; int16 in units of activations where that is what it takes."""
+        if self._compiled is not None:
+            n, h, w, _ = z_hat.shape
+            rows = [self._compiled.features(one)[: 16 * h * w, : self._compiled.channels] for one in z_hat.short().numpy()]
+            return torch.from_numpy(np.stack(rows)).reshape(n, 4 * h, 4 * w, -1)
         with torch.autocast(z_hat.device.type, enabled=False):
             x = depth_to_space(requantise(self._enter(z_hat)), 2)
             x = depth_to_space(requantise(self._grow(self._block_32(x))), 2)
             for block in self._blocks_16:
                 x = block(x)
             return x
+
+
+def _on_cpu(layer: IntegerLinear) -> bool:
+    return layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32
+
+
+def _in_16_bits(layer: IntegerLinear) -> bool:
+    return _on_cpu(layer) and not cpu_has_int8()
+
+
+def _arrays(layers: Mapping[str, IntegerLinear]) -> dict[str, Array]:
+    """The layers as a codec file has them."""
+    parts = ((name, layer.integers()._asdict()) for name, layer in layers.items())
+    return {f"{name}.{part}": values.cpu().numpy() for name, of_layer in parts for part, values in of_layer.items()}
 
 
 def indexes_of(positions: Tensor, offsets: Tensor, num_scales: int) -> Tensor:

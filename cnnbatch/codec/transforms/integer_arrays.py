@@ -58,7 +58,7 @@ class IntegerMatrix:
         """Unit of a sum in that of activations."""
 
     def floats(self, x: Rows) -> Floats:
-        """Rows → rows of what they stand for, exact."""
+        """Any number of rows → what they give, exact."""
         out = np.empty((len(x), self.outputs), np.float32)
         _floats(x, self.panels, self.bias, self.unit, out)
         return out
@@ -76,6 +76,7 @@ class IntegerArrays:
         pairs = {one: tuple(IntegerMatrix(arrays, f"{one}.{part}") for part in ("depthwise", "pointwise")) for one in blocks}
         self._block_32 = pairs.pop(f"{name}.block_32")
         self._blocks_16 = [pairs[one] for one in sorted(pairs)]
+        self.channels = len(self._block_32[0].bias)
 
     def features(self, z_hat: Rows) -> Rows:
         """ẑ [h, w, Cz] → rows of [4h, 4w]."""
@@ -113,9 +114,13 @@ def _activation(value):  # type: ignore[no-untyped-def]
 @numba.njit(nogil=True, cache=True)
 def _floats(x, right, bias, unit, out):  # type: ignore[no-untyped-def]
     sums = np.empty((AT_ONCE, right.shape[0] * right.shape[2]), np.int32)
+    some = np.zeros((AT_ONCE, 2 * right.shape[1]), np.int16)
     for first in range(0, len(x), AT_ONCE):
         rows = min(AT_ONCE, len(x) - first)
-        multiply(x[first : first + rows], right, sums[:rows])
+        for i in range(rows):
+            for c in range(x.shape[1]):
+                some[i, c] = x[first + i, c]
+        multiply(some, right, sums)
         for i in range(rows):
             for c in range(len(bias)):
                 out[first + i, c] = (np.float32(sums[i, c]) + bias[c]) * unit[c]

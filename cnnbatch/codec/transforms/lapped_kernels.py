@@ -14,8 +14,16 @@ import numpy.typing as npt
 from cnnbatch.codec.adaptive_filter.kernels import COLOURS, REACH, repeat_edges
 from cnnbatch.codec.geometry import BLOCK, Array
 from cnnbatch.codec.transforms.bf16 import bf16_bits
+from cnnbatch.codec.transforms.products import ROWS, multiply, padded
 
 HALF: Final = BLOCK // 2
+
+FILTER_ROWS: Final = padded(BLOCK, ROWS)
+"""Rows of the filter, and zeros."""
+
+ALL_ROWS: Final = padded((COLOURS - 1) * BLOCK + FILTER_ROWS, ROWS)
+"""Rows of all colours, and a few more."""
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -44,28 +52,27 @@ def lapped_planes(linear: Floats, learned: Floats, weight: Floats, steps: Floats
 
 
 @numba.njit(nogil=True, cache=True)
-def _side(start, size, matrix, identity):  # type: ignore[no-untyped-def]
+def _side(start, size, matrices):  # type: ignore[no-untyped-def]
     """The filter of a square that begins at ``start`` of ``size`` pixels, and its rows or columns that are in the picture."""
     inside = start > 0 and start + BLOCK <= size
-    return matrix if inside else identity, (max(0, -start), min(BLOCK, size - start))
+    return matrices[0 if inside else 1], (max(0, -start), min(BLOCK, size - start))
 
 
 @numba.njit(nogil=True, cache=True)
 def _paint(linear, learned, weight, steps, grey, planes):  # type: ignore[no-untyped-def]
     """Squares as in `_filter`, to the middle of ``planes`` [N, 3, H + 2·REACH, W + 2·REACH]."""
     n, height, width = planes.shape[0], planes.shape[2] - 2 * REACH, planes.shape[3] - 2 * REACH
-    square = np.zeros((COLOURS, BLOCK, BLOCK), np.float32)
-    between, done = np.empty_like(square), np.empty_like(square)
-    turned, identity = np.ascontiguousarray(weight.T), np.eye(BLOCK, dtype=np.float32)
+    square, between, products, done = _buffers()
+    from_left, from_right = _matrices(weight)
     for image in range(n):
         for top in range(-HALF, height, BLOCK):
-            down, rows = _side(top, height, weight, identity)
+            down, rows = _side(top, height, from_left)
             for left in range(-HALF, width, BLOCK):
-                right, columns = _side(left, width, turned, identity)
+                right, columns = _side(left, width, from_right)
                 _gather(linear[image], top, left, rows, columns, square)
                 if learned.size:
                     _add(learned[image], top, left, rows, columns, square)
-                _multiply(down, right, square, between, done)
+                _multiply(down, right, square, between, products)
                 _lay(done, steps[image], grey, (top, left), (rows, columns), planes[image])
 
 
@@ -109,17 +116,16 @@ def _filter(pixels, weight, exact, bits):  # type: ignore[no-untyped-def]
     """Fills ``exact`` or, if that is empty, ``bits`` of bfloat16; square by square, half of whose rows and columns lie beyond
     the picture at its edges, where nothing is filtered."""
     n, height, width, _ = pixels.shape
-    square = np.zeros((COLOURS, BLOCK, BLOCK), np.float32)
-    between, done = np.empty_like(square), np.empty_like(square)
+    square, between, products, done = _buffers()
     packed = np.empty(square.shape, np.uint16)
-    turned, identity = np.ascontiguousarray(weight.T), np.eye(BLOCK, dtype=np.float32)
+    from_left, from_right = _matrices(weight)
     for image in range(n):
         for top in range(-HALF, height, BLOCK):
-            down, rows = _side(top, height, weight, identity)
+            down, rows = _side(top, height, from_left)
             for left in range(-HALF, width, BLOCK):
-                right, columns = _side(left, width, turned, identity)
+                right, columns = _side(left, width, from_right)
                 _load(pixels[image], top, left, rows, columns, square)
-                _multiply(down, right, square, between, done)
+                _multiply(down, right, square, between, products)
                 if exact.size:
                     _store(done, top, left, rows, columns, exact[image])
                 else:
@@ -136,22 +142,32 @@ def _load(pixels, top, left, rows, columns, square):  # type: ignore[no-untyped-
                     square[c, i, start + j] = np.float32(pixels[top + i, left + start + j, c])
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
-def _multiply(down, right, square, between, done):  # type: ignore[no-untyped-def]
-    """``done`` = ``down`` @ ``square`` @ ``right`` of each colour, in loops that the compiler vectorises."""
+@numba.njit(nogil=True, cache=True)
+def _multiply(down, right, square, between, products):  # type: ignore[no-untyped-def]
+    """``products`` = ``down`` @ ``square`` @ ``right`` of each colour; a colour of a square is a panel of a right matrix."""
     for c in range(COLOURS):
-        for i in range(BLOCK):
-            for j in range(BLOCK):
-                total = np.float32(0)
-                for k in range(BLOCK):
-                    total += down[i, k] * square[c, k, j]
-                between[c, i, j] = total
-        for i in range(BLOCK):
-            for j in range(BLOCK):
-                total = np.float32(0)
-                for k in range(BLOCK):
-                    total += between[c, i, k] * right[k, j]
-                done[c, i, j] = total
+        multiply(
+            down, square[c : c + 1], between[c * BLOCK : c * BLOCK + len(down)]
+        )  # what is too much, the next colour covers
+    multiply(between, right, products)
+
+
+@numba.njit(nogil=True, cache=True)
+def _buffers():  # type: ignore[no-untyped-def]
+    """A square [3, 16, 16], the rows that `_multiply` makes of it first and then, and of the latter those of the colours."""
+    square, between = np.zeros((COLOURS, BLOCK, BLOCK), np.float32), np.zeros((ALL_ROWS, BLOCK), np.float32)
+    flat = np.empty(ALL_ROWS * BLOCK, np.float32)
+    return square, between, flat.reshape(ALL_ROWS, BLOCK), flat[: square.size].reshape(square.shape)
+
+
+@numba.njit(nogil=True, cache=True)
+def _matrices(weight):  # type: ignore[no-untyped-def]
+    """The filter and the identity to multiply by from the left, and the same from the right."""
+    left = np.zeros((2, FILTER_ROWS, BLOCK), np.float32)
+    left[0, :BLOCK], left[1, :BLOCK] = weight, np.eye(BLOCK, dtype=np.float32)
+    right = np.empty((2, 1, BLOCK, BLOCK), np.float32)
+    right[0, 0], right[1, 0] = weight.T, left[1, :BLOCK]
+    return left, right
 
 
 @numba.njit(nogil=True, cache=True)
