@@ -58,21 +58,14 @@ class LocalCluster:
     def node_id(self, index: int) -> str:
         return str(self._nodes[index].node_id)
 
-    def workers(self, actor: str = "MapWorker") -> list[int]:
-        """Processes of the actors that work on shards, or of others."""
+    def workers(self) -> list[int]:
+        """Processes of the actors that work on shards."""
         raylets = {node.all_processes["raylet"][0].process.pid for node in self._nodes}
-        return [pid for pid, parent, name in _processes() if parent in raylets and name.startswith(f"ray::{actor}")]
+        return [pid for pid, parent, name in _processes() if parent in raylets and name.startswith("ray::MapWorker")]
 
-    def node_of(self, actor: str) -> int:
-        """The index of a node where such an actor is."""
-        workers = set(self.workers(actor))
-        parents = {parent for pid, parent, _ in _processes() if pid in workers}
-        raylets = [node.all_processes["raylet"][0].process.pid for node in self._nodes]
-        return next(index for index, raylet in enumerate(raylets) if raylet in parents)
-
-    def kill_worker(self, index: int, actor: str = "MapWorker") -> bool:
+    def kill_worker(self, index: int) -> bool:
         """SIGKILL of one of them; false where there is none."""
-        found = self.workers(actor)
+        found = self.workers()
         if found:
             os.kill(found[index % len(found)], signal.SIGKILL)
         return bool(found)
