@@ -261,7 +261,7 @@ def read_members(folder: str, count: int) -> float:
 
 
 def peak_mib() -> float:
-    """Of this process alone; ``ru_maxrss`` counts what its parent had before."""
+    """Peak of this process alone; ``ru_maxrss`` counts what its parent had before."""
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) / 1024
 

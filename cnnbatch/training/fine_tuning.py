@@ -13,7 +13,7 @@ LEAST_MINUTES: Final = 15.0
 MOST_MINUTES: Final = 480.0
 LEARNING_RATE: Final = 0.002
 LEAST_SHARE: Final = 0.5
-"""Of that learning rate for the smallest sets."""
+"""Share of that learning rate for the smallest sets."""
 
 
 def suited(config: TrainingConfig, pictures: int) -> TrainingConfig:

@@ -61,7 +61,7 @@ class Int8Linear:
         return self.of_levels(torch.from_numpy(levels).reshape(x.shape), scale)
 
     def arrays(self, scale: Tensor) -> tuple[npt.NDArray[Any], ...]:
-        """What compiled loops need of a layer where the CPU has no product of eight-bit integers."""
+        """Arrays that compiled loops need where the CPU has no product of eight-bit integers."""
         return cast(npt.NDArray[Any], self.panels), self.weight_scales.numpy(), scale.numpy(), self.bias.numpy()
 
     def of_levels(self, levels: Tensor, scale: Tensor) -> Tensor:
