@@ -7,7 +7,6 @@ follows from their keys and the seed, and from nothing else.
 import heapq
 import logging
 import math
-import pickle
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -49,7 +48,20 @@ FETCH_CONCURRENCY: Final = 16
 LISTING_BYTES: Final = 256 << 20
 MEMORY_BYTES: Final = 2 << 30
 
-LISTED: Final = pa.schema([pa.field("order", pa.string(), nullable=False), pa.field("info", pa.binary(), nullable=False)])
+LISTED: Final = pa.schema(
+    [
+        pa.field("order", pa.string(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("size", pa.int64()),
+        pa.field("etag", pa.string()),
+        pa.field("mtime", pa.timestamp("us", tz="UTC")),
+        pa.field("part", pa.string()),
+        pa.field("fault", pa.string()),
+    ]
+)
+_INFO: Final = LISTED.names[1:]
+"""The fields of an `ObjectInfo`, in their order there."""
+
 _ROWS: Final = 1024
 
 Found = tuple[str, Pixels | ImageError]
@@ -118,14 +130,14 @@ class PictureFiles:
                     aside.add(info.key, info)
                 elif info.key in dev_keys:
                     named.append(info)
-            columns = [pa.array(orders, pa.string()), pa.array(map(pickle.dumps, rows), pa.binary())]
-            self._spill.add(pa.Table.from_arrays(columns, schema=LISTED))
+            columns = [orders, *([getattr(info, name) for info in rows] for name in _INFO)]
+            self._spill.add(pa.table(dict(zip(LISTED.names, columns, strict=True)), schema=LISTED))
         return aside.chosen() if dev_keys is None else named
 
     def _in_order(self) -> Iterator[ObjectInfo]:
         for (table,) in ranges(self._spill):
             for batch in in_order(table, "order").to_batches(_ROWS):
-                yield from map(pickle.loads, batch.column("info").to_pylist())
+                yield from map(ObjectInfo, *(batch.column(name).to_pylist() for name in _INFO))
 
     def _decoded(self, infos: Sequence[ObjectInfo]) -> list[Found]:
         """In the order of ``infos``, whichever comes first."""

@@ -34,7 +34,7 @@ class FixedCurve(nn.Module):
         if quality.device.type != "cpu":  # to ask a GPU for its numbers is to wait for it
             return cast(Tensor, self._curve(quality))
         rows = [self._at(one) for one in quality.tolist()]
-        return rows[0] if len(rows) == 1 else torch.cat(rows)
+        return rows[0] if len(rows) == 1 else torch.cat(rows) if rows else cast(Tensor, self._curve(quality))
 
     def _at(self, quality: float) -> Tensor:
         if quality not in self._known:
