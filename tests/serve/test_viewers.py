@@ -98,7 +98,12 @@ def test_a_viewer_from_elsewhere_opens_an_archive(
 
     WebDriverWait(driver, 90, poll_frequency=0.5).until(is_shown)
     key = quote("2024/summer/photo.png", safe="")
+
+    def asked_for_it(driver: Any) -> bool:  # the browser's log may lag behind its window
+        asked.extend(requests(driver))
+        return any(f"/iiif/photos/{key}/" in url and url.endswith("default.jpg") for url in asked)
+
+    WebDriverWait(driver, 10).until(asked_for_it)
     assert f"{server.url}/iiif/photos/{key}/info.json" in asked
-    assert any(f"/iiif/photos/{key}/" in url and url.endswith("default.jpg") for url in asked)
     assert "photo.png" in driver.execute_script("return document.documentElement.textContent")
     assert [line for line in console(driver) if server.url in line and "422" not in line] == []
