@@ -88,7 +88,7 @@ def make_crops(folder: Path, count: int, size: tuple[int, int], ending: str) -> 
 
 def make_large(folder: Path, megapixels: int) -> None:
     """One square JPEG: a photograph repeated and mirrored, so that tiles differ and seams do not."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     side = round((megapixels * 1e6) ** 0.5)
     with as_file(files("skimage") / "data") as source:
         pixels = np.array(Image.open(source / "retina.jpg").convert("RGB"))
