@@ -22,9 +22,10 @@ from cnnbatch.codec.codec import Objective
 from cnnbatch.errors import ArchiveError
 from cnnbatch.parallel import map_parallel
 from cnnbatch.spill import Pile, Scratch, Spill, in_order, ranges
-from cnnbatch.stages.listing import LISTING_SCHEMA, Scan
+from cnnbatch.stages.listing import Scan
 from cnnbatch.stages.settings import GOALS, CompressionSettings
 from cnnbatch.storage import Store
+from cnnbatch.storage.columns import LISTING_SCHEMA
 from cnnbatch.version import VERSION
 
 logger = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ from cnnbatch.errors import Unreadable
 from cnnbatch.stages.compress import ShardCompressor, kinds_of
 from cnnbatch.stages.difference import Difference
 from cnnbatch.stages.inputs import fetch_one
-from cnnbatch.stages.listing import object_infos
 from cnnbatch.stages.records import Failure, Tally
 from cnnbatch.stages.settings import CompressionSettings
 from cnnbatch.storage import ObjectInfo, Source, Store
+from cnnbatch.storage.columns import object_infos
 
 SAMPLE_IMAGES = 8
 FEWEST = 2

@@ -12,17 +12,9 @@ from cnnbatch.archive.erased import ErasedKeys
 from cnnbatch.archive.schema import MAX_BYTES
 from cnnbatch.stages.records import Failure
 from cnnbatch.storage import ObjectInfo, Source
+from cnnbatch.storage.columns import LISTING_SCHEMA, listing_table
 from cnnbatch.storage.interface import FAULTS
 
-LISTING_SCHEMA = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("size", pa.int64()),
-        pa.field("etag", pa.string()),
-        pa.field("mtime", pa.timestamp("us", tz="UTC")),
-        pa.field("part", pa.string()),
-    ]
-)
 MAX_KEY_BYTES = MAX_BYTES["key"]
 CLUTTER = frozenset((".ds_store", "thumbs.db"))
 """Names, in lower case, of what file managers leave behind."""
@@ -52,9 +44,7 @@ class Scan:
         """Tables of `LISTING_SCHEMA`, of 10,000 objects, without those that a glob of ``exclude`` matches."""
         objects = self._readable()
         while part := list(islice(objects, _CHUNK)):
-            columns = [[getattr(info, field.name) for info in part] for field in LISTING_SCHEMA]
-            arrays = [pa.array(c, type=f.type) for c, f in zip(columns, LISTING_SCHEMA, strict=True)]
-            yield pa.Table.from_arrays(arrays, schema=LISTING_SCHEMA)
+            yield listing_table(part)
 
     def _readable(self) -> Iterator[ObjectInfo]:
         for info in self._source.list(markers=True):
@@ -119,8 +109,3 @@ def without_erased(table: pa.Table, erased: ErasedKeys) -> tuple[pa.Table, int]:
     kept = pa.array([key not in erased for key in table.column("key").to_pylist()], type=pa.bool_())
     left = table.filter(kept)
     return left, table.num_rows - left.num_rows
-
-
-def object_infos(table: pa.Table) -> Iterator[ObjectInfo]:
-    """The rows of a table with the columns of `LISTING_SCHEMA`, as a store takes them."""
-    return map(ObjectInfo, *(table.column(name).to_pylist() for name in LISTING_SCHEMA.names))

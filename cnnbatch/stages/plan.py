@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 from cnnbatch.archive.snapshot import LiveShard
 from cnnbatch.spill import Scratch, Spill, disk_trouble, in_order, ranges, write_tables
 from cnnbatch.stages.difference import TODO_SCHEMA, Difference
-from cnnbatch.stages.listing import object_infos
 from cnnbatch.stages.records import CompressTask
 from cnnbatch.storage import Store
+from cnnbatch.storage.columns import object_infos
 from cnnbatch.storage.many import UNKNOWN_BYTES
 
 PART_SHARDS = 256

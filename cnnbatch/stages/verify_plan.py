@@ -16,9 +16,10 @@ from cnnbatch.archive.trust import Look
 from cnnbatch.codec import Codec
 from cnnbatch.errors import ArchiveError, CodecFileError
 from cnnbatch.parallel import map_parallel
-from cnnbatch.stages.listing import Listing, object_infos, without_erased
+from cnnbatch.stages.listing import Listing, without_erased
 from cnnbatch.stages.records import Finding, VerifyTask
 from cnnbatch.storage import ObjectInfo, Store
+from cnnbatch.storage.columns import object_infos
 
 NO_KEYS = pa.chunked_array([], type=pa.string())
 

@@ -20,6 +20,7 @@ from cnnbatch.errors import ImageError, UsageError
 from cnnbatch.parallel import map_parallel
 from cnnbatch.spill import Scratch, Spill, in_order, ranges
 from cnnbatch.storage import ObjectInfo, Source, Store, parse_json
+from cnnbatch.storage.columns import FAULTS_SCHEMA, listing_table, object_infos
 from cnnbatch.training.data import MAX_PIXELS, PICTURE, SMALLEST_SIDE, Pixels, decoded, middle
 from cnnbatch.training.pool import Pool
 
@@ -48,20 +49,7 @@ FETCH_CONCURRENCY: Final = 16
 LISTING_BYTES: Final = 256 << 20
 MEMORY_BYTES: Final = 2 << 30
 
-LISTED: Final = pa.schema(
-    [
-        pa.field("order", pa.string(), nullable=False),
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("size", pa.int64()),
-        pa.field("etag", pa.string()),
-        pa.field("mtime", pa.timestamp("us", tz="UTC")),
-        pa.field("part", pa.string()),
-        pa.field("fault", pa.string()),
-    ]
-)
-_INFO: Final = LISTED.names[1:]
-"""The fields of an `ObjectInfo`, in their order there."""
-
+LISTED: Final = FAULTS_SCHEMA.append(pa.field("order", pa.string(), nullable=False))
 _ROWS: Final = 1024
 
 Found = tuple[str, Pixels | ImageError]
@@ -130,14 +118,13 @@ class PictureFiles:
                     aside.add(info.key, info)
                 elif info.key in dev_keys:
                     named.append(info)
-            columns = [orders, *([getattr(info, name) for info in rows] for name in _INFO)]
-            self._spill.add(pa.table(dict(zip(LISTED.names, columns, strict=True)), schema=LISTED))
+            self._spill.add(listing_table(rows, FAULTS_SCHEMA).append_column(LISTED.field("order"), [orders]))
         return aside.chosen() if dev_keys is None else named
 
     def _in_order(self) -> Iterator[ObjectInfo]:
         for (table,) in ranges(self._spill):
             for batch in in_order(table, "order").to_batches(_ROWS):
-                yield from map(ObjectInfo, *(batch.column(name).to_pylist() for name in _INFO))
+                yield from object_infos(batch, FAULTS_SCHEMA)
 
     def _decoded(self, infos: Sequence[ObjectInfo]) -> list[Found]:
         """In the order of ``infos``, whichever comes first."""

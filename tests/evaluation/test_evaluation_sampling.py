@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from cnnbatch.evaluation.sampling import Stratum, estimate, learning_order, named_format, stratify
-from cnnbatch.stages.listing import LISTING_SCHEMA
+from cnnbatch.storage.columns import LISTING_SCHEMA
 
 
 def listing(sizes: dict[str, int]) -> pa.Table:
